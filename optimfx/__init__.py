@@ -1,0 +1,52 @@
+"""Gradient transformations for PyTorch: pure, composable, fast.
+
+An optimizer is a pair of pure functions over pytrees of tensors::
+
+    import optimfx as fx
+    tx = fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=fx.schedules.cosine_annealing(3e-4, 10_000)))
+    state = tx.init(params)
+    params, state = fx.step(tx, grads, state, params)
+"""
+
+from optimfx import execution, ops, schedules
+from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, transformation
+from optimfx.combine import chain, masked, named_chain, partition
+from optimfx.execution import explain
+from optimfx.inject import inject_hyperparams
+from optimfx.rules.adam import adam
+from optimfx.rules.adamw import adamw
+from optimfx.rules.lion import lion
+from optimfx.rules.rmsprop import rmsprop
+from optimfx.rules.sgd import sgd
+from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
+from optimfx.transforms.maximize import maximize
+from optimfx.transforms.momentum import ema, momentum
+from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
+from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
+from optimfx.transforms.stateless import identity, set_to_zero, stateless
+from optimfx.transforms.weight_decay import add_decayed_weights
+from optimfx.tree import global_norm
+from optimfx.update import apply_updates, step
+
+__version__ = "0.1.0"
+
+# fmt: off
+__all__ = [
+    # a transformation, and how to use one
+    "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
+    # algorithms
+    "sgd", "adam", "adamw", "rmsprop", "lion",
+    # links
+    "identity", "set_to_zero", "stateless", "maximize",
+    "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms",
+    "momentum", "ema", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
+    # combinators
+    "chain", "named_chain", "masked", "partition", "inject_hyperparams",
+    # hyperparameters over time
+    "schedules",
+    # how it runs
+    "execution", "explain",
+    # your own rule
+    "Rule", "transformation", "ops", "global_norm",
+]
+# fmt: on

@@ -1,0 +1,231 @@
+"""What a transformation is, what a rule is, and the step from one to the other."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, Union
+
+from torch import Tensor
+
+from optimfx import execution
+from optimfx.tree import PyTree
+
+Params = PyTree
+"""A pytree of floating-point or complex tensors; ``None`` where there is no parameter."""
+Updates = PyTree
+"""A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
+State = PyTree
+"""What a transformation remembers: NamedTuples of pytrees, made by ``init``."""
+Scalar = Union[float, Tensor]
+"""A Python number or a 0-d tensor."""
+Schedule = Callable[[Scalar], Scalar]
+"""A value for each step; the first update asks for step 0."""
+Hyper = Union[float, Tensor, Schedule]
+"""A hyperparameter: a number, a 0-d tensor (``vmap`` and gradients reach it), or a schedule."""
+
+
+class TransformInit(Protocol):
+    """Makes the state for these parameters."""
+
+    def __call__(self, params: Params) -> State: ...
+
+
+class TransformUpdate(Protocol):
+    """Turns updates into updates; with ``inplace=True`` the buffers of ``updates`` and ``state`` are reused.
+
+    An ``update`` may also have these methods:
+
+    ``step(grads, state, params, *, inplace, **extra) -> (params, state)``
+        The same computation in parameter space; :func:`optimfx.step` takes it instead of adding the updates itself.
+    ``check(updates, state, params)``
+        Raises what ``update`` would raise, so that a combinator can ask every link before one of them writes.
+    ``explain(params) -> list[Row]``
+        What :func:`optimfx.explain` shows.
+    """
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions, ``init(params) -> state`` and ``update(updates, state, params) -> (updates, state)``.
+
+    The updates that a complete optimizer returns are *added* to the parameters (:func:`optimfx.apply_updates`).
+    """
+
+    init: TransformInit
+    update: TransformUpdate
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+class StepState(NamedTuple):
+    """The state of a link whose only memory is where its schedule stands."""
+
+    step: PyTree  # shape=() per leaf: updates taken
+
+
+def _no_slots(param: Tensor) -> tuple[()]:
+    return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """An algorithm's mathematics, free of trees, devices, dtypes and modes of execution.
+
+    Three plain functions, whose parameters are found by name among the hyperparameters of :func:`transformation`:
+
+    ``init(param, **hyper)``
+        The state slots for one parameter, as a tuple; ``None`` for a slot that these hyperparameters do not need.
+    ``scalars(step, **hyper)``
+        What depends on the step and the hyperparameters only: step sizes, bias corrections. Runs once per step, on
+        Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. A parameter ``global_norm`` gets the
+        2-norm of all gradients. Returns a NamedTuple, in which a bool or ``None`` is static: it selects a branch of
+        ``leaf``.
+    ``leaf(base, param, grad, *slots, scalars)``
+        One step of one parameter: ``(result, *slots)``. The result is ``base`` plus the increment; ``base`` is the
+        parameter, or ``None`` when the increment itself is wanted. Only operators and words of :mod:`optimfx.ops`.
+
+    Around them the executor applies ``maximize``, complex numbers (as pairs of reals), dtypes, grouping, and the
+    skipping of ``None``.
+
+    Attributes:
+        leaf, scalars, init: the functions above.
+        state: the NamedTuple of the whole state: ``step``, then the slots in the order of ``leaf``. Without one, the
+            rule is stateless but for the step that a schedule needs.
+        reads_param: whether ``leaf`` reads ``param``, given its scalars.
+        elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
+    """
+
+    leaf: Callable[..., Any]
+    scalars: Callable[..., Any]
+    init: Callable[..., tuple[Tensor | None, ...]] = _no_slots
+    state: type[Any] | None = None
+    reads_param: Callable[[Any], bool] = lambda scalars: False
+    elementwise: bool = True
+    init_names: tuple[str, ...] = field(init=False, repr=False)
+    scalar_names: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init_names", tuple(inspect.signature(self.init).parameters)[1:])
+        object.__setattr__(self, "scalar_names", tuple(inspect.signature(self.scalars).parameters)[1:])
+
+    @property
+    def measures_norm(self) -> bool:
+        """Whether the scalars depend on the norm of all gradients, so that all leaves must be there at once."""
+        return "global_norm" in self.scalar_names
+
+
+@dataclass(frozen=True, eq=False)
+class RuleUpdate:
+    """The ``update`` of a rule with its hyperparameters; :mod:`optimfx.execution` decides how it runs."""
+
+    name: str
+    rule: Rule
+    hyper: dict[str, Any]
+    maximize: bool
+
+    def init(self, params: Params) -> State:
+        return execution.init(self, params)
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        return execution.run(self, updates, state, params, stepping=False, inplace=inplace)
+
+    def step(
+        self, grads: Updates, state: State, params: Params, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Params, State]:
+        return execution.run(self, grads, state, params, stepping=True, inplace=inplace)
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        execution.check(self, updates, state, params)
+
+    def explain(self, params: Params) -> list[execution.Row]:
+        return execution.explain_rule(self, params)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the state holds a step count: always beside slots, and where a schedule needs one."""
+        return self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
+
+    @property
+    def state_type(self) -> type[Any]:
+        """The NamedTuple of the state."""
+        return self.rule.state or (StepState if self.counts else EmptyState)
+
+
+def transformation(name: str, rule: Rule, *, maximize: bool = False, **hyper: Any) -> GradientTransformation:
+    """A rule and its hyperparameters as a :class:`GradientTransformation` over pytrees.
+
+    Args:
+        name: what messages and :func:`optimfx.explain` call it.
+        rule: the mathematics.
+        maximize: ascend: the rule sees the negated gradients.
+        hyper: every hyperparameter that the rule's functions name.
+
+    Raises:
+        TypeError: a hyperparameter is missing.
+    """
+    missing = {*rule.init_names, *rule.scalar_names} - {*hyper, "global_norm"}
+    if missing:
+        raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)} too; only {sorted(hyper)} were given.")
+    update = RuleUpdate(name, rule, hyper, maximize)
+    return GradientTransformation(update.init, update)
+
+
+class Interval(NamedTuple):
+    """The values that a hyperparameter may take: ``low <= x < high``."""
+
+    low: float
+    high: float
+
+    def __contains__(self, x: Any) -> bool:
+        return self.low <= x < self.high
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g})"
+
+
+NON_NEGATIVE = Interval(0, math.inf)
+UNIT = Interval(0, 1)
+REAL = Interval(-math.inf, math.inf)
+
+
+def check_hyper(interval: Interval, **hyper: Any) -> None:
+    """Refuse hyperparameters that are not scalars in the interval; tensors and schedules are taken at their word.
+
+    Raises:
+        TypeError: not a number, tensor or schedule (nor a tuple of them).
+        ValueError: a number outside the interval, or a tensor that is not 0-d.
+    """
+    for name, value in hyper.items():
+        if isinstance(value, (tuple, list)):
+            check_hyper(interval, **{f"{name}[{i}]": item for i, item in enumerate(value)})
+        elif isinstance(value, Tensor):
+            if value.dim() != 0:
+                raise ValueError(
+                    f"{name} is a tensor of shape {tuple(value.shape)}; a tensor hyperparameter must be 0-d. For one "
+                    f"value per model, map over it with torch.vmap."
+                )
+        elif isinstance(value, bool) or not (callable(value) or isinstance(value, (int, float))):
+            raise TypeError(f"{name} must be a number, a 0-d tensor or a schedule (step -> value); got {value!r}.")
+        elif not callable(value) and value not in interval:
+            raise ValueError(f"{name} must be in {interval}; got {value!r}.")
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse anything but a pair of decay rates in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be a pair (beta1, beta2); got {betas!r}.")
+    check_hyper(UNIT, betas=tuple(betas))
+
+
+def _flat(values: Any) -> list[Any]:
+    return [x for v in values for x in (_flat(v) if isinstance(v, (tuple, list)) else [v])]

@@ -1,0 +1,263 @@
+"""Transformations made of transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+from optimfx import tree
+from optimfx.base import GradientTransformation, Params, PyTree, State, Updates
+from optimfx.execution import Row, check_link, explain_link
+from optimfx.transforms.stateless import identity
+from optimfx.update import step
+
+Mask = Union[PyTree, Callable[[Params], PyTree]]
+"""A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one."""
+Labels = Union[PyTree, Callable[[Params], PyTree]]
+"""A tree of labels like the parameters (or a prefix of it), or a function from the parameters to one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The ``update`` of a chain. In parameter space, only the last link meets the parameters."""
+
+    names: tuple[Any, ...]
+    links: tuple[GradientTransformation, ...]
+    pack: Callable[[Any], State]
+
+    def init(self, params: Params) -> State:
+        return self.pack(link.init(params) for link in self.links)
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        if inplace:
+            self.check(updates, state, params)
+        updates, states = self._through(self.links, updates, state, params, inplace, extra)
+        return updates, self.pack(states)
+
+    def step(
+        self, grads: Updates, state: State, params: Params, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Params, State]:
+        if inplace:
+            self.check(grads, state, params)
+        *first, last = self.links
+        updates, states = self._through(first, grads, state, params, inplace, extra)
+        params, end = step(last, updates, state[self.names[-1]], params, inplace=inplace, **extra)
+        return params, self.pack([*states, end])
+
+    def explain(self, params: Params) -> list[Row]:
+        return [row for link in self.links for row in explain_link(link, params)]
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        for name, link in zip(self.names, self.links):
+            check_link(link, updates, self._state_of(name, state), params)
+
+    def _state_of(self, name: Any, state: State) -> State:
+        if len(state) != len(self.links):
+            raise ValueError(
+                f"the state is for {len(state)} links, but the chain has {len(self.links)}; give the state that init or "
+                f"the last update returned."
+            )
+        return state[name]
+
+    def _through(
+        self, links: Any, updates: Updates, state: State, params: Params | None, inplace: bool, extra: dict[str, Any]
+    ) -> tuple[Updates, list[State]]:
+        states = []
+        for name, link in zip(self.names, links):
+            updates, after = link.update(updates, self._state_of(name, state), params, inplace=inplace, **extra)
+            states.append(after)
+        return updates, states
+
+
+def chain(*links: GradientTransformation) -> GradientTransformation:
+    """Apply transformations in turn, each to what the one before it returned.
+
+    Args:
+        links: transformations; without any, the chain is the identity.
+
+    Returns:
+        A transformation whose state is the tuple of the links' states.
+
+    Raises:
+        ValueError: at ``update``, the state is not that of a chain of this length.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.chain(fx.clip_by_value(1.0), fx.sgd(lr=0.5))
+    >>> params = {"w": torch.tensor([1.0, 2.0])}
+    >>> fx.step(tx, {"w": torch.tensor([10.0, 0.2])}, tx.init(params), params)[0]
+    {'w': tensor([0.5000, 1.9000])}
+    """
+    links = links or (identity(),)
+    update = Chain(tuple(range(len(links))), links, tuple)
+    return GradientTransformation(update.init, update)
+
+
+def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
+    """A :func:`chain` whose state is a dict, so that each link's state can be found by its name.
+
+    Args:
+        links: pairs ``(name, transformation)``.
+
+    Raises:
+        ValueError: a name is given twice.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.named_chain(("clip", fx.clip_by_value(1.0)), ("sgd", fx.sgd(lr=0.5, momentum=0.9)))
+    >>> list(tx.init({"w": torch.zeros(1)}))
+    ['clip', 'sgd']
+    """
+    names = tuple(name for name, _ in links)
+    if len(set(names)) < len(names):
+        raise ValueError(f"the names of a named_chain must differ; got {list(names)}.")
+    update = Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states)))
+    return GradientTransformation(update.init, update)
+
+
+class PartitionState(NamedTuple):
+    """The state of a partition."""
+
+    inner_states: dict[Any, State]  # by label; None at the leaves of other labels
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The ``update`` of a partition: each transformation sees ``None`` at the leaves of the others."""
+
+    transforms: dict[Any, GradientTransformation]
+    labels: Labels
+    name: str
+
+    def init(self, params: Params) -> PartitionState:
+        mine = self._split(self._labels(params), params, "params")
+        return PartitionState({label: tx.init(mine[label]) for label, tx in self.transforms.items()})
+
+    def __call__(
+        self,
+        updates: Updates,
+        state: PartitionState,
+        params: Params | None = None,
+        *,
+        inplace: bool = False,
+        **extra: Any,
+    ) -> tuple[Updates, PartitionState]:
+        return self._each(_update, updates, state, params, inplace, extra)
+
+    def step(
+        self, grads: Updates, state: PartitionState, params: Params, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Params, PartitionState]:
+        return self._each(step, grads, state, params, inplace, extra)
+
+    def check(self, updates: Updates, state: PartitionState, params: Params | None) -> None:
+        for part in self._parts(updates, state, params)[1].values():
+            check_link(*part)
+
+    def explain(self, params: Params) -> list[Row]:
+        mine = self._split(self._labels(params), params, "params")
+        return [row for label, tx in self.transforms.items() for row in explain_link(tx, mine[label])]
+
+    def _labels(self, params: Params) -> PyTree:
+        given = self.labels(params) if callable(self.labels) else self.labels
+        labels = tree.broadcast(given, params, self.name, "params")
+        leaves, spec = tree.flatten(labels)
+        for i, (label, param) in enumerate(zip(leaves, spec.flatten_up_to(params))):
+            if param is not None and label not in self.transforms:
+                raise ValueError(
+                    f"{tree.path(spec, i, self.name)} is {label!r}, for which there is no transform; it must be one of "
+                    f"{list(self.transforms)}."
+                )
+        return labels
+
+    def _split(self, labels: PyTree, whole: PyTree, name: str) -> dict[Any, PyTree]:
+        """For each label the tree of its leaves, with ``None`` at the others'."""
+        of, spec = tree.flatten(labels)
+        leaves = tree.flatten_as(spec, whole, name, "params")
+        return {
+            label: tree.unflatten(spec, [leaf if label == mine else None for leaf, mine in zip(leaves, of)])
+            for label in self.transforms
+        }
+
+    def _parts(self, updates: Updates, state: PartitionState, params: Params | None) -> tuple[PyTree, dict[Any, Any]]:
+        """The labels, and for each of them ``(transform, updates, state, params)``."""
+        labels = self._labels(updates if params is None else params)
+        given = self._split(labels, updates, "updates")
+        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, "params")
+        return labels, {
+            label: (tx, given[label], state.inner_states[label], theirs[label]) for label, tx in self.transforms.items()
+        }
+
+    def _each(
+        self,
+        run: Callable[..., tuple[PyTree, State]],
+        updates: Updates,
+        state: PartitionState,
+        params: Params | None,
+        inplace: bool,
+        extra: dict[str, Any],
+    ) -> tuple[PyTree, PartitionState]:
+        """Run every part, and put each leaf of the results in its place."""
+        if inplace:
+            self.check(updates, state, params)
+        labels, parts = self._parts(updates, state, params)
+        results = {label: run(*part, inplace=inplace, **extra) for label, part in parts.items()}
+        of, spec = tree.flatten(labels)
+        columns = {label: spec.flatten_up_to(result) for label, (result, _) in results.items()}
+        whole = [columns[label][i] if label in columns else None for i, label in enumerate(of)]
+        return tree.unflatten(spec, whole), PartitionState({label: after for label, (_, after) in results.items()})
+
+
+def _update(tx: GradientTransformation, *args: Any, **kwargs: Any) -> tuple[Updates, State]:
+    return tx.update(*args, **kwargs)
+
+
+def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) -> GradientTransformation:
+    """Give each leaf to the transformation of its label.
+
+    Args:
+        transforms: a transformation for each label.
+        labels: a tree of labels like the parameters, or a prefix of it (one label for a whole subtree), or a function
+            from the parameters to either.
+
+    Returns:
+        A transformation with state :class:`PartitionState`.
+
+    Raises:
+        ValueError: a label has no transform, or the labels do not have the structure of the parameters.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.partition({"fast": fx.sgd(lr=1.0), "slow": fx.sgd(lr=0.1)}, {"body": "slow", "head": "fast"})
+    >>> params = {"body": [torch.ones(1), torch.ones(1)], "head": torch.ones(1)}
+    >>> fx.step(tx, params, tx.init(params), params)[0]
+    {'body': [tensor([0.9000]), tensor([0.9000])], 'head': tensor([0.])}
+    """
+    update = Partition(dict(transforms), labels, "labels")
+    return GradientTransformation(update.init, update)
+
+
+def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
+    """Apply a transformation to some leaves, and hand the updates of the others on as they are.
+
+    To freeze the others, use :func:`partition` with :func:`set_to_zero`.
+
+    Args:
+        inner: the transformation for the leaves where the mask is true.
+        mask: a tree of bools like the parameters, or a prefix of it (one bool for a whole subtree), or a function from
+            the parameters to either.
+
+    Returns:
+        A transformation with state :class:`PartitionState`, the inner state under ``True``.
+
+    Raises:
+        ValueError: the mask holds something else than bools, or does not have the structure of the parameters.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.masked(fx.add_decayed_weights(0.1), lambda params: {k: p.dim() > 1 for k, p in params.items()})
+    >>> params = {"w": torch.ones(1, 2), "b": torch.ones(2)}
+    >>> grads = {"w": torch.zeros(1, 2), "b": torch.zeros(2)}
+    >>> tx.update(grads, tx.init(params), params)[0]
+    {'w': tensor([[0.1000, 0.1000]]), 'b': tensor([0., 0.])}
+    """
+    update = Partition({True: inner, False: identity()}, mask, "mask")
+    return GradientTransformation(update.init, update)

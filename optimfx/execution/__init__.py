@@ -1,0 +1,23 @@
+"""How a rule runs. Knows no algorithm: a rule comes in as data, and leaves as columns of tensors.
+
+``run`` takes trees apart and puts them together; ``select`` chooses an executor for each group of leaves; an executor
+(``eager``, ``foreach``) runs the rule on them.
+"""
+
+from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rule
+from optimfx.execution.run import check, check_link, init, run
+from optimfx.execution.select import EXECUTORS, use
+
+__all__ = [
+    "EXECUTORS",
+    "Explanation",
+    "Row",
+    "check",
+    "check_link",
+    "explain",
+    "explain_link",
+    "explain_rule",
+    "init",
+    "run",
+    "use",
+]

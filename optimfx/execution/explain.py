@@ -1,0 +1,82 @@
+"""Which executor each group of leaves gets, for a person to read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import tree
+from optimfx.execution.hyper import scalars_at
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.select import select
+from optimfx.tree import PyTree
+
+
+class Row(NamedTuple):
+    """One group of leaves that run together."""
+
+    transform: str
+    executor: str
+    leaves: int
+    elements: int
+    dtype: str
+    device: str
+    reason: str
+
+
+class Explanation(list[Row]):
+    """The rows, printed as a table."""
+
+    def __repr__(self) -> str:
+        cells = [Row._fields, *[tuple(f"{cell:,}" if isinstance(cell, int) else cell for cell in row) for row in self]]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
+
+
+def explain(tx: Any, params: PyTree) -> Explanation:
+    """Which executor a step of these parameters would take, and why not one that is preferred to it.
+
+    Args:
+        tx: any transformation; a chain is explained link by link.
+        params: the parameters; nothing is computed on them.
+
+    >>> import torch, optimfx as fx
+    >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(64, 64), "b": torch.ones(64)})
+    transform            executor  leaves  elements  dtype    device  reason
+    clip_by_global_norm  foreach   2       4,160     float32  cpu     many small leaves, one call for all
+    adamw                foreach   2       4,160     float32  cpu     many small leaves, one call for all
+    """
+    return Explanation(explain_link(tx, params))
+
+
+def explain_link(tx: Any, params: PyTree) -> list[Row]:
+    """The rows of one transformation; what cannot explain itself runs as its author wrote it."""
+    if hasattr(tx.update, "explain"):
+        rows: list[Row] = tx.update.explain(params)
+        return rows
+    name = getattr(tx.update, "__qualname__", type(tx.update).__name__).partition(".")[0]
+    return [_row(name, "as given", group, "a function of the whole tree") for group in _groups(params)]
+
+
+def explain_rule(update: Any, params: PyTree) -> list[Row]:
+    """The rows of a rule: the groups that it would run, and the choice for each."""
+    scalars = scalars_at(update, 1 if update.counts else None, global_norm=1.0)
+    rows = []
+    for group in _groups(params):
+        executor, reason = select(update.rule, group, scalars)
+        rows.append(_row(update.name, executor.name, group, reason))
+    return rows
+
+
+def _groups(params: PyTree) -> list[Leaves]:
+    """The parameters by device and dtype, standing for their gradients too."""
+    groups: dict[Any, list[Any]] = {}
+    for leaf in tree.flatten(params)[0]:
+        if leaf is not None:
+            groups.setdefault((leaf.device, leaf.dtype), []).append(leaf)
+    return [Leaves(group, group, []) for group in groups.values()]
+
+
+def _row(transform: str, executor: str, group: Leaves, reason: str) -> Row:
+    first = group.grads[0]
+    dtype = str(first.dtype).removeprefix("torch.")
+    return Row(transform, executor, len(group.grads), sum(g.numel() for g in group.grads), dtype, str(first.device), reason)

@@ -1,0 +1,106 @@
+"""The same rule over lists of leaves, one ``torch._foreach_*`` call per word: for many small leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.storage import compute_dtype, load, store
+
+name = "foreach"
+
+LARGE = 1 << 12
+"""Mean elements per leaf above which the list operations' temporaries, out of cache, cost more than the calls they
+save; ``benchmarks/executors.py`` measures it."""
+
+
+class TensorList:
+    """Tensors that a rule handles as if they were one.
+
+    Python's operators and the words of :mod:`optimfx.ops` reach ``__torch_function__``, which maps a torch function to
+    its list form, or over the list where torch has none.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> TensorList:
+        bare = [a.tensors if isinstance(a, TensorList) else a for a in args]
+        if func in _LIST_FORM:
+            return cls(list(_LIST_FORM[func](*bare, **(kwargs or {}))))
+        size = next(len(a) for a in bare if isinstance(a, list))
+        columns = [a if isinstance(a, list) else [a] * size for a in bare]
+        return cls([func(*row, **(kwargs or {})) for row in zip(*columns)])
+
+    def __add__(self, other: Any) -> TensorList:
+        return torch.add(self, other)  # type: ignore[call-overload, no-any-return]
+
+    def __sub__(self, other: Any) -> TensorList:
+        return torch.sub(self, other)  # type: ignore[call-overload, no-any-return]
+
+    def __mul__(self, other: Any) -> TensorList:
+        return torch.mul(self, other)  # type: ignore[call-overload, no-any-return]
+
+    def __truediv__(self, other: Any) -> TensorList:
+        return torch.div(self, other)  # type: ignore[call-overload, no-any-return]
+
+    def __neg__(self) -> TensorList:
+        return torch.neg(self)  # type: ignore[call-overload, no-any-return]
+
+
+_LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.add: torch._foreach_add,
+    torch.sub: torch._foreach_sub,
+    torch.mul: torch._foreach_mul,
+    torch.div: torch._foreach_div,
+    torch.neg: torch._foreach_neg,
+    torch.lerp: torch._foreach_lerp,
+    torch.addcmul: torch._foreach_addcmul,
+    torch.addcdiv: torch._foreach_addcdiv,
+    torch.sqrt: torch._foreach_sqrt,
+    torch.abs: torch._foreach_abs,
+    torch.sign: torch._foreach_sign,
+    torch.maximum: torch._foreach_maximum,
+    torch.minimum: torch._foreach_minimum,
+    torch.clamp_min: torch._foreach_clamp_min,
+    torch.clamp_max: torch._foreach_clamp_max,
+}
+
+
+def refusal(rule: Any, leaves: Leaves) -> str | None:
+    """Why these leaves cannot run here."""
+    return None if rule.elementwise else "the rule is not elementwise"
+
+
+def drawback(leaves: Leaves) -> str | None:
+    """Why another executor serves these leaves better."""
+    count = len(leaves.grads)
+    if count == 1:
+        return "a single leaf"
+    mean = sum(g.numel() for g in leaves.grads) // count
+    if leaves.grads[0].device.type == "cpu" and mean > LARGE:
+        return f"large leaves ({mean:,} elements on average)"
+    return None
+
+
+def run(
+    rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
+) -> tuple[list[Tensor], list[list[Tensor | None]]]:
+    """The results, and the new slots by column."""
+    columns = (leaves.params, leaves.grads, *leaves.slots)
+    dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
+    param, grad, *old = [
+        None if column[0] is None else TensorList([load(t, dtype) for t in column]) for column in columns
+    ]
+    result, *new = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
+    likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
+    results, *slots = [
+        [None] * len(like) if value is None else [store(v, t, inplace) for v, t in zip(value.tensors, like)]
+        for value, like in zip((result, *new), likes)
+    ]
+    return results, slots

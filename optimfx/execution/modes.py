@@ -1,0 +1,36 @@
+"""What surrounds a call: a tracer, a ``torch.func`` transform, or plain eager execution."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def tracing() -> bool:
+    """Whether tensors may stand for something else than their own values, so that none may be read.
+
+    True inside ``torch.compile`` and ``make_fx``, any ``torch.func`` transform, and forward-mode differentiation.
+    """
+    return torch.compiler.is_compiling() or _transformed()
+
+
+def _transformed() -> bool:
+    # torch has no public question for these three; they are asked here and nowhere else.
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
+
+
+def differentiated(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what happens to any of these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def donating(inplace: bool) -> AbstractContextManager[object]:
+    """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
+    return torch.no_grad() if inplace and not tracing() else nullcontext()

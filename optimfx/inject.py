@@ -1,0 +1,145 @@
+"""Hyperparameters that live in the state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimfx.base import GradientTransformation, Params, State, Updates
+from optimfx.execution import Row, check_link, explain_link
+from optimfx.update import step
+
+
+class InjectHyperparamsState(NamedTuple):
+    """The state of a transformation whose hyperparameters can be read and replaced."""
+
+    step: Tensor  # shape=(): updates taken
+    hyperparams: dict[str, Any]  # 0-d tensors (or tuples of them) by name: the values of the last update, or to come
+    inner_state: State
+
+
+@dataclass(frozen=True, eq=False)
+class Inject:
+    """The ``update`` of an injected transformation: builds the inner one anew from the state's values."""
+
+    factory: Callable[..., GradientTransformation]
+    fixed: dict[str, Any]
+    injected: dict[str, Any]
+
+    def init(self, params: Params) -> InjectHyperparamsState:
+        count = torch.zeros((), dtype=torch.int64)
+        values = {name: _tensor(_at(value, 0)) for name, value in self.injected.items()}
+        return InjectHyperparamsState(count, values, self._build(values).init(params))
+
+    def __call__(
+        self,
+        updates: Updates,
+        state: InjectHyperparamsState,
+        params: Params | None = None,
+        *,
+        inplace: bool = False,
+        **extra: Any,
+    ) -> tuple[Updates, InjectHyperparamsState]:
+        values = self._values(state)
+        inner = self._build(values)
+        updates, after = inner.update(updates, state.inner_state, params, inplace=inplace, **extra)
+        return updates, InjectHyperparamsState(state.step + 1, values, after)
+
+    def step(
+        self, grads: Updates, state: InjectHyperparamsState, params: Params, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Params, InjectHyperparamsState]:
+        values = self._values(state)
+        params, after = step(self._build(values), grads, state.inner_state, params, inplace=inplace, **extra)
+        return params, InjectHyperparamsState(state.step + 1, values, after)
+
+    def check(self, updates: Updates, state: InjectHyperparamsState, params: Params | None) -> None:
+        check_link(self._build(self._values(state)), updates, state.inner_state, params)
+
+    def explain(self, params: Params) -> list[Row]:
+        return explain_link(self.factory(**self.fixed, **self.injected), params)
+
+    def _values(self, state: InjectHyperparamsState) -> dict[str, Any]:
+        return {
+            name: _tensor(value(state.step)) if callable(value) else state.hyperparams[name]
+            for name, value in self.injected.items()
+        }
+
+    def _build(self, values: dict[str, Any]) -> GradientTransformation:
+        return self.factory(**self.fixed, **values)
+
+
+def inject_hyperparams(
+    factory: Callable[..., GradientTransformation], static_args: Iterable[str] = ()
+) -> Callable[..., GradientTransformation]:
+    """Keep a factory's hyperparameters in the state, where they can be read, replaced and mapped over.
+
+    Args:
+        factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
+        static_args: names of arguments to leave as they are. Flags, strings and ``None`` always are.
+
+    Returns:
+        A factory with the same arguments. Its transformation has state :class:`InjectHyperparamsState`, whose
+        ``hyperparams`` maps each numeric argument, defaults included, to a float64 0-d tensor (float64 holds a Python
+        number exactly, so injection changes no result). A value that you put there is used by the next update; where
+        the argument was a schedule, each update overwrites it.
+
+    Raises:
+        ValueError: ``static_args`` names no argument of the factory.
+
+    A number 0 that switches a term off (no momentum, no decay) becomes a tensor, and the term is computed. To keep it
+    switched off, name it in ``static_args``.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.inject_hyperparams(fx.sgd)(lr=0.1)
+    >>> params = {"w": torch.ones(1)}
+    >>> state = tx.init(params)
+    >>> state.hyperparams["lr"]
+    tensor(0.1000, dtype=torch.float64)
+    >>> state.hyperparams["lr"] = torch.tensor(0.5)
+    >>> fx.step(tx, params, state, params)[0]
+    {'w': tensor([0.5000])}
+    """
+    signature = inspect.signature(factory)
+    static = set(static_args)
+    unknown = static - set(signature.parameters)
+    if unknown:
+        raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
+
+    def make(*args: Any, **kwargs: Any) -> GradientTransformation:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = {}
+        for name, value in bound.arguments.items():
+            if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(value)
+            else:
+                arguments[name] = value
+        injected = {k: v for k, v in arguments.items() if k not in static and _is_hyper(v)}
+        fixed = {k: v for k, v in arguments.items() if k not in injected}
+        factory(**arguments)  # so that a bad value is refused here, and not at the first update
+        update = Inject(factory, fixed, injected)
+        return GradientTransformation(update.init, update)
+
+    return make
+
+
+def _is_hyper(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_hyper(item) for item in value)
+    return not isinstance(value, bool) and (callable(value) or isinstance(value, (int, float, Tensor)))
+
+
+def _at(value: Any, step: int) -> Any:
+    return value(step) if callable(value) else value
+
+
+def _tensor(value: Any) -> Any:
+    """The value as a tensor of its own: a number in float64, a tensor as it is."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_tensor(item) for item in value)
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)

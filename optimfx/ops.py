@@ -1,0 +1,158 @@
+"""The closed vocabulary of a rule, bound to torch.
+
+A rule's mathematics is written with Python's operators and these words, and with nothing else. That is what lets one
+source run on tensors, on lists of tensors (through ``__torch_function__``), and under ``torch.func`` and
+``torch.compile``; an executor with its own language binds the same words to its own operations.
+
+Two conventions:
+
+* A *scalar* (``alpha``, ``value``, ``weight``, ``rate``) is a Python number or a 0-d tensor. Numbers take torch's
+  compound operations, which round as ``torch.optim`` does; tensors take operators, so that gradients and ``vmap`` reach
+  them (a tensor passed as ``alpha=`` would be read back to the host).
+* ``base`` is what an increment is added to: the parameter when a rule *steps*, ``None`` when it gives the *update*
+  alone. One formula serves both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "abs",
+    "add",
+    "addcdiv",
+    "addcmul",
+    "clamp",
+    "cos",
+    "decay",
+    "floor",
+    "is_zero",
+    "lerp",
+    "log",
+    "maximum",
+    "minimum",
+    "sign",
+    "sqrt",
+    "unless_zero",
+    "where",
+    "zeros_like",
+]
+
+_NUMBERS = (int, float)
+
+
+def is_zero(x: Any) -> bool:
+    """Whether ``x`` is the number 0: a term that is switched off. A tensor never is, whatever its value."""
+    return isinstance(x, _NUMBERS) and x == 0
+
+
+def unless_zero(x: Any) -> Any:
+    """``x``, or ``None`` when it is the number 0, so that a rule can leave the term out."""
+    return None if is_zero(x) else x
+
+
+def zeros_like(x: Any) -> Any:
+    """A new state slot: zeros with the shape, dtype, device and layout of ``x``."""
+    return torch.zeros_like(x)
+
+
+def add(base: Any, x: Any, alpha: Any = 1) -> Any:
+    """``base + alpha x``."""
+    if base is None:
+        return x * alpha
+    if isinstance(alpha, Tensor):
+        return base + x * alpha
+    return torch.add(base, x, alpha=alpha)
+
+
+def addcmul(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
+    """``base + value a b``."""
+    if base is None:
+        return a * value * b
+    if isinstance(value, Tensor):
+        return base + a * value * b
+    return torch.addcmul(base, a, b, value=value)
+
+
+def addcdiv(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
+    """``base + value a / b``."""
+    if base is None:
+        return a * value / b
+    if isinstance(value, Tensor):
+        return base + a * value / b
+    return torch.addcdiv(base, a, b, value=value)
+
+
+def decay(base: Any, param: Any, rate: Any) -> Any:
+    """``(1 - rate) base``, or the increment ``-rate param`` when there is no base."""
+    return param * -rate if base is None else base * (1 - rate)
+
+
+def lerp(start: Any, end: Any, weight: Any) -> Any:
+    """``start + weight (end - start)``."""
+    if isinstance(weight, Tensor):
+        return start + (end - start) * weight
+    return torch.lerp(start, end, weight)
+
+
+def sqrt(x: Any) -> Any:
+    """Square root."""
+    return math.sqrt(x) if isinstance(x, _NUMBERS) else torch.sqrt(x)
+
+
+def cos(x: Any) -> Any:
+    """Cosine of an angle in radians."""
+    return math.cos(x) if isinstance(x, _NUMBERS) else torch.cos(x)
+
+
+def log(x: Any) -> Any:
+    """Natural logarithm."""
+    return math.log(x) if isinstance(x, _NUMBERS) else torch.log(x)
+
+
+def floor(x: Any) -> Any:
+    """The largest integer not above ``x``."""
+    return math.floor(x) if isinstance(x, _NUMBERS) else torch.floor(x)
+
+
+def abs(x: Any) -> Any:
+    """Absolute value."""
+    return math.fabs(x) if isinstance(x, _NUMBERS) else torch.abs(x)
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1."""
+    return torch.sign(x)
+
+
+def clamp(x: Any, min: Any, max: Any) -> Any:
+    """``x``, limited to ``[min, max]``."""
+    return minimum(maximum(x, min), max)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """The larger of the two, element by element."""
+    if isinstance(y, _NUMBERS):
+        return (x if x > y else y) if isinstance(x, _NUMBERS) else torch.clamp_min(x, y)
+    return torch.clamp_min(y, x) if isinstance(x, _NUMBERS) else torch.maximum(x, y)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of the two, element by element."""
+    if isinstance(y, _NUMBERS):
+        return (x if x < y else y) if isinstance(x, _NUMBERS) else torch.clamp_max(x, y)
+    return torch.clamp_max(y, x) if isinstance(x, _NUMBERS) else torch.minimum(x, y)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """``x`` where the condition holds, else ``y``."""
+    if isinstance(condition, bool):
+        return x if condition else y
+    if isinstance(x, _NUMBERS) and isinstance(y, _NUMBERS):
+        # torch.where would round two numbers to the default dtype; scalars are kept in float64.
+        x = torch.full_like(condition, x, dtype=torch.float64)
+    return torch.where(condition, x, y)

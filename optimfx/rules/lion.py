@@ -1,0 +1,91 @@
+"""Lion. Chen et al., Symbolic Discovery of Optimization Algorithms, 2023."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import ops
+from optimfx.base import (
+    NON_NEGATIVE,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_betas,
+    check_hyper,
+    transformation,
+)
+
+
+class LionState(NamedTuple):
+    step: PyTree  # shape=() per leaf: updates taken
+    exp_avg: PyTree  # like the parameters: momentum
+
+
+class Scalars(NamedTuple):
+    lr: Scalar
+    weight1: Scalar  # 1 - beta1
+    weight2: Scalar  # 1 - beta2
+    shrinkage: Scalar | None  # lr weight_decay
+
+
+def init(param: Any) -> tuple[Any]:
+    return (ops.zeros_like(param),)
+
+
+def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], weight_decay: Scalar) -> Scalars:
+    beta1, beta2 = betas
+    return Scalars(lr, 1 - beta1, 1 - beta2, None if ops.is_zero(weight_decay) else lr * weight_decay)
+
+
+def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, s: Scalars) -> tuple[Any, Any]:
+    if s.shrinkage is not None:
+        base = ops.decay(base, param, s.shrinkage)
+    direction = ops.sign(ops.lerp(exp_avg, grad, s.weight1))
+    return ops.add(base, direction, alpha=-s.lr), ops.lerp(exp_avg, grad, s.weight2)
+
+
+LION = Rule(leaf, scalars, init, LionState, reads_param=lambda s: s.shrinkage is not None)
+
+
+def lion(
+    lr: Hyper = 1e-4,
+    betas: tuple[Hyper, Hyper] = (0.9, 0.99),
+    weight_decay: Hyper = 0.0,
+    *,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Lion: the sign of a momentum that looks ahead.
+
+    .. math::
+        c_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2) g_t \\
+        \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \operatorname{sign}(c_t)
+
+    Args:
+        lr: learning rate :math:`\gamma \ge 0`: every element moves by it, in parameter units.
+        betas: :math:`\beta_1` of the direction and :math:`\beta_2` of the momentum, each in [0, 1).
+        weight_decay: decoupled decay :math:`\lambda \ge 0`.
+        maximize: ascend; the decay still shrinks.
+
+    Returns:
+        A transformation with state :class:`LionState`: ``step`` and ``exp_avg`` (like the parameters).
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
+
+    References:
+        Chen et al., Symbolic Discovery of Optimization Algorithms, 2023; defaults are the paper's.
+
+    Differs from Optax, whose default decay is 1e-3. torch has no Lion.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.lion(lr=0.1)
+    >>> params = {"w": torch.tensor([1.0, -2.0])}
+    >>> updates, state = tx.update({"w": torch.tensor([0.5, -3.0])}, tx.init(params))
+    >>> updates["w"]
+    tensor([-0.1000,  0.1000])
+    """
+    check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    check_betas(betas)
+    return transformation("lion", LION, maximize=maximize, lr=lr, betas=betas, weight_decay=weight_decay)

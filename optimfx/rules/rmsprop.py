@@ -1,0 +1,135 @@
+"""RMSprop. Hinton, Neural Networks for Machine Learning, lecture 6e, 2012."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import ops
+from optimfx.base import (
+    NON_NEGATIVE,
+    UNIT,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+    transformation,
+)
+
+
+class RMSpropState(NamedTuple):
+    step: PyTree  # shape=() per leaf: updates taken
+    square_avg: PyTree  # like the parameters: average of the squared gradient
+    grad_avg: PyTree  # like the parameters: average of the gradient; None unless centered
+    momentum_buffer: PyTree  # like the parameters; None without momentum
+
+
+class Scalars(NamedTuple):
+    lr: Scalar
+    alpha: Scalar
+    weight: Scalar  # 1 - alpha
+    eps: Scalar
+    eps_root: Scalar | None
+    weight_decay: Scalar | None
+    momentum: Scalar
+
+
+def init(param: Any, centered: bool, momentum: Hyper) -> tuple[Any, Any, Any]:
+    return (
+        ops.zeros_like(param),
+        ops.zeros_like(param) if centered else None,
+        None if ops.is_zero(momentum) else ops.zeros_like(param),
+    )
+
+
+def scalars(
+    step: Scalar, lr: Scalar, alpha: Scalar, eps: Scalar, eps_root: Scalar, weight_decay: Scalar, momentum: Scalar
+) -> Scalars:
+    return Scalars(lr, alpha, 1 - alpha, eps, ops.unless_zero(eps_root), ops.unless_zero(weight_decay), momentum)
+
+
+def leaf(
+    base: Any, param: Any, grad: Any, square_avg: Any, grad_avg: Any, momentum_buffer: Any, s: Scalars
+) -> tuple[Any, Any, Any, Any]:
+    if s.weight_decay is not None:
+        grad = ops.add(grad, param, alpha=s.weight_decay)
+    square_avg = ops.addcmul(square_avg * s.alpha, grad, grad, value=s.weight)
+    variance = square_avg
+    if grad_avg is not None:
+        grad_avg = ops.lerp(grad_avg, grad, s.weight)
+        variance = ops.addcmul(square_avg, grad_avg, grad_avg, value=-1)
+    if s.eps_root is not None:
+        variance = variance + s.eps_root
+    denom = ops.sqrt(variance) + s.eps
+    if momentum_buffer is None:
+        return ops.addcdiv(base, grad, denom, value=-s.lr), square_avg, grad_avg, None
+    momentum_buffer = ops.addcdiv(momentum_buffer * s.momentum, grad, denom)
+    return ops.add(base, momentum_buffer, alpha=-s.lr), square_avg, grad_avg, momentum_buffer
+
+
+RMSPROP = Rule(leaf, scalars, init, RMSpropState, reads_param=lambda s: s.weight_decay is not None)
+
+
+def rmsprop(
+    lr: Hyper = 1e-2,
+    alpha: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    momentum: Hyper = 0.0,
+    centered: bool = False,
+    *,
+    maximize: bool = False,
+    eps_root: Hyper = 0.0,
+) -> GradientTransformation:
+    r"""RMSprop: steps scaled by a running average of the squared gradient.
+
+    .. math::
+        v_t &= \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad \bar g_t = \alpha \bar g_{t-1} + (1 - \alpha) g_t \\
+        s_t &= \sqrt{v_t} + \epsilon \quad\text{or, centered,}\quad \sqrt{v_t - \bar g_t^2} + \epsilon \\
+        b_t &= \mu b_{t-1} + g_t / s_t, \qquad \theta_t = \theta_{t-1} - \gamma b_t
+
+    Args:
+        lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
+        alpha: decay :math:`\alpha` of the averages, in [0, 1).
+        eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
+        weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
+        momentum: decay :math:`\mu \ge 0` of the buffer of scaled gradients; 0 keeps none.
+        centered: divide by the standard deviation: the squared average of the gradient is taken off :math:`v_t`.
+        maximize: ascend.
+        eps_root: added under the root, in squared gradient units.
+
+    Returns:
+        A transformation with state :class:`RMSpropState`: ``step``, ``square_avg``, ``grad_avg`` (``None`` unless
+        ``centered``), ``momentum_buffer`` (``None`` without momentum), each like the parameters.
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
+
+    References:
+        Hinton, Neural Networks for Machine Learning, lecture 6e, 2012. Graves, Generating Sequences With Recurrent
+        Neural Networks, 2013 (``centered``).
+
+    Differs from Optax: ``alpha`` is its ``decay``, and ``eps`` stands outside the root; ``eps_root`` stands inside.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.rmsprop(lr=0.01)
+    >>> params = {"w": torch.tensor([1.0, -2.0])}
+    >>> updates, state = tx.update({"w": torch.tensor([0.5, 3.0])}, tx.init(params))
+    >>> updates["w"]
+    tensor([-0.1000, -0.1000])
+    """
+    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, momentum=momentum, eps_root=eps_root)
+    check_hyper(UNIT, alpha=alpha)
+    return transformation(
+        "rmsprop",
+        RMSPROP,
+        maximize=maximize,
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        centered=centered,
+    )

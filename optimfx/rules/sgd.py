@@ -1,0 +1,121 @@
+"""Stochastic gradient descent with momentum. Polyak, 1964; Sutskever et al., 2013."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import ops
+from optimfx.base import (
+    NON_NEGATIVE,
+    REAL,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+    transformation,
+)
+
+
+class SGDState(NamedTuple):
+    step: PyTree  # shape=() per leaf: updates taken
+    momentum_buffer: PyTree  # like the parameters; None without momentum
+
+
+class Scalars(NamedTuple):
+    lr: Scalar
+    weight_decay: Scalar | None
+    momentum: Scalar
+    weight: Scalar  # of the new gradient in the buffer: 1 - dampening, and 1 at the first step
+    nesterov: bool
+
+
+def init(param: Any, momentum: Hyper) -> tuple[Any]:
+    return (None if ops.is_zero(momentum) else ops.zeros_like(param),)
+
+
+def scalars(
+    step: Scalar, lr: Scalar, momentum: Scalar, dampening: Scalar, weight_decay: Scalar, nesterov: bool
+) -> Scalars:
+    weight = 1 if ops.is_zero(dampening) else ops.where(step == 1, 1, 1 - dampening)
+    return Scalars(lr, ops.unless_zero(weight_decay), momentum, weight, nesterov)
+
+
+def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
+    if s.weight_decay is not None:
+        grad = ops.add(grad, param, alpha=s.weight_decay)
+    if momentum_buffer is not None:
+        momentum_buffer = ops.add(momentum_buffer * s.momentum, grad, alpha=s.weight)
+        grad = ops.add(grad, momentum_buffer, alpha=s.momentum) if s.nesterov else momentum_buffer
+    return ops.add(base, grad, alpha=-s.lr), momentum_buffer
+
+
+SGD = Rule(leaf, scalars, init, SGDState, reads_param=lambda s: s.weight_decay is not None)
+
+
+def sgd(
+    lr: Hyper = 1e-3,
+    momentum: Hyper = 0.0,
+    dampening: Hyper = 0.0,
+    weight_decay: Hyper = 0.0,
+    nesterov: bool = False,
+    *,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Stochastic gradient descent, with momentum, dampening, L2 decay and Nesterov's look-ahead.
+
+    .. math::
+        g_t &\leftarrow g_t + \lambda \theta_{t-1}, \qquad b_t = \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
+        \theta_t &= \theta_{t-1} - \gamma b_t \quad\text{or, with Nesterov,}\quad
+            \theta_{t-1} - \gamma (g_t + \mu b_t)
+
+    The first buffer is the first gradient itself: dampening begins with the second step.
+
+    Args:
+        lr: learning rate :math:`\gamma \ge 0`, in parameter units per gradient unit.
+        momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none.
+        dampening: :math:`\tau`, the part of each later gradient that is kept out of the buffer.
+        weight_decay: L2 coefficient :math:`\lambda \ge 0`, added to the gradient.
+        nesterov: look ahead along the buffer; needs momentum and no dampening.
+        maximize: ascend.
+
+    Returns:
+        A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``None``
+        without momentum).
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
+
+    References:
+        Polyak, Some methods of speeding up the convergence of iteration methods, 1964. Sutskever et al., On the
+        importance of initialization and momentum in deep learning, 2013.
+
+    Differs from Optax's ``sgd`` in the words (``momentum`` may be 0, not ``None``) and in having dampening and decay.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.sgd(lr=0.1, momentum=0.9)
+    >>> params = {"w": torch.tensor([1.0, 2.0])}
+    >>> state = tx.init(params)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(params, state, params)  # the gradient of |w|^2 / 2 is w
+    ...     params = fx.apply_updates(params, updates)
+    >>> params["w"]
+    tensor([0.7200, 1.4400])
+    """
+    check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    check_hyper(REAL, dampening=dampening)
+    if nesterov and (ops.is_zero(momentum) or not ops.is_zero(dampening)):
+        raise ValueError(
+            f"nesterov=True needs momentum > 0 and dampening = 0; got momentum={momentum!r}, dampening={dampening!r}."
+        )
+    return transformation(
+        "sgd",
+        SGD,
+        maximize=maximize,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+    )

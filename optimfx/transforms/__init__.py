@@ -1,0 +1,1 @@
+"""Links: the small transformations that chains are made of."""

@@ -1,0 +1,87 @@
+"""Bounds on the updates."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from optimfx import ops
+from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.transforms.scale import SCALE, Scale
+
+
+class Scalars(NamedTuple):
+    low: Scalar
+    high: Scalar
+
+
+def scalars(step: Scalar | None, clip_value: Scalar) -> Scalars:
+    return Scalars(-clip_value, clip_value)
+
+
+def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
+    return (ops.add(base, ops.clamp(update, s.low, s.high)),)
+
+
+CLIP = Rule(leaf, scalars)
+
+
+def clip_by_value(clip_value: Hyper) -> GradientTransformation:
+    """Limit every element of the updates to ``[-clip_value, clip_value]``.
+
+    Args:
+        clip_value: the bound, at least 0, in gradient units. Of a complex number, each part is limited.
+
+    Returns:
+        A transformation without state (a step count, when ``clip_value`` is a schedule).
+
+    Raises:
+        ValueError, TypeError: ``clip_value`` is negative or not a scalar.
+
+    Optax calls it ``clip``, torch ``nn.utils.clip_grad_value_``.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.clip_by_value(1.0)
+    >>> tx.update({"w": torch.tensor([0.5, -3.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([ 0.5000, -1.0000])}
+    """
+    check_hyper(NON_NEGATIVE, clip_value=clip_value)
+    return transformation("clip_by_value", CLIP, clip_value=clip_value)
+
+
+def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Tensor) -> Scale:
+    return Scale(ops.where(global_norm > max_norm, max_norm / global_norm, 1))
+
+
+CLIP_NORM = Rule(SCALE.leaf, norm_scalars)
+
+
+def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:
+    r"""Shrink the updates, all by one factor, to a global 2-norm of at most ``max_norm``.
+
+    .. math::
+        u \to u \, \min(1, c / \lVert u \rVert_2)
+
+    Args:
+        max_norm: :math:`c \ge 0`, in gradient units. The norm runs over all leaves of the tree (see
+            :func:`~optimfx.global_norm`).
+
+    Returns:
+        A transformation without state (a step count, when ``max_norm`` is a schedule).
+
+    Raises:
+        ValueError, TypeError: ``max_norm`` is negative or not a scalar.
+
+    References:
+        Pascanu et al., On the difficulty of training recurrent neural networks, 2013.
+
+    As Optax's; ``torch.nn.utils.clip_grad_norm_`` divides by the norm plus 1e-6.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.clip_by_global_norm(1.0)
+    >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([0.6000, 0.8000])}
+    """
+    check_hyper(NON_NEGATIVE, max_norm=max_norm)
+    return transformation("clip_by_global_norm", CLIP_NORM, max_norm=max_norm)

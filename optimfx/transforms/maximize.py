@@ -1,0 +1,20 @@
+"""Ascent."""
+
+from __future__ import annotations
+
+from optimfx.base import GradientTransformation, transformation
+from optimfx.transforms.scale import SCALE
+
+
+def maximize() -> GradientTransformation:
+    """Negate the gradients, so that what follows ascends: the first link of a chain.
+
+    Factories take ``maximize=True`` for the same.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.chain(fx.maximize(), fx.sgd(lr=0.1))
+    >>> params = {"w": torch.tensor([1.0])}
+    >>> fx.step(tx, {"w": torch.tensor([2.0])}, tx.init(params), params)[0]
+    {'w': tensor([1.2000])}
+    """
+    return transformation("maximize", SCALE, factor=1, sign=-1)

@@ -1,0 +1,105 @@
+"""Memory of past updates."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import ops
+from optimfx.base import (
+    NON_NEGATIVE,
+    REAL,
+    UNIT,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+    transformation,
+)
+from optimfx.rules.sgd import SGD
+
+
+def momentum(decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False) -> GradientTransformation:
+    r"""Add up the updates, forgetting old ones: :math:`b_t = \mu b_{t-1} + (1 - \tau) u_t`, with :math:`b_1 = u_1`.
+
+    This is :func:`~optimfx.sgd` without its learning rate and sign. :func:`ema` averages instead.
+
+    Args:
+        decay: :math:`\mu \ge 0`.
+        dampening: :math:`\tau`, kept out of each later update.
+        nesterov: give :math:`u_t + \mu b_t`.
+
+    Returns:
+        A transformation with state :class:`~optimfx.rules.sgd.SGDState`.
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
+
+    References:
+        Sutskever et al., On the importance of initialization and momentum in deep learning, 2013.
+
+    Optax calls it ``trace``, and has no dampening.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.momentum(0.5)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> for _ in range(3):
+    ...     updates, state = tx.update({"w": torch.ones(1)}, state)
+    >>> updates["w"]
+    tensor([1.7500])
+    """
+    check_hyper(NON_NEGATIVE, decay=decay)
+    check_hyper(REAL, dampening=dampening)
+    return transformation(
+        "momentum", SGD, lr=-1.0, momentum=decay, dampening=dampening, weight_decay=0.0, nesterov=nesterov
+    )
+
+
+class EMAState(NamedTuple):
+    step: PyTree  # shape=() per leaf: updates taken
+    exp_avg: PyTree  # like the parameters: the average
+
+
+class Scalars(NamedTuple):
+    weight: Scalar  # 1 - decay
+    correction: Scalar
+
+
+def init(param: Any) -> tuple[Any]:
+    return (ops.zeros_like(param),)
+
+
+def scalars(step: Scalar, decay: Scalar, debias: bool) -> Scalars:
+    return Scalars(1 - decay, 1 / (1 - decay**step) if debias else 1)
+
+
+def leaf(base: Any, param: Any, update: Any, exp_avg: Any, s: Scalars) -> tuple[Any, Any]:
+    exp_avg = ops.lerp(exp_avg, update, s.weight)
+    return ops.add(base, exp_avg, alpha=s.correction), exp_avg
+
+
+EMA = Rule(leaf, scalars, init, EMAState)
+
+
+def ema(decay: Hyper, debias: bool = True) -> GradientTransformation:
+    r"""Average the updates: :math:`m_t = \beta m_{t-1} + (1 - \beta) u_t`, divided by :math:`1 - \beta^t` to debias.
+
+    Args:
+        decay: :math:`\beta`, in [0, 1).
+        debias: make up for the zeros that the average begins with.
+
+    Returns:
+        A transformation with state :class:`EMAState`: ``step`` and ``exp_avg`` (like the parameters).
+
+    Raises:
+        ValueError, TypeError: ``decay`` is out of range or not a scalar.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.ema(0.9)
+    >>> updates, state = tx.update({"w": torch.tensor([3.0])}, tx.init({"w": torch.zeros(1)}))
+    >>> updates["w"], state.exp_avg["w"]
+    (tensor([3.]), tensor([0.3000]))
+    """
+    check_hyper(UNIT, decay=decay)
+    return transformation("ema", EMA, decay=decay, debias=debias)

@@ -1,0 +1,64 @@
+"""Directions of complete algorithms, without their learning rate and sign: the rule at ``lr=-1``."""
+
+from __future__ import annotations
+
+from optimfx.base import NON_NEGATIVE, UNIT, GradientTransformation, Hyper, check_betas, check_hyper, transformation
+from optimfx.rules.adam import ADAM
+from optimfx.rules.rmsprop import RMSPROP
+
+
+def scale_by_adam(
+    betas: tuple[Hyper, Hyper] = (0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False, *, eps_root: Hyper = 0.0
+) -> GradientTransformation:
+    r"""The direction of :func:`~optimfx.adam`, without its learning rate and sign: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
+
+    Arguments, state, errors and references are those of :func:`~optimfx.adam`.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.chain(fx.scale_by_adam(), fx.scale(-0.1))
+    >>> params = {"w": torch.tensor([1.0, -2.0])}
+    >>> updates, state = tx.update({"w": torch.tensor([0.5, 3.0])}, tx.init(params))
+    >>> updates["w"]
+    tensor([-0.1000, -0.1000])
+    """
+    check_hyper(NON_NEGATIVE, eps=eps, eps_root=eps_root)
+    check_betas(betas)
+    return transformation(
+        "scale_by_adam",
+        ADAM,
+        lr=-1.0,
+        betas=betas,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=0.0,
+        amsgrad=amsgrad,
+        decoupled_weight_decay=False,
+    )
+
+
+def scale_by_rms(
+    alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False, *, eps_root: Hyper = 0.0
+) -> GradientTransformation:
+    r"""The direction of :func:`~optimfx.rmsprop`, without its learning rate and sign: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
+
+    Arguments, state, errors and references are those of :func:`~optimfx.rmsprop`.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.scale_by_rms(alpha=0.75, eps=0.0)
+    >>> updates, state = tx.update({"w": torch.tensor([0.5, 3.0])}, tx.init({"w": torch.zeros(2)}))
+    >>> updates["w"]
+    tensor([2., 2.])
+    """
+    check_hyper(NON_NEGATIVE, eps=eps, eps_root=eps_root)
+    check_hyper(UNIT, alpha=alpha)
+    return transformation(
+        "scale_by_rms",
+        RMSPROP,
+        lr=-1.0,
+        alpha=alpha,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=0.0,
+        momentum=0.0,
+        centered=centered,
+    )

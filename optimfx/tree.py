@@ -1,0 +1,106 @@
+"""Pytrees of tensors, by optree: flattening, and the errors that name a leaf by its path.
+
+``None`` is a leaf throughout: a parameter that is not there, or a gradient that did not come. Every transformation
+leaves such a leaf, its state and its step count alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import optree
+import torch
+from optree import PyTreeSpec
+from torch import Tensor
+
+PyTree = Any
+"""Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
+
+
+def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
+    """The leaves of a tree, and the structure that puts them back."""
+    return optree.tree_flatten(tree, none_is_leaf=True)
+
+
+def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
+    """The subtrees of ``tree`` that stand at the leaves of ``spec``.
+
+    Raises:
+        ValueError: the structures differ; the message names the first path at which they do.
+    """
+    try:
+        return spec.flatten_up_to(tree)
+    except ValueError as error:
+        reference = optree.tree_unflatten(spec, [0] * spec.num_leaves)
+        where = next((e(name) for e in optree.prefix_errors(reference, tree, none_is_leaf=True)), error)
+        raise ValueError(
+            f"{name} does not have the structure of {like}. {where}\nGive {name} as a tree with one entry for each "
+            f"leaf of {like}; a leaf without a value is None."
+        ) from None
+
+
+def map(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """``function`` over the leaves of ``tree`` and the matching subtrees of ``rest``."""
+    leaves, spec = flatten(tree)
+    columns = [spec.flatten_up_to(other) for other in rest]
+    return optree.tree_unflatten(spec, [function(*row) for row in zip(leaves, *columns)])
+
+
+def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
+    """The tree that has this structure and these leaves."""
+    return optree.tree_unflatten(spec, leaves)
+
+
+def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> PyTree:
+    """``prefix`` with each of its leaves repeated over the subtree of ``tree`` that it stands for."""
+    leaves, spec = flatten(prefix)
+    subtrees = flatten_as(spec, tree, like, name)
+    return optree.tree_unflatten(spec, [map(lambda _, x=x: x, sub) for x, sub in zip(leaves, subtrees)])
+
+
+def global_norm(tree: PyTree) -> Tensor:
+    """The 2-norm of all elements of all leaves, as a 0-d tensor; half precision is added up in float32.
+
+    >>> import torch, optimfx as fx
+    >>> fx.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    tensor(5.)
+    """
+    leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
+    if not leaves:
+        return torch.zeros(())
+    norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
+def path(spec: PyTreeSpec, index: int, name: str) -> str:
+    """How a user would write the leaf: ``params['layers'][0]``."""
+    return spec.accessors()[index].codify(name)
+
+
+def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
+    """Refuse a leaf that no optimizer can step: anything but a floating-point or complex tensor."""
+    if not isinstance(leaf, Tensor):
+        raise TypeError(
+            f"{path(spec, index, name)} is {_kind(leaf)}; every leaf must be a tensor or None. Convert it with "
+            f"torch.as_tensor, or take it out of {name}."
+        )
+    if not (leaf.is_floating_point() or leaf.is_complex()):
+        raise TypeError(
+            f"{path(spec, index, name)} has dtype {leaf.dtype}; an optimizer steps floating-point and complex tensors. "
+            f"Put None in its place, or keep buffers like this one out of {name}."
+        )
+
+
+def check_counterpart(leaf: Any, other: Tensor, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
+    """Refuse a leaf that is missing beside its counterpart, or that would only broadcast against it."""
+    shape = None if leaf is None else tuple(leaf.shape)
+    if shape != tuple(other.shape):
+        raise ValueError(
+            f"{path(spec, index, names[1])} has shape {tuple(other.shape)}, but {path(spec, index, names[0])} "
+            f"{'is None' if leaf is None else f'has shape {shape}'}; the two must be equal."
+        )
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf!r} (a {type(leaf).__name__})" if isinstance(leaf, (int, float, str)) else f"a {type(leaf).__name__}"
