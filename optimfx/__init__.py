@@ -31,7 +31,7 @@ from optimfx.update import apply_updates, step
 __version__ = "0.1.0"
 
 # fmt: off
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms

@@ -6,24 +6,24 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
 from optimfx import execution
-from optimfx.tree import PyTree
+from optimfx.tree import PyTree as PyTree
 
-Params = PyTree
+Params: TypeAlias = PyTree
 """A pytree of floating-point or complex tensors; ``None`` where there is no parameter."""
-Updates = PyTree
+Updates: TypeAlias = PyTree
 """A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
-State = PyTree
+State: TypeAlias = PyTree
 """What a transformation remembers: NamedTuples of pytrees, made by ``init``."""
-Scalar = Union[float, Tensor]
+Scalar: TypeAlias = float | Tensor
 """A Python number or a 0-d tensor."""
-Schedule = Callable[[Scalar], Scalar]
+Schedule: TypeAlias = Callable[[Scalar], Scalar]
 """A value for each step; the first update asks for step 0."""
-Hyper = Union[float, Tensor, Schedule]
+Hyper: TypeAlias = float | Tensor | Schedule
 """A hyperparameter: a number, a 0-d tensor (``vmap`` and gradients reach it), or a schedule."""
 
 
@@ -34,17 +34,7 @@ class TransformInit(Protocol):
 
 
 class TransformUpdate(Protocol):
-    """Turns updates into updates; with ``inplace=True`` the buffers of ``updates`` and ``state`` are reused.
-
-    An ``update`` may also have these methods:
-
-    ``step(grads, state, params, *, inplace, **extra) -> (params, state)``
-        The same computation in parameter space; :func:`optimfx.step` takes it instead of adding the updates itself.
-    ``check(updates, state, params)``
-        Raises what ``update`` would raise, so that a combinator can ask every link before one of them writes.
-    ``explain(params) -> list[Row]``
-        What :func:`optimfx.explain` shows.
-    """
+    """Turns updates into updates; with ``inplace=True`` the buffers of ``updates`` and ``state`` are reused."""
 
     def __call__(
         self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
@@ -59,6 +49,43 @@ class GradientTransformation(NamedTuple):
 
     init: TransformInit
     update: TransformUpdate
+
+
+class Stepper:
+    """The ``update`` of a transformation that knows its own parts, and so can do more than map updates.
+
+    Subclasses define ``init`` and three methods:
+
+    ``run(updates, state, params, *, stepping, inplace, **extra) -> (results, state)``
+        The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
+        formula allows, else they are updates.
+    ``check(updates, state, params)``
+        Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
+    ``explain(params) -> list[Row]``
+        What :func:`optimfx.explain` shows.
+    """
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        return self.run(updates, state, params, stepping=False, inplace=inplace, **extra)
+
+    def init(self, params: Params) -> State:
+        raise NotImplementedError
+
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, State]:
+        raise NotImplementedError
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        raise NotImplementedError
+
+    def explain(self, params: Params) -> list[execution.Row]:
+        raise NotImplementedError
+
+    def transformation(self) -> GradientTransformation:
+        return GradientTransformation(self.init, self)
 
 
 class EmptyState(NamedTuple):
@@ -123,7 +150,7 @@ class Rule:
 
 
 @dataclass(frozen=True, eq=False)
-class RuleUpdate:
+class RuleUpdate(Stepper):
     """The ``update`` of a rule with its hyperparameters; :mod:`optimfx.execution` decides how it runs."""
 
     name: str
@@ -134,15 +161,10 @@ class RuleUpdate:
     def init(self, params: Params) -> State:
         return execution.init(self, params)
 
-    def __call__(
-        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, State]:
-        return execution.run(self, updates, state, params, stepping=False, inplace=inplace)
-
-    def step(
-        self, grads: Updates, state: State, params: Params, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Params, State]:
-        return execution.run(self, grads, state, params, stepping=True, inplace=inplace)
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, State]:
+        return execution.run(self, updates, state, params, stepping=stepping, inplace=inplace)
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         execution.check(self, updates, state, params)
@@ -175,9 +197,8 @@ def transformation(name: str, rule: Rule, *, maximize: bool = False, **hyper: An
     """
     missing = {*rule.init_names, *rule.scalar_names} - {*hyper, "global_norm"}
     if missing:
-        raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)} too; only {sorted(hyper)} were given.")
-    update = RuleUpdate(name, rule, hyper, maximize)
-    return GradientTransformation(update.init, update)
+        raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
+    return RuleUpdate(name, rule, hyper, maximize).transformation()
 
 
 class Interval(NamedTuple):
@@ -187,7 +208,7 @@ class Interval(NamedTuple):
     high: float
 
     def __contains__(self, x: Any) -> bool:
-        return self.low <= x < self.high
+        return bool(self.low <= x < self.high)
 
     def __str__(self) -> str:
         return f"[{self.low:g}, {self.high:g})"

@@ -2,74 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import tree
-from optimfx.base import GradientTransformation, Params, PyTree, State, Updates
+from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
 from optimfx.transforms.stateless import identity
-from optimfx.update import step
+from optimfx.update import run_link
 
-Mask = Union[PyTree, Callable[[Params], PyTree]]
+Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one."""
-Labels = Union[PyTree, Callable[[Params], PyTree]]
+Labels: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of labels like the parameters (or a prefix of it), or a function from the parameters to one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
-    """The ``update`` of a chain. In parameter space, only the last link meets the parameters."""
+class Chain(Stepper):
+    """The ``update`` of a chain. When it steps, only the last link meets the parameters."""
 
     names: tuple[Any, ...]
     links: tuple[GradientTransformation, ...]
-    pack: Callable[[Any], State]
+    pack: Callable[[Iterable[State]], State]
 
     def init(self, params: Params) -> State:
-        return self.pack(link.init(params) for link in self.links)
+        return self.pack([link.init(params) for link in self.links])
 
-    def __call__(
-        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, State]:
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, State]:
         if inplace:
             self.check(updates, state, params)
-        updates, states = self._through(self.links, updates, state, params, inplace, extra)
+        states = []
+        for i, (link, before) in enumerate(zip(self.links, self._states(state))):
+            meets = stepping and i == len(self.links) - 1
+            updates, after = run_link(link, updates, before, params, stepping=meets, inplace=inplace, **extra)
+            states.append(after)
         return updates, self.pack(states)
 
-    def step(
-        self, grads: Updates, state: State, params: Params, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Params, State]:
-        if inplace:
-            self.check(grads, state, params)
-        *first, last = self.links
-        updates, states = self._through(first, grads, state, params, inplace, extra)
-        params, end = step(last, updates, state[self.names[-1]], params, inplace=inplace, **extra)
-        return params, self.pack([*states, end])
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        for link, before in zip(self.links, self._states(state)):
+            check_link(link, updates, before, params)
 
     def explain(self, params: Params) -> list[Row]:
         return [row for link in self.links for row in explain_link(link, params)]
 
-    def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        for name, link in zip(self.names, self.links):
-            check_link(link, updates, self._state_of(name, state), params)
-
-    def _state_of(self, name: Any, state: State) -> State:
-        if len(state) != len(self.links):
+    def _states(self, state: State) -> list[State]:
+        if not isinstance(state, (tuple, dict)) or len(state) != len(self.links):
             raise ValueError(
-                f"the state is for {len(state)} links, but the chain has {len(self.links)}; give the state that init or "
-                f"the last update returned."
+                f"the state of a chain of {len(self.links)} links has as many entries; got {state!r:.200}. Give the "
+                f"state that init or the last update returned."
             )
-        return state[name]
-
-    def _through(
-        self, links: Any, updates: Updates, state: State, params: Params | None, inplace: bool, extra: dict[str, Any]
-    ) -> tuple[Updates, list[State]]:
-        states = []
-        for name, link in zip(self.names, links):
-            updates, after = link.update(updates, self._state_of(name, state), params, inplace=inplace, **extra)
-            states.append(after)
-        return updates, states
+        return [state[name] for name in self.names]
 
 
 def chain(*links: GradientTransformation) -> GradientTransformation:
@@ -91,8 +76,7 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
     {'w': tensor([0.5000, 1.9000])}
     """
     links = links or (identity(),)
-    update = Chain(tuple(range(len(links))), links, tuple)
-    return GradientTransformation(update.init, update)
+    return Chain(tuple(range(len(links))), links, tuple).transformation()
 
 
 def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
@@ -112,8 +96,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     names = tuple(name for name, _ in links)
     if len(set(names)) < len(names):
         raise ValueError(f"the names of a named_chain must differ; got {list(names)}.")
-    update = Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states)))
-    return GradientTransformation(update.init, update)
+    return Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states))).transformation()
 
 
 class PartitionState(NamedTuple):
@@ -123,7 +106,7 @@ class PartitionState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Partition:
+class Partition(Stepper):
     """The ``update`` of a partition: each transformation sees ``None`` at the leaves of the others."""
 
     transforms: dict[Any, GradientTransformation]
@@ -134,29 +117,39 @@ class Partition:
         mine = self._split(self._labels(params), params, "params")
         return PartitionState({label: tx.init(mine[label]) for label, tx in self.transforms.items()})
 
-    def __call__(
-        self,
-        updates: Updates,
-        state: PartitionState,
-        params: Params | None = None,
-        *,
-        inplace: bool = False,
-        **extra: Any,
-    ) -> tuple[Updates, PartitionState]:
-        return self._each(_update, updates, state, params, inplace, extra)
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, PartitionState]:
+        if inplace:
+            self.check(updates, state, params)
+        labels, parts = self._parts(updates, state, params)
+        results = {label: run_link(*part, stepping=stepping, inplace=inplace, **extra) for label, part in parts.items()}
+        of, spec = tree.flatten(labels)
+        columns = {label: spec.flatten_up_to(result) for label, (result, _) in results.items()}
+        whole = [columns[label][i] if label in columns else None for i, label in enumerate(of)]
+        return tree.unflatten(spec, whole), PartitionState({label: after for label, (_, after) in results.items()})
 
-    def step(
-        self, grads: Updates, state: PartitionState, params: Params, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Params, PartitionState]:
-        return self._each(step, grads, state, params, inplace, extra)
-
-    def check(self, updates: Updates, state: PartitionState, params: Params | None) -> None:
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
         for part in self._parts(updates, state, params)[1].values():
             check_link(*part)
 
     def explain(self, params: Params) -> list[Row]:
         mine = self._split(self._labels(params), params, "params")
         return [row for label, tx in self.transforms.items() for row in explain_link(tx, mine[label])]
+
+    def _parts(self, updates: Updates, state: State, params: Params | None) -> tuple[PyTree, dict[Any, Any]]:
+        """The labels, and for each of them ``(transform, updates, state, params)``."""
+        if not isinstance(state, PartitionState) or set(state.inner_states) != set(self.transforms):
+            raise ValueError(
+                f"the state of this transformation is a PartitionState for {list(self.transforms)}; got "
+                f"{state!r:.200}. Give the state that init or the last update returned."
+            )
+        labels = self._labels(updates if params is None else params)
+        given = self._split(labels, updates, "updates")
+        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, "params")
+        return labels, {
+            label: (tx, given[label], state.inner_states[label], theirs[label]) for label, tx in self.transforms.items()
+        }
 
     def _labels(self, params: Params) -> PyTree:
         given = self.labels(params) if callable(self.labels) else self.labels
@@ -179,38 +172,6 @@ class Partition:
             for label in self.transforms
         }
 
-    def _parts(self, updates: Updates, state: PartitionState, params: Params | None) -> tuple[PyTree, dict[Any, Any]]:
-        """The labels, and for each of them ``(transform, updates, state, params)``."""
-        labels = self._labels(updates if params is None else params)
-        given = self._split(labels, updates, "updates")
-        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, "params")
-        return labels, {
-            label: (tx, given[label], state.inner_states[label], theirs[label]) for label, tx in self.transforms.items()
-        }
-
-    def _each(
-        self,
-        run: Callable[..., tuple[PyTree, State]],
-        updates: Updates,
-        state: PartitionState,
-        params: Params | None,
-        inplace: bool,
-        extra: dict[str, Any],
-    ) -> tuple[PyTree, PartitionState]:
-        """Run every part, and put each leaf of the results in its place."""
-        if inplace:
-            self.check(updates, state, params)
-        labels, parts = self._parts(updates, state, params)
-        results = {label: run(*part, inplace=inplace, **extra) for label, part in parts.items()}
-        of, spec = tree.flatten(labels)
-        columns = {label: spec.flatten_up_to(result) for label, (result, _) in results.items()}
-        whole = [columns[label][i] if label in columns else None for i, label in enumerate(of)]
-        return tree.unflatten(spec, whole), PartitionState({label: after for label, (_, after) in results.items()})
-
-
-def _update(tx: GradientTransformation, *args: Any, **kwargs: Any) -> tuple[Updates, State]:
-    return tx.update(*args, **kwargs)
-
 
 def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) -> GradientTransformation:
     """Give each leaf to the transformation of its label.
@@ -232,8 +193,7 @@ def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) 
     >>> fx.step(tx, params, tx.init(params), params)[0]
     {'body': [tensor([0.9000]), tensor([0.9000])], 'head': tensor([0.])}
     """
-    update = Partition(dict(transforms), labels, "labels")
-    return GradientTransformation(update.init, update)
+    return Partition(dict(transforms), labels, "labels").transformation()
 
 
 def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
@@ -259,5 +219,4 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     >>> tx.update(grads, tx.init(params), params)[0]
     {'w': tensor([[0.1000, 0.1000]]), 'b': tensor([0., 0.])}
     """
-    update = Partition({True: inner, False: identity()}, mask, "mask")
-    return GradientTransformation(update.init, update)
+    return Partition({True: inner, False: identity()}, mask, "mask").transformation()

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimfx.base import GradientTransformation, Params, State, Updates
+from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
-from optimfx.update import step
+from optimfx.update import run_link
 
 
 class InjectHyperparamsState(NamedTuple):
@@ -24,7 +24,7 @@ class InjectHyperparamsState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Inject:
+class Inject(Stepper):
     """The ``update`` of an injected transformation: builds the inner one anew from the state's values."""
 
     factory: Callable[..., GradientTransformation]
@@ -32,44 +32,36 @@ class Inject:
     injected: dict[str, Any]
 
     def init(self, params: Params) -> InjectHyperparamsState:
-        count = torch.zeros((), dtype=torch.int64)
-        values = {name: _tensor(_at(value, 0)) for name, value in self.injected.items()}
-        return InjectHyperparamsState(count, values, self._build(values).init(params))
+        values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
+        return InjectHyperparamsState(torch.zeros((), dtype=torch.int64), values, self._inner(values).init(params))
 
-    def __call__(
-        self,
-        updates: Updates,
-        state: InjectHyperparamsState,
-        params: Params | None = None,
-        *,
-        inplace: bool = False,
-        **extra: Any,
-    ) -> tuple[Updates, InjectHyperparamsState]:
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, InjectHyperparamsState]:
         values = self._values(state)
-        inner = self._build(values)
-        updates, after = inner.update(updates, state.inner_state, params, inplace=inplace, **extra)
-        return updates, InjectHyperparamsState(state.step + 1, values, after)
+        results, after = run_link(
+            self._inner(values), updates, state.inner_state, params, stepping=stepping, inplace=inplace, **extra
+        )
+        return results, InjectHyperparamsState(state.step + 1, values, after)
 
-    def step(
-        self, grads: Updates, state: InjectHyperparamsState, params: Params, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Params, InjectHyperparamsState]:
-        values = self._values(state)
-        params, after = step(self._build(values), grads, state.inner_state, params, inplace=inplace, **extra)
-        return params, InjectHyperparamsState(state.step + 1, values, after)
-
-    def check(self, updates: Updates, state: InjectHyperparamsState, params: Params | None) -> None:
-        check_link(self._build(self._values(state)), updates, state.inner_state, params)
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        check_link(self._inner(self._values(state)), updates, state.inner_state, params)
 
     def explain(self, params: Params) -> list[Row]:
-        return explain_link(self.factory(**self.fixed, **self.injected), params)
+        return explain_link(self._inner(self.injected), params)
 
-    def _values(self, state: InjectHyperparamsState) -> dict[str, Any]:
+    def _values(self, state: State) -> dict[str, Any]:
+        if not isinstance(state, InjectHyperparamsState):
+            raise TypeError(
+                f"inject_hyperparams keeps its state in InjectHyperparamsState, but got {type(state).__name__}; give "
+                f"the state that init or the last update returned."
+            )
         return {
             name: _tensor(value(state.step)) if callable(value) else state.hyperparams[name]
             for name, value in self.injected.items()
         }
 
-    def _build(self, values: dict[str, Any]) -> GradientTransformation:
+    def _inner(self, values: dict[str, Any]) -> GradientTransformation:
         return self.factory(**self.fixed, **values)
 
 
@@ -111,19 +103,12 @@ def inject_hyperparams(
         raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
 
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = {}
-        for name, value in bound.arguments.items():
-            if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                arguments.update(value)
-            else:
-                arguments[name] = value
-        injected = {k: v for k, v in arguments.items() if k not in static and _is_hyper(v)}
-        fixed = {k: v for k, v in arguments.items() if k not in injected}
-        factory(**arguments)  # so that a bad value is refused here, and not at the first update
-        update = Inject(factory, fixed, injected)
-        return GradientTransformation(update.init, update)
+        factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
+        arguments = signature.bind(*args, **kwargs)
+        arguments.apply_defaults()
+        injected = {name: x for name, x in arguments.arguments.items() if name not in static and _is_hyper(x)}
+        fixed = {name: x for name, x in arguments.arguments.items() if name not in injected}
+        return Inject(factory, fixed, injected).transformation()
 
     return make
 
@@ -132,10 +117,6 @@ def _is_hyper(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(_is_hyper(item) for item in value)
     return not isinstance(value, bool) and (callable(value) or isinstance(value, (int, float, Tensor)))
-
-
-def _at(value: Any, step: int) -> Any:
-    return value(step) if callable(value) else value
 
 
 def _tensor(value: Any) -> Any:

@@ -277,7 +277,10 @@ def one_cycle(
     [0.04, 0.467, 0.893, 0.545, 0.0]
     """
     _positive(total_steps=total_steps)
-    anneals = {"cos": _half_cosine, "linear": lambda start, end, part: (end - start) * part + start}
+    anneals: dict[str, Callable[..., Any]] = {
+        "cos": _half_cosine,
+        "linear": lambda start, end, part: (end - start) * part + start,
+    }
     if anneal_strategy not in anneals:
         raise ValueError(f"anneal_strategy must be one of {list(anneals)}; got {anneal_strategy!r}.")
     if not 0 <= pct_start <= 1:
@@ -384,7 +387,9 @@ def warmup_stable_decay(
 
     Args:
         lr: the level.
-        warmup_steps, stable_steps, decay_steps: how long each of the three parts lasts.
+        warmup_steps: steps up.
+        stable_steps: steps on the level.
+        decay_steps: steps down.
         init_lr: the value at step 0.
         eta_min: the value at the end and after it.
 
@@ -400,9 +405,7 @@ def warmup_stable_decay(
     [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
     _positive(warmup_steps=warmup_steps, stable_steps=stable_steps, decay_steps=decay_steps)
-    return join(
-        [_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps]
-    )
+    return join([_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps])
 
 
 def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:

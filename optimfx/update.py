@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from optimfx import tree
-from optimfx.base import GradientTransformation, Params, State, Updates
+from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import modes
 
 
@@ -71,11 +71,24 @@ def step(
     >>> params
     {'w': tensor([0.5000, 1.5000])}
     """
-    if hasattr(tx.update, "step"):
-        stepped: tuple[Params, State] = tx.update.step(grads, state, params, inplace=inplace, **extra)
-        return stepped
-    updates, state = tx.update(grads, state, params, inplace=inplace, **extra)
-    return apply_updates(params, updates, inplace=inplace), state
+    return run_link(tx, grads, state, params, stepping=True, inplace=inplace, **extra)
+
+
+def run_link(
+    tx: GradientTransformation,
+    updates: Updates,
+    state: State,
+    params: Params | None,
+    *,
+    stepping: bool,
+    inplace: bool,
+    **extra: Any,
+) -> tuple[PyTree, State]:
+    """``update``, or with ``stepping`` :func:`step`, of any transformation: what combinators do to their parts."""
+    if isinstance(tx.update, Stepper):
+        return tx.update.run(updates, state, params, stepping=stepping, inplace=inplace, **extra)
+    updates, state = tx.update(updates, state, params, inplace=inplace, **extra)
+    return (apply_updates(params, updates, inplace=inplace) if stepping else updates), state
 
 
 def _add(param: torch.Tensor, increment: torch.Tensor, inplace: bool) -> torch.Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.storage import compute_dtype, load, store
 
@@ -24,12 +22,13 @@ def drawback(leaves: Leaves) -> str | None:
 
 def run(
     rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
-) -> tuple[list[Tensor], list[list[Tensor | None]]]:
+) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     rows = []
     for param, grad, *old in leaves.rows():
         dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
-        p, g, *s = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
+        loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
+        p, g, *s = loaded
         values = rule.leaf(p if stepping else None, p, -g if maximize else g, *s, scalars)
         likes = (param if stepping else grad, *old)
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])

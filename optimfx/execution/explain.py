@@ -79,4 +79,6 @@ def _groups(params: PyTree) -> list[Leaves]:
 def _row(transform: str, executor: str, group: Leaves, reason: str) -> Row:
     first = group.grads[0]
     dtype = str(first.dtype).removeprefix("torch.")
-    return Row(transform, executor, len(group.grads), sum(g.numel() for g in group.grads), dtype, str(first.device), reason)
+    return Row(
+        transform, executor, len(group.grads), sum(g.numel() for g in group.grads), dtype, str(first.device), reason
+    )

@@ -18,6 +18,10 @@ LARGE = 1 << 12
 save; ``benchmarks/executors.py`` measures it."""
 
 
+def _operator(function: Any) -> Callable[..., Any]:
+    return lambda *operands: function(*operands)
+
+
 class TensorList:
     """Tensors that a rule handles as if they were one.
 
@@ -37,20 +41,11 @@ class TensorList:
         columns = [a if isinstance(a, list) else [a] * size for a in bare]
         return cls([func(*row, **(kwargs or {})) for row in zip(*columns)])
 
-    def __add__(self, other: Any) -> TensorList:
-        return torch.add(self, other)  # type: ignore[call-overload, no-any-return]
-
-    def __sub__(self, other: Any) -> TensorList:
-        return torch.sub(self, other)  # type: ignore[call-overload, no-any-return]
-
-    def __mul__(self, other: Any) -> TensorList:
-        return torch.mul(self, other)  # type: ignore[call-overload, no-any-return]
-
-    def __truediv__(self, other: Any) -> TensorList:
-        return torch.div(self, other)  # type: ignore[call-overload, no-any-return]
-
-    def __neg__(self) -> TensorList:
-        return torch.neg(self)  # type: ignore[call-overload, no-any-return]
+    __add__ = _operator(torch.add)
+    __sub__ = _operator(torch.sub)
+    __mul__ = _operator(torch.mul)
+    __truediv__ = _operator(torch.div)
+    __neg__ = _operator(torch.neg)
 
 
 _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -90,17 +85,17 @@ def drawback(leaves: Leaves) -> str | None:
 
 def run(
     rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
-) -> tuple[list[Tensor], list[list[Tensor | None]]]:
+) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
-    columns = (leaves.params, leaves.grads, *leaves.slots)
+    columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
     param, grad, *old = [
         None if column[0] is None else TensorList([load(t, dtype) for t in column]) for column in columns
     ]
-    result, *new = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
+    values: Any = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
         [None] * len(like) if value is None else [store(v, t, inplace) for v, t in zip(value.tensors, like)]
-        for value, like in zip((result, *new), likes)
+        for value, like in zip(values, likes)
     ]
     return results, slots

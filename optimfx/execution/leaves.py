@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 
 class Leaves(NamedTuple):
-    """Equal-length columns, a row for each leaf; all rows share device, dtypes and scalars."""
+    """Equal-length columns of tensors, a row for each leaf."""
 
-    params: Sequence[Tensor | None]
-    grads: Sequence[Tensor]
-    slots: Sequence[Sequence[Tensor | None]]
+    params: Sequence[Any]  # None where no parameters were given
+    grads: Sequence[Any]  # None for a leaf that sits out
+    slots: Sequence[Sequence[Any]]  # None for a slot that is not kept
 
-    def rows(self) -> Iterator[tuple[Tensor | None, ...]]:
+    def rows(self) -> Iterator[tuple[Any, ...]]:
         """``(param, grad, *slots)`` of each leaf."""
         return zip(self.params, self.grads, *self.slots)
 

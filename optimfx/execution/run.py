@@ -97,7 +97,9 @@ def _slot_tree(spec: PyTreeSpec, column: Sequence[Tensor | None]) -> PyTree:
     return None if all(slot is None for slot in column) else tree.unflatten(spec, column)
 
 
-def _columns(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> tuple[Leaves, list[Any], PyTreeSpec]:
+def _columns(
+    update: Any, updates: PyTree, state: PyTree, params: PyTree | None
+) -> tuple[Leaves, list[Any], PyTreeSpec]:
     """The trees as columns, each checked against the parameters (or, without them, the updates)."""
     if not isinstance(state, update.state_type):
         raise TypeError(

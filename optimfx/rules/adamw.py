@@ -1,4 +1,4 @@
-"""AdamW: Adam whose decay leaves the moments alone. Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019."""
+"""AdamW: Adam with decoupled decay. Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from optimfx.rules.rmsprop import RMSPROP
 def scale_by_adam(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False, *, eps_root: Hyper = 0.0
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adam`, without its learning rate and sign: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
+    r"""The direction of :func:`~optimfx.adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
 
     Arguments, state, errors and references are those of :func:`~optimfx.adam`.
 
@@ -39,7 +39,7 @@ def scale_by_adam(
 def scale_by_rms(
     alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False, *, eps_root: Hyper = 0.0
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.rmsprop`, without its learning rate and sign: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
+    r"""The direction of :func:`~optimfx.rmsprop`: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
 
     Arguments, state, errors and references are those of :func:`~optimfx.rmsprop`.
 
