@@ -102,7 +102,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
 class PartitionState(NamedTuple):
     """The state of a partition."""
 
-    inner_states: dict[Any, State]  # by label; None at the leaves of other labels
+    inner_states: dict[Any, State]  # by label; () at the leaves of other labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -444,6 +444,11 @@ def _half_cosine(start: Any, end: Any, part: Any) -> Any:
     return end + (start - end) * (1 + ops.cos(math.pi * part)) / 2
 
 
+def _line(start: Any, end: Any, part: Any) -> Any:
+    """From ``start`` at ``part`` 0 in a straight line to ``end`` at ``part`` 1."""
+    return start + (end - start) * part
+
+
 def _ramp(start: Any, end: Any, steps: int) -> Schedule:
     """From ``start`` in a straight line to ``end`` at step ``steps``, and on."""
-    return _pure(lambda step: start + (end - start) * (ops.minimum(step, steps) / steps))
+    return _pure(lambda step: _line(start, end, ops.minimum(step, steps) / steps))

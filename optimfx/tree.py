@@ -69,8 +69,11 @@ def global_norm(tree: PyTree) -> Tensor:
     leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
     if not leaves:
         return torch.zeros(())
-    norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    norms: list[Tensor] = [
+        torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves
+    ]
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return total
 
 
 def path(spec: PyTreeSpec, index: int, name: str) -> str:

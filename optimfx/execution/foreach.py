@@ -89,10 +89,11 @@ def run(
     """The results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
-    param, grad, *old = [
+    lists: list[Any] = [
         None if column[0] is None else TensorList([load(t, dtype) for t in column]) for column in columns
     ]
-    values: Any = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
+    param, grad, *old = lists
+    values = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
         [None] * len(like) if value is None else [store(v, t, inplace) for v, t in zip(value.tensors, like)]

@@ -9,24 +9,29 @@ import torch
 from torch import Tensor
 
 
+def real(tensor: Tensor) -> Tensor:
+    """A view of the tensor in which complex numbers are pairs of reals."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The real dtype in which leaves of these dtypes are computed.
+    """The dtype in which a rule computes on these tensors.
 
     Half precision is computed in float32, so that each stored value is rounded once.
     """
-    dtype = reduce(torch.promote_types, [t.dtype for t in tensors]).to_real()
+    dtype = reduce(torch.promote_types, [real(t).dtype for t in tensors])
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as the rule sees it; complex numbers become pairs of reals."""
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).to(dtype)
+    """The tensor as the rule sees it."""
+    return real(tensor).to(dtype)
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
     """The rule's result, stored as ``like``: in its dtype, and in its memory if ``inplace``."""
     if inplace:
-        (torch.view_as_real(like) if like.is_complex() else like).copy_(value)
+        real(like).copy_(value)
         return like
-    value = value.to(like.dtype.to_real())
+    value = value.to(real(like).dtype)
     return torch.view_as_complex(value) if like.is_complex() else value

@@ -22,7 +22,7 @@ class AdamState(NamedTuple):
     step: PyTree  # shape=() per leaf: updates taken
     exp_avg: PyTree  # like the parameters: first moment
     exp_avg_sq: PyTree  # like the parameters: second moment
-    max_exp_avg_sq: PyTree  # like the parameters: its largest value so far; None without amsgrad
+    max_exp_avg_sq: PyTree  # like the parameters: its largest value so far; () without amsgrad
 
 
 class Scalars(NamedTuple):
@@ -126,7 +126,7 @@ def adam(
 
     Returns:
         A transformation with state :class:`AdamState`: ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` (the
-        last ``None`` without ``amsgrad``), each like the parameters.
+        last ``()`` without ``amsgrad``), each like the parameters.
 
     Raises:
         ValueError, TypeError: a hyperparameter is out of range or not a scalar.

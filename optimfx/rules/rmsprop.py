@@ -21,8 +21,8 @@ from optimfx.base import (
 class RMSpropState(NamedTuple):
     step: PyTree  # shape=() per leaf: updates taken
     square_avg: PyTree  # like the parameters: average of the squared gradient
-    grad_avg: PyTree  # like the parameters: average of the gradient; None unless centered
-    momentum_buffer: PyTree  # like the parameters; None without momentum
+    grad_avg: PyTree  # like the parameters: average of the gradient; () unless centered
+    momentum_buffer: PyTree  # like the parameters; () without momentum
 
 
 class Scalars(NamedTuple):
@@ -100,8 +100,8 @@ def rmsprop(
         eps_root: added under the root, in squared gradient units.
 
     Returns:
-        A transformation with state :class:`RMSpropState`: ``step``, ``square_avg``, ``grad_avg`` (``None`` unless
-        ``centered``), ``momentum_buffer`` (``None`` without momentum), each like the parameters.
+        A transformation with state :class:`RMSpropState`: ``step``, ``square_avg``, ``grad_avg`` (``()`` unless
+        ``centered``), ``momentum_buffer`` (``()`` without momentum), each like the parameters.
 
     Raises:
         ValueError, TypeError: a hyperparameter is out of range or not a scalar.

@@ -20,7 +20,7 @@ from optimfx.base import (
 
 class SGDState(NamedTuple):
     step: PyTree  # shape=() per leaf: updates taken
-    momentum_buffer: PyTree  # like the parameters; None without momentum
+    momentum_buffer: PyTree  # like the parameters; () without momentum
 
 
 class Scalars(NamedTuple):
@@ -81,7 +81,7 @@ def sgd(
         maximize: ascend.
 
     Returns:
-        A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``None``
+        A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``()``
         without momentum).
 
     Raises:

@@ -1,0 +1,66 @@
+"""Trees of parameters, updates and state as columns of leaves, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optree import PyTreeSpec
+
+from optimfx import tree
+from optimfx.execution.leaves import Leaves
+from optimfx.tree import PyTree
+
+ABSENT = ()
+"""Stands in a state where there is nothing to remember: a tree without leaves, which torch.vmap, unlike ``None``, lets
+a function return."""
+
+
+def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
+    """The columns as a state; a slot that no leaf keeps is ``ABSENT`` as a whole."""
+    trees = []
+    for column in columns:
+        kept = any(slot is not None for slot in column)
+        leaves = [ABSENT if slot is None else slot for slot in column]
+        trees.append(tree.unflatten(spec, leaves) if kept else ABSENT)
+    return update.state_type(*trees)
+
+
+def columns_of(
+    update: Any, updates: PyTree, state: PyTree, params: PyTree | None
+) -> tuple[Leaves, list[Any], PyTreeSpec]:
+    """The trees as columns, each checked against the parameters (or, without them, the updates)."""
+    if not isinstance(state, update.state_type):
+        raise TypeError(
+            f"{update.name} keeps its state in {update.state_type.__name__}, but got {type(state).__name__}; "
+            f"give the state that init or the last update returned."
+        )
+    like = "updates" if params is None else "params"
+    reference, spec = tree.flatten(updates if params is None else params)
+    size = len(reference)
+    grads = reference if params is None else tree.flatten_as(spec, updates, "updates", like)
+    names = [f"state.{field}" for field in state._fields]
+    columns = [
+        [None] * size
+        if _absent(field)
+        else [None if _absent(entry) else entry for entry in tree.flatten_as(spec, field, name, like)]
+        for field, name in zip(state, names)
+    ]
+    for i, grad in enumerate(grads):
+        if grad is None:
+            continue
+        tree.check_leaf(grad, spec, i, "updates")
+        if params is not None:
+            tree.check_counterpart(reference[i], grad, spec, i, ("params", "updates"))
+        for column, field, name in zip(columns, state, names):
+            if column[i] is None and not _absent(field):
+                raise ValueError(
+                    f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
+                    f"the state must come from init on parameters that include this leaf."
+                )
+    steps, slots = (columns[0], columns[1:]) if columns else ([None] * size, [])
+    return Leaves([None] * size if params is None else reference, grads, slots), steps, spec
+
+
+def _absent(entry: Any) -> bool:
+    return isinstance(entry, tuple) and not entry
