@@ -35,7 +35,7 @@ def init(update: Any, params: PyTree) -> PyTree:
     hyper = {name: update.hyper[name] for name in update.rule.init_names}
     nothing = (None,) * (len(update.state_type._fields) - 1)
     rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
-    slots = list(zip(*rows)) or [[]] * len(nothing)
+    slots = [list(column) for column in zip(*rows)] or [[] for _ in nothing]
     return state_of(update, spec, [steps, *slots])
 
 

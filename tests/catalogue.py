@@ -1,0 +1,166 @@
+"""Every algorithm and every link, with the options worth testing. A new one is covered by adding its row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optax
+import pytest
+import torch
+
+import optimfx as fx
+
+
+@dataclass(frozen=True)
+class Row:
+    """A factory and what it is tested against.
+
+    Attributes:
+        name: of the factory.
+        options: the keyword arguments to test, the last one the richest.
+        torch: the class of torch.optim that takes the same keyword arguments and must agree bit for bit.
+        optax: the same transformation from Optax, given the keyword arguments, or None where Optax has no such option.
+        needs_params: whether ``update`` must be given the parameters, for some of the options.
+    """
+
+    name: str
+    options: list[dict[str, Any]]
+    torch: type[torch.optim.Optimizer] | None = None
+    optax: Callable[..., optax.GradientTransformation | None] | None = None
+
+    def __call__(self, **options: Any) -> fx.GradientTransformation:
+        return getattr(fx, self.name)(**options)
+
+    @property
+    def richest(self) -> dict[str, Any]:
+        return self.options[-1]
+
+
+def product(**values: Any) -> list[dict[str, Any]]:
+    """Every combination of the values; the last has the last of each."""
+    return [dict(zip(values, row)) for row in itertools.product(*values.values())]
+
+
+def _optax_sgd(lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
+    if dampening:
+        return None
+    return _optax_chain(weight_decay, maximize, optax.sgd(lr, momentum=momentum or None, nesterov=nesterov))
+
+
+def _optax_adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, eps_root=0.0):
+    if amsgrad:  # Optax takes the maximum after the bias correction
+        return None
+    return _optax_chain(weight_decay, maximize, optax.adam(lr, *betas, eps=eps, eps_root=eps_root))
+
+
+def _optax_adamw(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False, eps_root=0.0):
+    if amsgrad:
+        return None
+    adamw = optax.adamw(lr, *betas, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    return _optax_chain(0.0, maximize, adamw)
+
+
+def _optax_rmsprop(lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, maximize=False):
+    if momentum:  # Optax takes the learning rate into the momentum buffer; equal while it is constant
+        pass
+    rms = optax.rmsprop(lr, decay=alpha, eps=eps, eps_in_sqrt=False, centered=centered, momentum=momentum or None)
+    return _optax_chain(weight_decay, maximize, rms)
+
+
+def _optax_lion(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
+    return _optax_chain(0.0, maximize, optax.lion(lr, *betas, weight_decay=weight_decay))
+
+
+def _optax_chain(weight_decay, maximize, optimizer):
+    ascent = optax.scale(-1.0) if maximize else optax.identity()
+    return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
+
+
+SGD = [
+    options
+    for options in product(
+        lr=[0.1], momentum=[0.0, 0.9], dampening=[0.0, 0.5], weight_decay=[0.0, 0.1], nesterov=[False, True],
+        maximize=[False, True],
+    )
+    if not options["nesterov"] or (options["momentum"] and not options["dampening"])
+]  # fmt: skip
+ADAM = product(
+    lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True], weight_decay=[0.0, 0.1], amsgrad=[False, True]
+)
+RMSPROP = product(
+    lr=[0.1], alpha=[0.9], maximize=[False, True], weight_decay=[0.0, 0.1], momentum=[0.0, 0.9], centered=[False, True]
+)
+
+ALGORITHMS = [
+    Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD, _optax_sgd),
+    Row("adam", [{}, *ADAM], torch.optim.Adam, _optax_adam),
+    Row("adamw", [{}, *ADAM], torch.optim.AdamW, _optax_adamw),
+    Row("rmsprop", [{}, *RMSPROP], torch.optim.RMSprop, _optax_rmsprop),
+    Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])], None, _optax_lion),
+]
+
+
+def _half(step):
+    return 0.5 / (step + 1)
+
+
+LINKS = [
+    Row("identity", [{}], optax=optax.identity),
+    Row("set_to_zero", [{}], optax=optax.set_to_zero),
+    Row("maximize", [{}], optax=lambda: optax.scale(-1.0)),
+    Row("scale", [dict(factor=-0.5)], optax=lambda factor: optax.scale(factor)),
+    Row("scale_by_lr", [dict(lr=0.1), dict(lr=_half)], optax=lambda lr: optax.scale_by_learning_rate(lr)),
+    Row("scale_by_schedule", [dict(schedule=_half)], optax=lambda schedule: optax.scale_by_schedule(schedule)),
+    Row(
+        "scale_by_adam",
+        [{}, dict(betas=(0.8, 0.9), eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas=(0.9, 0.999), eps=1e-8, eps_root=0.0: optax.scale_by_adam(*betas, eps, eps_root),
+    ),
+    Row(
+        "scale_by_rms",
+        [dict(alpha=0.9), dict(alpha=0.9, centered=True), dict(alpha=0.9, eps=0.0, eps_root=1e-3)],
+        optax=lambda alpha, eps=1e-8, eps_root=0.0, centered=False: (
+            optax.scale_by_stddev(alpha, eps, eps_in_sqrt=False)
+            if centered
+            else optax.scale_by_rms(alpha, eps_root or eps, eps_in_sqrt=bool(eps_root))
+        ),
+    ),
+    Row(
+        "momentum",
+        [dict(decay=0.9), dict(decay=0.9, nesterov=True)],
+        optax=lambda decay, nesterov=False: optax.trace(decay, nesterov),
+    ),
+    Row("ema", product(decay=[0.9], debias=[False, True]), optax=lambda decay, debias: optax.ema(decay, debias)),
+    Row(
+        "add_decayed_weights",
+        [dict(weight_decay=0.1)],
+        optax=lambda weight_decay: optax.add_decayed_weights(weight_decay),
+    ),
+    Row("clip_by_global_norm", [dict(max_norm=1.0)], optax=lambda max_norm: optax.clip_by_global_norm(max_norm)),
+    Row("clip_by_value", [dict(clip_value=0.3)], optax=lambda clip_value: optax.clip(clip_value)),
+]
+
+
+def chain(**options: Any) -> fx.GradientTransformation:
+    return fx.chain(fx.clip_by_global_norm(1.0), fx.scale_by_adam(), fx.add_decayed_weights(0.1), fx.scale_by_lr(0.1))
+
+
+def rows(table: list[Row] = ALGORITHMS) -> pytest.MarkDecorator:
+    """Parameterise a test over rows."""
+    return pytest.mark.parametrize("row", table, ids=lambda row: row.name)
+
+
+def cases(table: list[Row] = ALGORITHMS) -> pytest.MarkDecorator:
+    """Parameterise a test over rows and each of their options."""
+    every = [(row, options) for row in table for options in row.options]
+    return pytest.mark.parametrize(
+        "row, options", every, ids=[f"{row.name}-{_describe(options)}" for row, options in every]
+    )
+
+
+def _describe(options: dict[str, Any]) -> str:
+    shown = [f"{name}={getattr(value, '__name__', value)}" for name, value in options.items() if value]
+    return ",".join(shown).replace(" ", "") or "default"

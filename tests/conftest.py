@@ -1,0 +1,20 @@
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("optimfx", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("optimfx")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """A torch.compile without what other tests compiled, and its counters at zero."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()

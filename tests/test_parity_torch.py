@@ -1,0 +1,125 @@
+"""``step`` against torch.optim with ``foreach=False``: bit for bit."""
+
+import optree
+import pytest
+import torch
+from catalogue import ALGORITHMS, Row, cases
+from torch.testing._internal.common_optimizers import optim_db
+from trees import leaves, params_like, random_like
+
+import optimfx as fx
+
+IN_TORCH = [row for row in ALGORITHMS if row.torch is not None]
+SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
+
+
+def assert_same_run(row: Row, options: dict, dtype: torch.dtype, steps: int = 50) -> None:
+    """Parameters and every state tensor equal torch's after every step."""
+    params = [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+    theirs = [torch.nn.Parameter(p.clone()) for p in params]
+    optimizer = row.torch(theirs, foreach=False, **options)
+    tx = row(**options)
+    state = tx.init(params)
+    for _ in range(steps):
+        grads = random_like(params)
+        for p, g in zip(theirs, grads):
+            p.grad = g.clone()
+        optimizer.step()
+        params, state = fx.step(tx, grads, state, params)
+        for i, (ours, their) in enumerate(zip(params, theirs)):
+            assert torch.equal(ours, their)
+            for key, value in optimizer.state[their].items():
+                if value is not None:
+                    assert torch.equal(getattr(state, key)[i], value), key
+
+
+@cases(IN_TORCH)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bit_equal(row, options, dtype):
+    assert_same_run(row, options, dtype)
+
+
+@cases(IN_TORCH)
+def test_complex_is_bit_equal_to_torch_on_pairs_of_reals(row, options):
+    """And within 8 ulp a step of torch on complex tensors, whose complex ``add(alpha=)`` rounds once more."""
+    steps = 10
+    params = [torch.randn(shape, dtype=torch.complex128) for shape in SHAPES]
+    pairs = [torch.nn.Parameter(torch.view_as_real(p).clone()) for p in params]
+    whole = [torch.nn.Parameter(p.clone()) for p in params]
+    on_pairs, on_whole = row.torch(pairs, foreach=False, **options), row.torch(whole, foreach=False, **options)
+    tx = row(**options)
+    state = tx.init(params)
+    for _ in range(steps):
+        grads = random_like(params)
+        for pair, one, g in zip(pairs, whole, grads):
+            pair.grad, one.grad = torch.view_as_real(g).clone(), g.clone()
+        on_pairs.step()
+        on_whole.step()
+        params, state = fx.step(tx, grads, state, params)
+    for p, pair, one in zip(params, pairs, whole):
+        assert torch.equal(torch.view_as_real(p), pair)
+        tolerance = 8 * steps * torch.finfo(torch.float64).eps
+        torch.testing.assert_close(p, one.detach(), rtol=tolerance, atol=tolerance)
+
+
+def _optim_db() -> list:
+    """The option sets of torch's own tests, for the algorithms that are here."""
+    table = {row.torch: row for row in IN_TORCH}
+    return [
+        pytest.param(table[info.optim_cls], case.kwargs, id=f"{info.optim_cls.__name__}-{case.desc.replace(' ', '_')}")
+        for info in optim_db
+        if info.optim_cls in table
+        for case in info.optim_inputs_func(device="cpu")
+        if not {"differentiable", "capturable", "fused", "foreach"} & case.kwargs.keys()
+    ]
+
+
+@pytest.mark.parametrize("row, options", _optim_db())
+def test_options_of_torchs_own_tests(row, options):
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(options.get("lr"), torch.Tensor):
+        # torch carries a float32 lr on in float32; here its value is carried on in float64.
+        options["lr"] = options["lr"].double()
+    assert_same_run(row, options, torch.float64)
+
+
+@cases(IN_TORCH)
+def test_error_against_float64_is_not_above_torchs(row, options):
+    """The same run in float64 is the truth; float32 may not be further from it than torch's."""
+    exact = [torch.randn(64, dtype=torch.float64) for _ in range(4)]
+    ours = [p.float() for p in exact]
+    theirs = [torch.nn.Parameter(p.float()) for p in exact]
+    exact = [p.double() for p in ours]
+    optimizer = row.torch(theirs, foreach=False, **options)
+    tx = row(**options)
+    state, state64 = tx.init(ours), tx.init(exact)
+    for _ in range(20):
+        grads = random_like(ours)
+        for p, g in zip(theirs, grads):
+            p.grad = g.clone()
+        optimizer.step()
+        ours, state = fx.step(tx, grads, state, ours)
+        exact, state64 = fx.step(tx, [g.double() for g in grads], state64, exact)
+    error = sum((a.double() - b).abs().sum() for a, b in zip(ours, exact))
+    assert error <= sum((a.detach().double() - b).abs().sum() for a, b in zip(theirs, exact))
+
+
+@cases()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_update_then_apply_is_step(row, options, dtype):
+    """Within 4 ulp of the larger of parameter and increment, after one step from the same state."""
+    tx = row(**options)
+    params = params_like(dtype)
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = fx.step(tx, random_like(params), state, params)
+    grads = random_like(params)
+    stepped, after = fx.step(tx, grads, state, params)
+    updates, after_update = tx.update(grads, state, params)
+    applied = fx.apply_updates(params, updates)
+    for p, u, a, b in zip(leaves(params), leaves(updates), leaves(stepped), leaves(applied)):
+        scale = torch.maximum(p.abs(), u.abs())
+        assert ((a - b).abs() <= 4 * torch.finfo(dtype).eps * scale).all()
+    for a, b in zip(leaves(after), leaves(after_update)):
+        assert torch.equal(a, b)
+    assert optree.tree_structure(after) == optree.tree_structure(after_update)

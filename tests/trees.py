@@ -1,0 +1,40 @@
+"""Trees to test on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optree
+import torch
+
+
+def params_like(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    """A nested tree with a matrix, vectors, a 0-d and an empty leaf."""
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=dtype)
+
+    return {"w": leaf(4, 3), "layers": [leaf(3), (leaf(), {"b": leaf(2, 1, 2)})], "none": leaf(0, 2)}
+
+
+def random_like(tree: Any) -> Any:
+    return optree.tree_map(torch.randn_like, tree)
+
+
+def leaves(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in optree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def stack(trees: list[Any]) -> Any:
+    return optree.tree_map(lambda *xs: torch.stack(xs), *trees)
+
+
+def clone(tree: Any) -> Any:
+    return optree.tree_map(torch.clone, tree)
+
+
+def assert_equal(a: Any, b: Any, **tolerance: Any) -> None:
+    """The same structure, and leaf by leaf the same dtype, shape and (without a tolerance) bits."""
+    assert optree.tree_structure(a, none_is_leaf=True) == optree.tree_structure(b, none_is_leaf=True)
+    for x, y in zip(leaves(a), leaves(b)):
+        torch.testing.assert_close(x, y, **{"rtol": 0, "atol": 0, "equal_nan": True, **tolerance})
