@@ -104,10 +104,11 @@ def inject_hyperparams(
 
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
-        arguments = signature.bind(*args, **kwargs)
-        arguments.apply_defaults()
-        injected = {name: x for name, x in arguments.arguments.items() if name not in static and _is_hyper(x)}
-        fixed = {name: x for name, x in arguments.arguments.items() if name not in injected}
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(zip(signature.parameters, bound.args)) | bound.kwargs
+        injected = {name: value for name, value in arguments.items() if name not in static and _is_hyper(value)}
+        fixed = {name: value for name, value in arguments.items() if name not in injected}
         return Inject(factory, fixed, injected).transformation()
 
     return make

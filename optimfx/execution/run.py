@@ -65,7 +65,8 @@ def run(
             for column, values in zip((results, *slots), (out, *new)):
                 for i, value in zip(rows, values):
                     column[i] = value
-        if inplace:
+        if inplace and not modes.tracing():
+            # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
             counts = donate(steps, counts, runs)
 
     return tree.unflatten(spec, results), state_of(update, spec, [counts, *slots]) if update.counts else state

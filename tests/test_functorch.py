@@ -1,0 +1,183 @@
+"""``torch.func`` through an update: vmap, grad, jvp and tracing."""
+
+import optree
+import pytest
+import torch
+from catalogue import ALGORITHMS, LINKS, cases, rows
+from torch.fx.experimental.proxy_tensor import make_fx
+from trees import assert_equal, leaves, params_like, random_like, stack
+
+import optimfx as fx
+
+MEMBERS = 3
+EVERYTHING = ALGORITHMS + LINKS
+
+# Members' scalars come from the same formulas on tensors instead of numbers, and compound operations from operators:
+# a few roundings in each of the steps.
+CLOSE = dict(rtol=1e-12, atol=1e-12)
+
+
+def run(tx, grads, params, steps=3):
+    state = tx.init(params)
+    for _ in range(steps):
+        params, state = fx.step(tx, grads, state, params)
+    return params, state
+
+
+@cases(EVERYTHING)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_vmap_over_models(row, options, inplace):
+    """One call for a stack of models equals the loop over them."""
+    tx = row(**options)
+    members = [params_like() for _ in range(MEMBERS)]
+    gradients = [random_like(params) for params in members]
+    expected = stack([run(tx, grads, params) for grads, params in zip(gradients, members)])
+
+    params, state = stack(members), torch.vmap(tx.init)(stack(members))
+    for _ in range(3):
+        step = torch.vmap(lambda grads, state, params: fx.step(tx, grads, state, params, inplace=inplace))
+        params, state = step(stack(gradients), state, params)
+    assert_equal((params, state), expected, **CLOSE)
+
+
+@rows()
+@pytest.mark.parametrize("injected", [False, True], ids=["argument", "in the state"])
+def test_vmap_over_hyperparameters(row, injected):
+    """Each member its own lr and weight decay, as tensors, equals the loop with numbers."""
+    lrs, decays = [0.1, 0.01, 0.3], [0.0, 0.1, 0.02]
+    options = {name: value for name, value in row.richest.items() if name not in ("lr", "weight_decay")}
+    params = params_like()
+    grads = random_like(params)
+    expected = stack(
+        [run(row(lr=lr, weight_decay=decay, **options), grads, params)[0] for lr, decay in zip(lrs, decays)]
+    )
+    lrs, decays = torch.tensor(lrs, dtype=torch.float64), torch.tensor(decays, dtype=torch.float64)
+    if injected:
+        tx = fx.inject_hyperparams(row)(lr=0.1, weight_decay=0.1, **options)
+        state = stack([tx.init(params)] * MEMBERS)
+        state.hyperparams.update(lr=lrs, weight_decay=decays)
+        members = stack([params] * MEMBERS)
+        for _ in range(3):
+            members, state = torch.vmap(lambda s, p: fx.step(tx, grads, s, p))(state, members)
+    else:
+        members = torch.vmap(lambda lr, decay: run(row(lr=lr, weight_decay=decay, **options), grads, params)[0])(
+            lrs, decays
+        )
+    assert_equal(members, expected, **CLOSE)
+
+
+def loss(params):
+    return sum((leaf**2 * torch.arange(1.0, 1 + leaf.numel()).reshape(leaf.shape)).sum() for leaf in leaves(params))
+
+
+def train(row, options, lr, params, extra=()):
+    """The loss after three steps of training."""
+    tx = fx.chain(*extra, row(**{**options, "lr": lr}))
+    state = tx.init(params)
+    for _ in range(3):
+        grads = torch.func.grad(loss)(params)
+        params, state = fx.step(tx, grads, state, params)
+    return loss(params)
+
+
+def smooth(row, options):
+    return row.name != "lion"  # the derivative of a sign is 0
+
+
+def small_params():
+    return {"w": torch.rand(2, 2, dtype=torch.float64) + 0.5, "b": [torch.rand(2, dtype=torch.float64) + 0.5]}
+
+
+def difference(function, x, direction, width=1e-6):
+    """The central difference: 1e-10 of roundings and as much of curvature, over 1e-6."""
+    ahead = optree.tree_map(lambda a, d: a + width * d, x, direction)
+    behind = optree.tree_map(lambda a, d: a - width * d, x, direction)
+    return (function(ahead) - function(behind)) / (2 * width)
+
+
+@cases()
+@pytest.mark.parametrize("extra", [(), (fx.clip_by_global_norm(1.0),)], ids=["alone", "clipped"])
+def test_derivatives_through_three_updates(row, options, extra):
+    """Reverse and forward mode, with respect to parameters and a tensor lr, agree with finite differences."""
+    options = {name: value for name, value in options.items() if name != "lr"}
+    x = (torch.tensor(0.05, dtype=torch.float64), small_params())
+    direction = random_like(x)
+
+    def function(x):
+        return train(row, options, *x, extra)
+
+    gradient = torch.func.grad(function)(x)
+    along = sum((g * d).sum() for g, d in zip(leaves(gradient), leaves(direction)))
+    _, tangent = torch.func.jvp(function, (x,), (direction,))
+    numeric = difference(function, x, direction)
+    torch.testing.assert_close(along, numeric, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tangent, along, rtol=1e-9, atol=1e-9)
+
+
+@cases()
+def test_autograd_with_respect_to_every_hyperparameter(row, options):
+    """``torch.autograd`` outside of torch.func reaches each numeric hyperparameter given as a tensor."""
+    numeric = {"lr": 0.05, **{k: v for k, v in options.items() if isinstance(v, float) and v != 0 and k != "lr"}}
+    flags = {k: v for k, v in options.items() if k not in numeric}
+    tensors = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in numeric.items()}
+    params = small_params()
+
+    def function(hyper):
+        tx = row(**flags, **hyper)
+        state, p = tx.init(params), params
+        for _ in range(3):
+            p, state = fx.step(tx, params, state, p)
+        return loss(p)
+
+    gradients = torch.autograd.grad(function(tensors), list(tensors.values()), allow_unused=True)
+    for (name, value), gradient in zip(numeric.items(), gradients):
+        detached = {k: v.detach() for k, v in tensors.items()}
+        numeric_derivative = difference(
+            lambda x, name=name, detached=detached: function({**detached, name: x["at"]}),
+            {"at": torch.tensor(value, dtype=torch.float64)},
+            {"at": torch.tensor(1.0, dtype=torch.float64)},
+        )
+        gradient = torch.zeros(()) if gradient is None else gradient  # dampening without momentum has no effect
+        torch.testing.assert_close(gradient, numeric_derivative, rtol=1e-5, atol=1e-5, check_dtype=False)
+
+
+@cases(EVERYTHING)
+def test_make_fx_traces_an_update(row, options):
+    tx = row(**options)
+    params = params_like()
+    grads, state = random_like(params), tx.init(params)
+
+    def update(grads, state, params):
+        return tx.update(grads, state, params)
+
+    traced = make_fx(update)(grads, state, params)
+    for _ in range(2):  # the second call with a state that the trace has not seen
+        result = traced(grads, state, params)
+        expected = tx.update(grads, state, params)
+        assert_equal(result, expected, **CLOSE)
+        state = result[1]
+
+
+def test_forward_mode_without_torch_func():
+    from torch.autograd import forward_ad
+
+    params = small_params()
+    with forward_ad.dual_level():
+        lr = forward_ad.make_dual(torch.tensor(0.1, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+        tx = fx.sgd(lr=lr)
+        stepped, _ = fx.step(tx, params, tx.init(params), params)
+        tangent = forward_ad.unpack_dual(stepped["w"]).tangent
+    assert_equal(tangent, -params["w"])
+
+
+def test_second_moment_of_zero_has_a_finite_derivative_with_eps_root():
+    """The root of 0 has none, so that meta-gradients of a dead unit are nan unless ``eps_root`` is given."""
+
+    def after(p, eps_root):
+        tx = fx.adam(lr=0.1, eps_root=eps_root)
+        stepped, _ = fx.step(tx, 0 * p, tx.init(p), p)
+        return stepped.sum()
+
+    p = torch.ones(2)
+    assert torch.func.grad(after)(p, 0.0).isnan().all()
+    assert_equal(torch.func.grad(after)(p, 1e-8), torch.ones(2))

@@ -1,0 +1,120 @@
+"""Nothing is written to, unless it is given up by ``inplace=True``; and then the result is the same."""
+
+import optree
+import pytest
+import torch
+from catalogue import ALGORITHMS, LINKS, cases
+from trees import assert_equal, clone, leaves, params_like, random_like
+
+import optimfx as fx
+
+EVERYTHING = ALGORITHMS + LINKS
+
+
+def started(tx, params):
+    """A state that has something in it."""
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(random_like(params), state, params)
+    return state
+
+
+@cases(EVERYTHING)
+@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
+def test_nothing_is_written_to(row, options, executor):
+    tx = row(**options)
+    params = params_like()
+    grads, state = random_like(params), started(tx, params)
+    given = (grads, state, params)
+    before, versions = clone(given), [leaf._version for leaf in leaves(given)]
+    with fx.execution.use(executor):
+        updates, _ = tx.update(grads, state, params)
+        fx.step(tx, grads, state, params)
+    fx.apply_updates(params, updates)
+    assert_equal(given, before)
+    assert [leaf._version for leaf in leaves(given)] == versions
+
+
+@cases(EVERYTHING)
+@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
+@pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_inplace_gives_the_same_in_the_same_buffers(row, options, executor, stepping, dtype):
+    tx = row(**options)
+    params = params_like(dtype)
+    grads, state = random_like(params), started(tx, params)
+    given = (grads, clone_sharing(state), clone(params))
+
+    def call(grads, state, params, inplace):
+        with fx.execution.use(executor):
+            if stepping:
+                return fx.step(tx, grads, state, params, inplace=inplace)
+            return tx.update(grads, state, params, inplace=inplace)
+
+    expected = call(clone(grads), state, params, False)
+    results, after = call(*given, True)
+    assert_equal((results, after), expected)
+    reused = given[2 if stepping else 0]
+    assert [leaf.data_ptr() for leaf in leaves(results)] == [leaf.data_ptr() for leaf in leaves(reused)]
+    assert [leaf.data_ptr() for leaf in leaves(after)] == [leaf.data_ptr() for leaf in leaves(given[1])]
+
+
+def clone_sharing(state):
+    """A copy in which leaves that were one tensor still are."""
+    copies = {id(leaf): leaf.clone() for leaf in leaves(state)}
+    return optree.tree_map(lambda leaf: copies[id(leaf)], state)
+
+
+def test_apply_updates_in_place():
+    params, updates = params_like(torch.bfloat16), params_like(torch.float32)
+    expected = fx.apply_updates(params, updates)
+    result = fx.apply_updates(params, updates, inplace=True)
+    assert_equal(result, expected)
+    assert all(a is b for a, b in zip(leaves(result), leaves(params)))
+
+
+def test_updates_do_not_alias_the_state():
+    """A later link that reuses the updates' buffers must not write into an earlier link's state."""
+    tx = fx.chain(fx.momentum(0.9), fx.scale(-1.0))
+    params = params_like()
+    grads = random_like(params)
+    updates, state = tx.update(grads, tx.init(params), params)
+    kept = clone(state)
+    fx.scale(2.0).update(updates, fx.EmptyState(), inplace=True)
+    assert_equal(state, kept)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_leaf_that_sat_out_keeps_its_count(inplace):
+    tx = fx.adam()
+    params = {"a": torch.ones(2), "b": torch.ones(2)}
+    state = tx.init(params)
+    for grads in ({"a": torch.ones(2), "b": None}, {"a": torch.ones(2), "b": torch.ones(2)}):
+        params, state = fx.step(tx, grads, state, params, inplace=inplace)
+    assert state.step == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fx.chain(fx.momentum(0.9), fx.adamw()),
+        fx.chain(fx.momentum(0.9), fx.partition({0: fx.adamw(), 1: fx.sgd()}, {"a": 0, "b": 1})),
+        fx.chain(fx.momentum(0.9), fx.inject_hyperparams(fx.adamw)()),
+    ],
+    ids=["chain", "partition", "inject"],
+)
+@pytest.mark.parametrize("fault", ["params", "state", "shape"])
+def test_a_failed_call_changes_nothing(tx, fault):
+    params = {"a": torch.ones(2), "b": torch.ones(3)}
+    grads, state = random_like(params), tx.init(params)
+    given = (grads, state, params)
+    before = clone(given)
+    if fault == "params":
+        call = lambda: tx.update(grads, state, None, inplace=True)  # noqa: E731
+    elif fault == "state":
+        call = lambda: fx.step(tx, grads, (state[0], fx.lion().init(params)), params, inplace=True)  # noqa: E731
+    else:
+        call = lambda: fx.step(tx, {**grads, "b": torch.ones(2)}, state, params, inplace=True)  # noqa: E731
+    with pytest.raises((ValueError, TypeError)):
+        call()
+    assert_equal(given, before)
