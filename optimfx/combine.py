@@ -114,7 +114,7 @@ class Partition(Stepper):
     name: str
 
     def init(self, params: Params) -> PartitionState:
-        mine = self._split(self._labels(params), params, "params")
+        mine = self._split(self._labels(params), params, params, "params")
         return PartitionState({label: tx.init(mine[label]) for label, tx in self.transforms.items()})
 
     def run(
@@ -122,40 +122,45 @@ class Partition(Stepper):
     ) -> tuple[PyTree, PartitionState]:
         if inplace:
             self.check(updates, state, params)
-        labels, parts = self._parts(updates, state, params)
-        results = {label: run_link(*part, stepping=stepping, inplace=inplace, **extra) for label, part in parts.items()}
-        of, spec = tree.flatten(labels)
+        results = {
+            label: run_link(*part, stepping=stepping, inplace=inplace, **extra)
+            for label, part in self._parts(updates, state, params).items()
+        }
+        reference = updates if params is None else params
+        spec = tree.flatten(reference)[1]
         columns = {label: spec.flatten_up_to(result) for label, (result, _) in results.items()}
-        whole = [columns[label][i] if label in columns else None for i, label in enumerate(of)]
+        whole = [columns[label][i] if label in columns else None for i, label in enumerate(self._labels(reference))]
         return tree.unflatten(spec, whole), PartitionState({label: after for label, (_, after) in results.items()})
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        for part in self._parts(updates, state, params)[1].values():
+        for part in self._parts(updates, state, params).values():
             check_link(*part)
 
     def explain(self, params: Params) -> list[Row]:
-        mine = self._split(self._labels(params), params, "params")
+        mine = self._split(self._labels(params), params, params, "params")
         return [row for label, tx in self.transforms.items() for row in explain_link(tx, mine[label])]
 
-    def _parts(self, updates: Updates, state: State, params: Params | None) -> tuple[PyTree, dict[Any, Any]]:
-        """The labels, and for each of them ``(transform, updates, state, params)``."""
+    def _parts(self, updates: Updates, state: State, params: Params | None) -> dict[Any, tuple[Any, ...]]:
+        """For each label ``(transform, updates, state, params)``."""
         if not isinstance(state, PartitionState) or set(state.inner_states) != set(self.transforms):
             raise ValueError(
                 f"the state of this transformation is a PartitionState for {list(self.transforms)}; got "
                 f"{state!r:.200}. Give the state that init or the last update returned."
             )
-        labels = self._labels(updates if params is None else params)
-        given = self._split(labels, updates, "updates")
-        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, "params")
-        return labels, {
+        reference = updates if params is None else params
+        labels = self._labels(reference)
+        given = self._split(labels, reference, updates, "updates")
+        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, params, "params")
+        return {
             label: (tx, given[label], state.inner_states[label], theirs[label]) for label, tx in self.transforms.items()
         }
 
-    def _labels(self, params: Params) -> PyTree:
+    def _labels(self, params: Params) -> list[Any]:
+        """The label of each leaf."""
         given = self.labels(params) if callable(self.labels) else self.labels
         labels = tree.broadcast(given, params, self.name, "params")
-        leaves, spec = tree.flatten(labels)
-        for i, (label, param) in enumerate(zip(leaves, spec.flatten_up_to(params))):
+        leaves, spec = tree.flatten(params)
+        for i, (label, param) in enumerate(zip(labels, leaves)):
             if param is not None and label not in self.transforms:
                 raise ValueError(
                     f"{tree.path(spec, i, self.name)} is {label!r}, for which there is no transform; it must be one of "
@@ -163,12 +168,12 @@ class Partition(Stepper):
                 )
         return labels
 
-    def _split(self, labels: PyTree, whole: PyTree, name: str) -> dict[Any, PyTree]:
+    def _split(self, labels: list[Any], reference: PyTree, whole: PyTree, name: str) -> dict[Any, PyTree]:
         """For each label the tree of its leaves, with ``None`` at the others'."""
-        of, spec = tree.flatten(labels)
+        spec = tree.flatten(reference)[1]
         leaves = tree.flatten_as(spec, whole, name, "params")
         return {
-            label: tree.unflatten(spec, [leaf if label == mine else None for leaf, mine in zip(leaves, of)])
+            label: tree.unflatten(spec, [leaf if label == mine else None for leaf, mine in zip(leaves, labels)])
             for label in self.transforms
         }
 

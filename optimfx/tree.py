@@ -52,11 +52,31 @@ def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
     return optree.tree_unflatten(spec, leaves)
 
 
-def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> PyTree:
-    """``prefix`` with each of its leaves repeated over the subtree of ``tree`` that it stands for."""
-    leaves, spec = flatten(prefix)
-    subtrees = flatten_as(spec, tree, like, name)
-    return optree.tree_unflatten(spec, [map(lambda _, x=x: x, sub) for x, sub in zip(leaves, subtrees)])
+def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
+    """For each leaf of ``tree``, the leaf of ``prefix`` that stands for it or for a subtree that it is in.
+
+    Raises:
+        ValueError: ``prefix`` is not a prefix of ``tree``; the message names the first path at which it is not.
+    """
+    try:
+        return _broadcast(prefix, tree)
+    except ValueError:
+        where = next(e(name) for e in optree.prefix_errors(prefix, tree, none_is_leaf=True))
+        raise ValueError(
+            f"{name} is not a prefix of {like}. {where}\nGive {name} as a tree like {like}, in which a leaf may stand "
+            f"for a whole subtree."
+        ) from None
+
+
+def _broadcast(prefix: PyTree, tree: PyTree) -> list[Any]:
+    if optree.tree_is_leaf(prefix, none_is_leaf=True):
+        return [prefix] * len(flatten(tree)[0])
+    # Structure is taken from the tree, which holds tensors: torch.compile folds a tree of constants into an object that
+    # it then cannot trace.
+    children, level = optree.tree_flatten(tree, is_leaf=lambda node: node is not tree, none_is_leaf=True)
+    if level.is_leaf():
+        raise ValueError
+    return [leaf for pair in zip(level.flatten_up_to(prefix), children) for leaf in _broadcast(*pair)]
 
 
 def global_norm(tree: PyTree) -> Tensor:

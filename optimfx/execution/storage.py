@@ -30,8 +30,14 @@ def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
     """The rule's result, stored as ``like``: in its dtype, and in its memory if ``inplace``."""
-    if inplace:
+    if inplace and not _written_in_vain(like):
         real(like).copy_(value)
         return like
     value = value.to(real(like).dtype)
     return torch.view_as_complex(value) if like.is_complex() else value
+
+
+def _written_in_vain(tensor: Tensor) -> bool:
+    """Whether a write would be lost: torch.compile (2.13) takes a 0-d float64 host tensor for a Python number."""
+    at_risk = tensor.dim() == 0 and tensor.dtype == torch.float64 and tensor.device.type == "cpu"
+    return at_risk and torch.compiler.is_compiling()

@@ -1,0 +1,160 @@
+"""torch.compile: one graph, the eager result, and no recompilation when a number changes."""
+
+import pytest
+import torch
+from catalogue import ALGORITHMS, LINKS, cases, rows
+from trees import assert_equal, leaves, params_like, random_like, stack
+
+import optimfx as fx
+
+CLOSE = dict(rtol=1e-12, atol=1e-12)
+"""Compiled scalars are tensors: the same formulas, a few roundings apart in each of the steps."""
+
+
+def compiled(function, backend="eager"):
+    return torch.compile(function, fullgraph=True, backend=backend)
+
+
+@cases(ALGORITHMS + LINKS)
+def test_one_graph_for_every_step(row, options, fresh_compiler):
+    """Five steps, the count rising, through one graph."""
+    tx = row(**options)
+    step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
+    params = params_like()
+    state = tx.init(params)
+    expected, expected_state = params, state
+    for _ in range(5):
+        grads = random_like(params)
+        params, state = step(grads, state, params)
+        expected, expected_state = fx.step(tx, grads, expected_state, expected)
+    assert_equal((params, state), (expected, expected_state), **CLOSE)
+    assert fresh_compiler["stats"]["unique_graphs"] == 1
+
+
+@rows()
+@pytest.mark.parametrize("how", ["argument", "in the state", "schedule"])
+def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
+    options = {name: value for name, value in row.richest.items() if name != "lr"}
+    lrs = [0.1, 0.05, 0.2, 0.01]
+    params = params_like()
+    grads = random_like(params)
+
+    if how == "argument":
+        tx = row(**options)
+        step = compiled(lambda lr, grads, state, params: fx.step(row(lr=lr, **options), grads, state, params))
+        state = tx.init(params)
+    elif how == "in the state":
+        tx = fx.inject_hyperparams(row)(lr=0.1, **options)
+        step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
+        state = tx.init(params)
+    else:
+        tx = row(lr=fx.schedules.lambda_schedule(1.0, lambda step: 0.1 / (step + 1)), **options)
+        lrs = [0.1 / (step + 1) for step in range(4)]
+        step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
+        state = tx.init(params)
+
+    expected, expected_state = params, row(**options).init(params)
+    for lr in lrs:
+        tensor = torch.tensor(lr, dtype=torch.float64)
+        if how == "in the state":
+            state.hyperparams["lr"] = tensor
+        arguments = (tensor,) if how == "argument" else ()
+        params, state = step(*arguments, grads, state, params)
+        expected, expected_state = fx.step(row(lr=lr, **options), grads, expected_state, expected)
+    assert_equal(params, expected, **CLOSE)
+    assert fresh_compiler["stats"]["unique_graphs"] == 1
+
+
+CHAIN = fx.chain(
+    fx.clip_by_global_norm(1.0),
+    fx.scale_by_adam(),
+    fx.masked(fx.add_decayed_weights(0.1), lambda params: {name: name == "w" for name in params}),
+    fx.scale_by_lr(fx.schedules.warmup_cosine(0.1, 2, 10)),
+)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [*(row(**row.richest) for row in ALGORITHMS), CHAIN],
+    ids=[*(row.name for row in ALGORITHMS), "chain"],
+)
+def test_inductor(tx, fresh_compiler):
+    """The whole step through the real compiler, in float32: within 16 ulp of eager over three steps."""
+    step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params), "inductor")
+    params = params_like(torch.float32)
+    state = tx.init(params)
+    expected, expected_state = params, state
+    for _ in range(3):
+        grads = random_like(params)
+        params, state = step(grads, state, params)
+        expected, expected_state = fx.step(tx, grads, expected_state, expected)
+    tolerance = 16 * torch.finfo(torch.float32).eps
+    assert_equal((params, state), (expected, expected_state), rtol=tolerance, atol=tolerance)
+    assert fresh_compiler["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_vmapped_step_compiles(inplace, fresh_compiler):
+    tx = fx.inject_hyperparams(fx.adamw)(lr=0.1)
+    members = [params_like() for _ in range(3)]
+    gradients = [random_like(params) for params in members]
+
+    def step(grads, state, params):
+        return torch.vmap(lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))(grads, state, params)
+
+    def run(step):
+        state = torch.vmap(tx.init)(stack(members))
+        state.hyperparams["lr"] = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+        return step(stack(gradients), state, stack(members))
+
+    assert_equal(run(compiled(step)), run(step), **CLOSE)
+
+
+@rows()
+def test_in_place(row, fresh_compiler):
+    tx = row(**row.richest)
+    params = params_like()
+    grads = random_like(params)
+    expected = fx.step(tx, grads, tx.init(params), params)
+    step = compiled(lambda g, s, p: fx.step(tx, g, s, p, inplace=True), "aot_eager")
+    result = step(grads, tx.init(params), params)
+    assert_equal(result, expected, **CLOSE)
+    for given, after in zip(leaves(params), leaves(result[0])):
+        assert (given is after) == (given.dim() > 0)  # torch.compile loses writes to 0-d float64 tensors
+        assert given.dim() == 0 or torch.equal(given, after)
+
+
+PARTITIONED = {
+    "by a tree": {"w": "a", "layers": ["b", ("a", {"b": "b"})], "none": "b"},
+    "by a prefix": {"w": "a", "layers": "b", "none": "b"},
+    "by a function": lambda params: {name: "a" if name == "w" else "b" for name in params},
+}
+
+
+@pytest.mark.parametrize("labels", PARTITIONED.values(), ids=PARTITIONED.keys())
+def test_partition(labels, fresh_compiler):
+    tx = fx.partition({"a": fx.adam(), "b": fx.sgd(momentum=0.9)}, labels)
+    params = params_like()
+    grads, state = random_like(params), tx.init(params)
+    result = compiled(lambda g, s, p: fx.step(tx, g, s, p))(grads, state, params)
+    assert_equal(result, fx.step(tx, grads, state, params), **CLOSE)
+
+
+def test_execution_use_has_no_effect_inside(fresh_compiler):
+    tx = fx.sgd()
+    params = params_like()
+    with fx.execution.use("foreach"):
+        result = compiled(lambda g, s, p: fx.step(tx, g, s, p))(params, tx.init(params), params)
+    assert_equal(result, fx.step(tx, params, tx.init(params), params))
+
+
+def test_a_leaf_without_gradient(fresh_compiler):
+    tx = fx.adam()
+    params = {"a": torch.ones(2), "b": torch.ones(2)}
+    grads = {"a": torch.ones(2), "b": None}
+    step = compiled(lambda g, s, p: fx.step(tx, g, s, p))
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = step(grads, state, params)
+    assert state.step == {"a": 2, "b": 0}
+    assert_equal(params["b"], torch.ones(2))
