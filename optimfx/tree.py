@@ -6,21 +6,25 @@ leaves such a leaf, its state and its step count alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import optree
 import torch
+import torch.utils._cxx_pytree  # fills the namespace
 from optree import PyTreeSpec
 from torch import Tensor
 
 PyTree = Any
 """Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
+NAMESPACE = "torch"
+"""Where optree looks for registered classes: those that torch's own pytrees know, and those registered for everyone.
+It also takes dicts in the order of their keys, as torch.compile does."""
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
     """The leaves of a tree, and the structure that puts them back."""
-    return optree.tree_flatten(tree, none_is_leaf=True)
+    return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 
 
 def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
@@ -32,19 +36,12 @@ def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any
     try:
         return spec.flatten_up_to(tree)
     except ValueError as error:
-        reference = optree.tree_unflatten(spec, [0] * spec.num_leaves)
-        where = next((e(name) for e in optree.prefix_errors(reference, tree, none_is_leaf=True)), error)
+        reference = unflatten(spec, [0] * spec.num_leaves)
+        where = _mismatch(reference, tree, name, error)
         raise ValueError(
-            f"{name} does not have the structure of {like}. {where}\nGive {name} as a tree with one entry for each "
-            f"leaf of {like}; a leaf without a value is None."
+            f"{name} does not have the structure of {like}. {where}\nGive {name} as a tree with one entry for each leaf "
+            f"of {like}; a leaf without a value is None."
         ) from None
-
-
-def map(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """``function`` over the leaves of ``tree`` and the matching subtrees of ``rest``."""
-    leaves, spec = flatten(tree)
-    columns = [spec.flatten_up_to(other) for other in rest]
-    return optree.tree_unflatten(spec, [function(*row) for row in zip(leaves, *columns)])
 
 
 def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
@@ -58,25 +55,16 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
     Raises:
         ValueError: ``prefix`` is not a prefix of ``tree``; the message names the first path at which it is not.
     """
+    leaves, spec = flatten(prefix)
     try:
-        return _broadcast(prefix, tree)
-    except ValueError:
-        where = next(e(name) for e in optree.prefix_errors(prefix, tree, none_is_leaf=True))
+        subtrees = spec.flatten_up_to(tree)
+    except ValueError as error:
+        where = _mismatch(prefix, tree, name, error)
         raise ValueError(
-            f"{name} is not a prefix of {like}. {where}\nGive {name} as a tree like {like}, in which a leaf may stand "
-            f"for a whole subtree."
+            f"{name} is not a prefix of {like}. {where}\nGive {name} as a tree like {like}, in which a leaf may stand for "
+            f"a whole subtree."
         ) from None
-
-
-def _broadcast(prefix: PyTree, tree: PyTree) -> list[Any]:
-    if optree.tree_is_leaf(prefix, none_is_leaf=True):
-        return [prefix] * len(flatten(tree)[0])
-    # Structure is taken from the tree, which holds tensors: torch.compile folds a tree of constants into an object that
-    # it then cannot trace.
-    children, level = optree.tree_flatten(tree, is_leaf=lambda node: node is not tree, none_is_leaf=True)
-    if level.is_leaf():
-        raise ValueError
-    return [leaf for pair in zip(level.flatten_up_to(prefix), children) for leaf in _broadcast(*pair)]
+    return [leaf for leaf, subtree in zip(leaves, subtrees) for _ in flatten(subtree)[0]]
 
 
 def global_norm(tree: PyTree) -> Tensor:
@@ -123,6 +111,12 @@ def check_counterpart(leaf: Any, other: Tensor, spec: PyTreeSpec, index: int, na
             f"{path(spec, index, names[1])} has shape {tuple(other.shape)}, but {path(spec, index, names[0])} "
             f"{'is None' if leaf is None else f'has shape {shape}'}; the two must be equal."
         )
+
+
+def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str:
+    """Where the prefix and the tree part, in optree's words, with the path."""
+    errors = optree.prefix_errors(prefix, tree, none_is_leaf=True, namespace=NAMESPACE)
+    return str(next((e(name) for e in errors), error))
 
 
 def _kind(leaf: Any) -> str:
