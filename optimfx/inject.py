@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optimfx import ops
 from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
 from optimfx.update import run_link
@@ -72,7 +73,9 @@ def inject_hyperparams(
 
     Args:
         factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
-        static_args: names of arguments to leave as they are. Flags, strings and ``None`` always are.
+        static_args: names of arguments to leave as they are. Flags, strings and ``None`` always are, and so is a term
+            that is switched off: the number 0 for an argument whose default is 0 (no momentum, no decay). Give a tensor
+            to switch such a term on later.
 
     Returns:
         A factory with the same arguments. Its transformation has state :class:`InjectHyperparamsState`, whose
@@ -82,9 +85,6 @@ def inject_hyperparams(
 
     Raises:
         ValueError: ``static_args`` names no argument of the factory.
-
-    A number 0 that switches a term off (no momentum, no decay) becomes a tensor, and the term is computed. To keep it
-    switched off, name it in ``static_args``.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.inject_hyperparams(fx.sgd)(lr=0.1)
@@ -102,13 +102,17 @@ def inject_hyperparams(
     if unknown:
         raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
 
+    def default(name: str) -> Any:
+        return signature.parameters[name].default if name in signature.parameters else None
+
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(zip(signature.parameters, bound.args)) | bound.kwargs
-        injected = {name: value for name, value in arguments.items() if name not in static and _is_hyper(value)}
-        fixed = {name: value for name, value in arguments.items() if name not in injected}
+        off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
+        injected = {k: v for k, v in arguments.items() if k not in static | off and _is_hyper(v)}
+        fixed = {k: v for k, v in arguments.items() if k not in injected}
         return Inject(factory, fixed, injected).transformation()
 
     return make

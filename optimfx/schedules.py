@@ -66,7 +66,13 @@ def constant(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Schedul
 
 
 def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
-    """From ``start_factor lr`` in a straight line to ``end_factor lr`` at step ``total_iters``, and on (LinearLR).
+    """From ``start_factor lr`` in a straight line to ``end_factor lr``, and on (LinearLR).
+
+    Args:
+        lr: the value that the factors are of.
+        start_factor: at step 0.
+        end_factor: from step ``total_iters`` on.
+        total_iters: steps between.
 
     Raises:
         ValueError: ``total_iters`` is not positive.
@@ -149,13 +155,17 @@ def cosine_annealing(lr: Scalar, T_max: int, eta_min: Scalar = 0.0) -> Schedule:
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
     _positive(T_max=T_max)
-    return _pure(lambda step: _half_cosine(lr, eta_min, step / T_max))
+    return _pure(lambda step: _half_cosine(lr, eta_min, step, T_max))
 
 
 def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: Scalar = 0.0) -> Schedule:
-    """Half cosines from ``lr`` to ``eta_min``, of length ``T_0``, each ``T_mult`` times as long as the last.
+    """Half cosines from ``lr`` down to ``eta_min``, one after another (CosineAnnealingWarmRestarts).
 
-    The closed form of CosineAnnealingWarmRestarts.
+    Args:
+        lr: the value at every restart.
+        T_0: length of the first half cosine.
+        T_mult: how many times as long as the last one each is.
+        eta_min: the value that each comes down to.
 
     Raises:
         ValueError: ``T_0`` is not positive, or ``T_mult`` is below 1.
@@ -177,11 +187,11 @@ def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_mi
 
     def schedule(step: Any) -> Any:
         if T_mult == 1:
-            return _half_cosine(lr, eta_min, step % T_0 / T_0)
+            return _half_cosine(lr, eta_min, step % T_0, T_0)
         cycle = ops.floor(ops.log(step / T_0 * (T_mult - 1) + 1) / math.log(T_mult))
         # The logarithm may round to the wrong side of a restart.
         cycle = cycle + ops.where(step >= begin(cycle + 1), 1, 0) - ops.where(step < begin(cycle), 1, 0)
-        return _half_cosine(lr, eta_min, (step - begin(cycle)) / (T_0 * T_mult**cycle))
+        return _half_cosine(lr, eta_min, step - begin(cycle), T_0 * T_mult**cycle)
 
     return _pure(schedule)
 
@@ -374,7 +384,7 @@ def warmup_cosine(
     return join(
         [
             _ramp(init_lr, lr, warmup_steps),
-            _pure(lambda step: _half_cosine(lr, eta_min, ops.minimum(step, decay_steps) / decay_steps)),
+            _pure(lambda step: _half_cosine(lr, eta_min, ops.minimum(step, decay_steps), decay_steps)),
         ],
         [warmup_steps],
     )
@@ -439,14 +449,14 @@ def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
     return _pure(schedule)
 
 
-def _half_cosine(start: Any, end: Any, part: Any) -> Any:
-    """From ``start`` at ``part`` 0 to ``end`` at ``part`` 1."""
-    return end + (start - end) * (1 + ops.cos(math.pi * part)) / 2
+def _half_cosine(start: Any, end: Any, at: Any, width: Any = 1) -> Any:
+    """From ``start`` at 0 along half a cosine to ``end`` at ``width``."""
+    return end + (start - end) * (1 + ops.cos(math.pi * at / width)) / 2
 
 
-def _line(start: Any, end: Any, part: Any) -> Any:
-    """From ``start`` at ``part`` 0 in a straight line to ``end`` at ``part`` 1."""
-    return start + (end - start) * part
+def _line(start: Any, end: Any, at: Any) -> Any:
+    """From ``start`` at 0 in a straight line to ``end`` at 1."""
+    return start + (end - start) * at
 
 
 def _ramp(start: Any, end: Any, steps: int) -> Schedule:

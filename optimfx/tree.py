@@ -18,8 +18,8 @@ from torch import Tensor
 PyTree = Any
 """Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
 NAMESPACE = "torch"
-"""Where optree looks for registered classes: those that torch's own pytrees know, and those registered for everyone.
-It also takes dicts in the order of their keys, as torch.compile does."""
+"""Where optree looks for registered classes: those of torch.utils.pytree, and those that optree
+has for all namespaces. In it, dicts keep the order of their keys; only so can torch.compile trace them."""
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
@@ -39,8 +39,8 @@ def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any
         reference = unflatten(spec, [0] * spec.num_leaves)
         where = _mismatch(reference, tree, name, error)
         raise ValueError(
-            f"{name} does not have the structure of {like}. {where}\nGive {name} as a tree with one entry for each leaf "
-            f"of {like}; a leaf without a value is None."
+            f"{name} does not have the structure of {like}. {where}\n"
+            f"Give {name} as a tree with one entry for each leaf of {like}; a leaf without a value is None."
         ) from None
 
 
@@ -61,8 +61,8 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
     except ValueError as error:
         where = _mismatch(prefix, tree, name, error)
         raise ValueError(
-            f"{name} is not a prefix of {like}. {where}\nGive {name} as a tree like {like}, in which a leaf may stand for "
-            f"a whole subtree."
+            f"{name} is not a prefix of {like}. {where}\n"
+            f"Give {name} as a tree like {like}, in which a leaf may stand for a whole subtree."
         ) from None
     return [leaf for leaf, subtree in zip(leaves, subtrees) for _ in flatten(subtree)[0]]
 

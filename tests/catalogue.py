@@ -31,8 +31,12 @@ class Row:
     torch: type[torch.optim.Optimizer] | None = None
     optax: Callable[..., optax.GradientTransformation | None] | None = None
 
+    @property
+    def factory(self) -> Callable[..., fx.GradientTransformation]:
+        return getattr(fx, self.name)
+
     def __call__(self, **options: Any) -> fx.GradientTransformation:
-        return getattr(fx, self.name)(**options)
+        return self.factory(**options)
 
     @property
     def richest(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
         step = compiled(lambda lr, grads, state, params: fx.step(row(lr=lr, **options), grads, state, params))
         state = tx.init(params)
     elif how == "in the state":
-        tx = fx.inject_hyperparams(row)(lr=0.1, **options)
+        tx = fx.inject_hyperparams(row.factory)(lr=0.1, **options)
         step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
         state = tx.init(params)
     else:

@@ -53,7 +53,7 @@ def test_vmap_over_hyperparameters(row, injected):
     )
     lrs, decays = torch.tensor(lrs, dtype=torch.float64), torch.tensor(decays, dtype=torch.float64)
     if injected:
-        tx = fx.inject_hyperparams(row)(lr=0.1, weight_decay=0.1, **options)
+        tx = fx.inject_hyperparams(row.factory)(lr=0.1, weight_decay=0.1, **options)
         state = stack([tx.init(params)] * MEMBERS)
         state.hyperparams.update(lr=lrs, weight_decay=decays)
         members = stack([params] * MEMBERS)

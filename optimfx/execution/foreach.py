@@ -41,11 +41,18 @@ class TensorList:
         columns = [a if isinstance(a, list) else [a] * size for a in bare]
         return cls([func(*row, **(kwargs or {})) for row in zip(*columns)])
 
-    __add__ = _operator(torch.add)
+    __add__ = __radd__ = _operator(torch.add)
     __sub__ = _operator(torch.sub)
-    __mul__ = _operator(torch.mul)
+    __rsub__ = _operator(torch.rsub)
+    __mul__ = __rmul__ = _operator(torch.mul)
     __truediv__ = _operator(torch.div)
+    __rtruediv__ = _operator(lambda x, y: torch.reciprocal(x) * y)  # as torch.Tensor divides a number
+    __pow__ = _operator(torch.pow)
     __neg__ = _operator(torch.neg)
+    __gt__ = _operator(torch.gt)
+    __ge__ = _operator(torch.ge)
+    __lt__ = _operator(torch.lt)
+    __le__ = _operator(torch.le)
 
 
 _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -54,6 +61,8 @@ _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.mul: torch._foreach_mul,
     torch.div: torch._foreach_div,
     torch.neg: torch._foreach_neg,
+    torch.pow: torch._foreach_pow,
+    torch.reciprocal: torch._foreach_reciprocal,
     torch.lerp: torch._foreach_lerp,
     torch.addcmul: torch._foreach_addcmul,
     torch.addcdiv: torch._foreach_addcdiv,

@@ -85,13 +85,7 @@ def leaf(
     return ops.addcdiv(base, exp_avg, denom, value=-s.step_size), exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-ADAM = Rule(
-    leaf,
-    scalars,
-    init,
-    AdamState,
-    reads_param=lambda s: s.weight_decay is not None or s.shrinkage is not None,
-)
+ADAM = Rule(leaf, scalars, init, AdamState, lambda s: s.weight_decay is not None or s.shrinkage is not None)
 
 
 def adam(
@@ -146,15 +140,7 @@ def adam(
     """
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
     check_betas(betas)
-    return transformation(
-        "adamw" if decoupled_weight_decay else "adam",
-        ADAM,
-        maximize=maximize,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        eps_root=eps_root,
-        weight_decay=weight_decay,
-        amsgrad=amsgrad,
-        decoupled_weight_decay=decoupled_weight_decay,
-    )
+    hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
+    flags = {"amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay}
+    name = "adamw" if decoupled_weight_decay else "adam"
+    return transformation(name, ADAM, maximize=maximize, **hyper, **flags)

@@ -12,7 +12,17 @@ def scale_by_adam(
 ) -> GradientTransformation:
     r"""The direction of :func:`~optimfx.adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
 
-    Arguments, state, errors and references are those of :func:`~optimfx.adam`.
+    Args:
+        betas: decays of the averages of the gradient and of its square, each in [0, 1).
+        eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
+        amsgrad: divide by the largest second moment so far.
+        eps_root: added under the root, in squared gradient units.
+
+    Returns:
+        A transformation with state :class:`~optimfx.rules.adam.AdamState`.
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.chain(fx.scale_by_adam(), fx.scale(-0.1))
@@ -41,7 +51,17 @@ def scale_by_rms(
 ) -> GradientTransformation:
     r"""The direction of :func:`~optimfx.rmsprop`: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
 
-    Arguments, state, errors and references are those of :func:`~optimfx.rmsprop`.
+    Args:
+        alpha: decay of the averages, in [0, 1).
+        eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
+        centered: divide by the standard deviation.
+        eps_root: added under the root, in squared gradient units: Optax's ``eps``, unless ``eps_in_sqrt=False``.
+
+    Returns:
+        A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_rms(alpha=0.75, eps=0.0)

@@ -1,0 +1,122 @@
+"""The design's rules about what may know what."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import optimfx as fx
+from optimfx import ops
+
+ROOT = Path(fx.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+RULES = sorted(path for path in (ROOT / "rules").glob("*.py") if path.name != "__init__.py")
+
+# What each part of the package may import of it, when it runs. Nothing may import optim.
+ALLOWED = {
+    "ops": set(),
+    "tree": set(),
+    "execution": {"execution", "ops", "tree"},
+    "base": {"execution", "tree"},
+    "rules": {"base", "ops", "rules"},
+    "transforms": {"base", "combine", "ops", "rules", "transforms", "tree"},
+    "update": {"base", "execution", "tree"},
+    "combine": {"base", "execution", "transforms", "tree", "update"},
+    "inject": {"base", "execution", "ops", "update"},
+    "schedules": {"base", "ops"},
+}
+
+
+def part(path):
+    """The module or folder directly under the package that a file belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The parts of the package that a file imports."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "optimfx":
+            parts |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("optimfx."):
+            parts.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            parts |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("optimfx.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: imports are absolute"
+    return parts
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part(p) != "__init__"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    assert imported(path) <= ALLOWED[part(path)]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)
+def test_a_rule_knows_only_the_vocabulary(path):
+    """No torch, no other library, and of ops only its public words, all of them documented."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            pytest.fail(f"imports {node.names[0].name}")
+        if isinstance(node, ast.ImportFrom):
+            assert node.module in {"__future__", "typing"} or node.module.startswith("optimfx")
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ops":
+            assert node.attr in ops.__all__
+    mathematics = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ("leaf", "scalars")]
+    for function in mathematics:
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert ast.unparse(node.func).startswith("ops."), f"{ast.unparse(node)} is not of the vocabulary"
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)
+def test_a_rule_is_short(path):
+    assert len(path.read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("word", ops.__all__)
+def test_a_word_of_the_vocabulary_is_documented(word):
+    assert getattr(ops, word).__doc__
+
+
+def test_execution_names_no_algorithm():
+    names = {path.stem for path in RULES}
+    for path in (ROOT / "execution").rglob("*.py"):
+        identifiers = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not identifiers & names, path
+
+
+FACTORIES = [name for name in fx.__all__ if inspect.isfunction(getattr(fx, name))]
+SCHEDULES = [name for name in fx.schedules.__all__]
+
+
+@pytest.mark.parametrize("factory", [getattr(fx, n) for n in FACTORIES] + [getattr(fx.schedules, n) for n in SCHEDULES])
+def test_a_public_function_has_a_doctest_and_names_its_arguments(factory):
+    doc = inspect.getdoc(factory)
+    if factory is not fx.transformation:
+        assert ">>>" in doc
+    for line in ("Args:", "Raises:") if len(inspect.signature(factory).parameters) > 3 else ():
+        assert line in doc, f"{factory.__name__} has no {line}"
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)
+def test_an_algorithm_says_where_it_comes_from(path):
+    doc = inspect.getdoc(getattr(fx, path.stem))
+    for part_of_doc in (".. math::", "Args:", "Returns:", "Raises:", "References:", ">>>"):
+        assert part_of_doc in doc
+
+
+def test_every_algorithm_and_link_is_in_the_catalogue():
+    from catalogue import ALGORITHMS, LINKS
+
+    elsewhere = {"chain", "named_chain", "masked", "partition", "stateless"}  # test_combine.py, test_parity_optax.py
+    returns = {
+        name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
+    } - {"transformation"}
+    assert {row.name for row in ALGORITHMS + LINKS} | elsewhere == returns

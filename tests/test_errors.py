@@ -1,0 +1,247 @@
+"""Bad input: what was given, what is allowed, what to do, and where in the tree."""
+
+import re
+
+import pytest
+import torch
+from catalogue import ALGORITHMS, rows
+from trees import params_like, random_like
+
+import optimfx as fx
+
+PARAMS = {"embed": torch.ones(2), "layers": [torch.ones(3), torch.ones(1)]}
+ADAMW = fx.adamw()
+STATE = ADAMW.init(PARAMS)
+
+# What is done, the exception, and the parts of its message.
+TREES = {
+    "gradient missing": (
+        lambda: fx.step(ADAMW, {"embed": torch.ones(2)}, STATE, PARAMS),
+        ValueError,
+        ["updates does not have the structure of params", "'layers'", "a leaf without a value is None"],
+    ),
+    "gradient of another kind": (
+        lambda: fx.step(ADAMW, {"embed": torch.ones(2), "layers": (torch.ones(3), torch.ones(1))}, STATE, PARAMS),
+        ValueError,
+        ["updates does not have the structure of params", "updates['layers']", "list", "tuple"],
+    ),
+    "gradient too many": (
+        lambda: fx.step(ADAMW, {"embed": torch.ones(2), "layers": [torch.ones(3)] * 3}, STATE, PARAMS),
+        ValueError,
+        ["updates['layers']", "2", "3"],
+    ),
+    "gradient that is a tree": (
+        lambda: fx.step(ADAMW, {**PARAMS, "embed": [torch.ones(2)]}, STATE, PARAMS),
+        TypeError,
+        ["updates['embed'] is a list", "must be a tensor or None"],
+    ),
+    "gradient of another shape": (
+        lambda: fx.step(ADAMW, {"embed": torch.ones(2), "layers": [torch.ones(1), torch.ones(1)]}, STATE, PARAMS),
+        ValueError,
+        ["updates['layers'][0] has shape (1,)", "params['layers'][0] has shape (3,)"],
+    ),
+    "gradient without parameter": (
+        lambda: fx.step(ADAMW, PARAMS, STATE, {**PARAMS, "embed": None}),
+        ValueError,
+        ["updates['embed'] has shape (2,)", "params['embed'] is None"],
+    ),
+    "integer gradient": (
+        lambda: fx.step(ADAMW, {**PARAMS, "embed": torch.ones(2, dtype=torch.int64)}, STATE, PARAMS),
+        TypeError,
+        ["updates['embed'] has dtype torch.int64", "floating-point and complex"],
+    ),
+    "integer parameter": (
+        lambda: ADAMW.init({**PARAMS, "embed": torch.arange(3)}),
+        TypeError,
+        ["params['embed'] has dtype torch.int64", "Put None in its place"],
+    ),
+    "parameter that is no tensor": (
+        lambda: ADAMW.init({**PARAMS, "layers": [torch.ones(3), 1.5]}),
+        TypeError,
+        ["params['layers'][1] is 1.5 (a float)", "torch.as_tensor"],
+    ),
+    "state of other parameters": (
+        lambda: fx.step(ADAMW, PARAMS, ADAMW.init({"embed": torch.ones(2)}), PARAMS),
+        ValueError,
+        ["state.step does not have the structure of params", "'layers'"],
+    ),
+    "state without the leaf": (
+        lambda: fx.step(ADAMW, PARAMS, ADAMW.init({**PARAMS, "embed": None}), PARAMS),
+        ValueError,
+        ["state.step['embed'] is missing", "updates['embed'] is a tensor", "must come from init"],
+    ),
+    "state of another algorithm": (
+        lambda: fx.step(ADAMW, PARAMS, fx.sgd().init(PARAMS), PARAMS),
+        TypeError,
+        ["adamw keeps its state in AdamState, but got SGDState", "that init or the last update returned"],
+    ),
+    "state of another chain": (
+        lambda: fx.step(fx.chain(ADAMW, ADAMW), PARAMS, (STATE,), PARAMS),
+        ValueError,
+        ["a chain of 2 links", "that init or the last update returned"],
+    ),
+    "state of another partition": (
+        lambda: fx.step(fx.masked(ADAMW, True), PARAMS, STATE, PARAMS),
+        ValueError,
+        ["PartitionState for [True, False]", "AdamState"],
+    ),
+    "state that was not injected": (
+        lambda: fx.step(fx.inject_hyperparams(fx.adamw)(), PARAMS, STATE, PARAMS),
+        TypeError,
+        ["InjectHyperparamsState, but got AdamState"],
+    ),
+    "apply_updates of another structure": (
+        lambda: fx.apply_updates(PARAMS, {"embed": torch.ones(2)}),
+        ValueError,
+        ["updates does not have the structure of params", "'layers'"],
+    ),
+    "apply_updates of another shape": (
+        lambda: fx.apply_updates(PARAMS, {**PARAMS, "embed": torch.ones(1)}),
+        ValueError,
+        ["updates['embed'] has shape (1,)", "params['embed'] has shape (2,)"],
+    ),
+    "apply_updates of numbers": (
+        lambda: fx.apply_updates(PARAMS, {**PARAMS, "embed": 2}),
+        TypeError,
+        ["updates['embed'] is 2 (a int)"],
+    ),
+}
+
+PARTITIONS = {
+    "label without transform": (
+        lambda: fx.partition({"a": fx.sgd(), "b": fx.adam()}, {"embed": "a", "layers": ["b", "c"]}).init(PARAMS),
+        ["labels['layers'][1] is 'c'", "no transform", "['a', 'b']"],
+    ),
+    "labels of another structure": (
+        lambda: fx.partition({"a": fx.sgd()}, {"embed": "a"}).init(PARAMS),
+        ["labels is not a prefix of params", "'layers'"],
+    ),
+    "labels deeper than the parameters": (
+        lambda: fx.partition({"a": fx.sgd()}, {"embed": ["a"], "layers": "a"}).init(PARAMS),
+        ["labels is not a prefix of params", "labels['embed']"],
+    ),
+    "mask that is no bool": (
+        lambda: fx.masked(fx.sgd(), {"embed": True, "layers": "yes"}).init(PARAMS),
+        ["mask['layers'][0] is 'yes'", "[True, False]"],
+    ),
+}
+
+HYPERPARAMETERS = {
+    "negative lr": (lambda: fx.sgd(lr=-1), ValueError, "lr must be in [0, inf); got -1."),
+    "lr that is nan": (lambda: fx.adam(lr=float("nan")), ValueError, "lr must be in [0, inf); got nan."),
+    "lr that is no number": (
+        lambda: fx.sgd(lr="fast"),
+        TypeError,
+        "lr must be a number, a 0-d tensor or a schedule (step -> value); got 'fast'.",
+    ),
+    "lr that is a bool": (
+        lambda: fx.sgd(lr=True),
+        TypeError,
+        "lr must be a number, a 0-d tensor or a schedule (step -> value); got True.",
+    ),
+    "lr that is not 0-d": (
+        lambda: fx.adam(lr=torch.tensor([0.1, 0.2])),
+        ValueError,
+        "lr is a tensor of shape (2,); a tensor hyperparameter must be 0-d. For one value per model, map over it with "
+        "torch.vmap.",
+    ),
+    "first beta": (lambda: fx.adam(betas=(1.0, 0.9)), ValueError, "betas[0] must be in [0, 1); got 1.0."),
+    "second beta": (lambda: fx.lion(betas=(0.9, -0.1)), ValueError, "betas[1] must be in [0, 1); got -0.1."),
+    "one beta": (lambda: fx.adamw(betas=0.9), TypeError, "betas must be a pair (beta1, beta2); got 0.9."),
+    "eps": (lambda: fx.adam(eps=-1e-8), ValueError, "eps must be in [0, inf); got -1e-08."),
+    "weight_decay": (lambda: fx.lion(weight_decay=-1), ValueError, "weight_decay must be in [0, inf); got -1."),
+    "alpha": (lambda: fx.rmsprop(alpha=1.5), ValueError, "alpha must be in [0, 1); got 1.5."),
+    "nesterov without momentum": (
+        lambda: fx.sgd(nesterov=True),
+        ValueError,
+        "nesterov=True needs momentum > 0 and dampening = 0; got momentum=0.0, dampening=0.0.",
+    ),
+    "max_norm": (lambda: fx.clip_by_global_norm(-1.0), ValueError, "max_norm must be in [0, inf); got -1.0."),
+    "clip_value": (lambda: fx.clip_by_value(-1.0), ValueError, "clip_value must be in [0, inf); got -1.0."),
+    "decay": (lambda: fx.ema(1.0), ValueError, "decay must be in [0, 1); got 1.0."),
+    "schedule": (
+        lambda: fx.scale_by_schedule(0.1),
+        TypeError,
+        "schedule must be a function of the step; got 0.1. For a constant, use scale.",
+    ),
+    "names of a chain": (
+        lambda: fx.named_chain(("a", fx.sgd()), ("a", fx.sgd())),
+        ValueError,
+        "the names of a named_chain must differ; got ['a', 'a'].",
+    ),
+    "static_args": (
+        lambda: fx.inject_hyperparams(fx.sgd, static_args=["learning_rate"]),
+        ValueError,
+        "static_args names ['learning_rate'], but the arguments are ['lr', 'momentum', 'dampening', 'weight_decay', "
+        "'nesterov', 'maximize'].",
+    ),
+    "an injected value": (
+        lambda: fx.inject_hyperparams(fx.sgd)(lr=-1.0),
+        ValueError,
+        "lr must be in [0, inf); got -1.0.",
+    ),
+    "executor": (
+        lambda: fx.execution.use("fast").__enter__(),
+        ValueError,
+        "there is no executor 'fast'; choose one of eager, foreach.",
+    ),
+    "hyperparameter of a rule": (
+        lambda: fx.transformation("mine", fx.Rule(lambda *args: args, lambda step, lr, eps: lr), lr=0.1),
+        TypeError,
+        "mine: the rule names the hyperparameters ['eps'], which were not given.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_that_do_not_fit(name):
+    call, kind, parts = TREES[name]
+    with pytest.raises(kind) as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_labels_that_do_not_fit(name):
+    call, parts = PARTITIONS[name]
+    with pytest.raises(ValueError) as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_hyperparameters(name):
+    call, kind, message = HYPERPARAMETERS[name]
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        call()
+
+
+READS_PARAMS = [
+    *((row.name, row(**{**row.richest, "weight_decay": 0.1})) for row in ALGORITHMS),
+    ("add_decayed_weights", fx.add_decayed_weights(0.1)),
+]
+
+
+@pytest.mark.parametrize("name, tx", READS_PARAMS, ids=[name for name, _ in READS_PARAMS])
+def test_params_missing_where_they_are_needed(name, tx):
+    with pytest.raises(ValueError, match=f"^{name} needs the parameters here"):
+        tx.update(PARAMS, tx.init(PARAMS))
+
+
+@rows()
+def test_params_are_not_needed_without_decay(row):
+    """``update(grads, state)`` gives what it gives with the parameters."""
+    tx = row(**{**row.richest, "weight_decay": 0.0})
+    params = params_like()
+    grads, state = random_like(params), tx.init(params)
+    (alone, _), (with_params, _) = tx.update(grads, state), tx.update(grads, state, params)
+    assert all(torch.equal(a, b) for a, b in zip(alone["layers"][:1], with_params["layers"][:1]))
+
+
+@rows()
+@pytest.mark.parametrize("lr", [-1.0, "fast", None, torch.ones(2)], ids=str)
+def test_every_algorithm_checks_its_lr(row, lr):
+    with pytest.raises((ValueError, TypeError), match="^lr "):
+        row(lr=lr)

@@ -1,0 +1,149 @@
+"""Executors agree, and each is chosen where it should be."""
+
+import pytest
+import torch
+from catalogue import ALGORITHMS, LINKS, cases
+from trees import assert_equal, params_like, random_like
+
+import optimfx as fx
+from optimfx.execution import foreach
+
+
+@cases(ALGORITHMS + LINKS)
+@pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
+def test_foreach_equals_eager(row, options, stepping, dtype):
+    """Parameters and state over five steps, bit for bit: on a CPU the list operations run the same kernels."""
+
+    def run(executor):
+        torch.manual_seed(0)
+        tx = row(**options)
+        params = params_like(dtype)
+        state = tx.init(params)
+        with fx.execution.use(executor):
+            for _ in range(5):
+                grads = random_like(params)
+                if stepping:
+                    params, state = fx.step(tx, grads, state, params)
+                else:
+                    updates, state = tx.update(grads, state, params)
+                    params = fx.apply_updates(params, updates)
+        return params, state
+
+    assert_equal(run("foreach"), run("eager"))
+
+
+def executors(tx, params):
+    return [row.executor for row in fx.explain(tx, params)]
+
+
+def test_small_leaves_run_as_lists_and_large_ones_alone():
+    small = {"a": torch.zeros(8), "b": torch.zeros(8)}
+    large = {"a": torch.zeros(foreach.LARGE + 1), "b": torch.zeros(foreach.LARGE + 1)}
+    assert executors(fx.adam(), small) == ["foreach"]
+    assert executors(fx.adam(), large) == ["eager"]
+    assert executors(fx.adam(), small["a"]) == ["eager"]
+
+
+def test_explain_groups_by_dtype_and_says_why():
+    params = {"a": torch.zeros(8), "b": torch.zeros(8), "c": torch.zeros(3, dtype=torch.float64), "none": None}
+    rows = fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adam()), params)
+    assert [(row.transform, row.executor, row.leaves, row.elements, row.dtype) for row in rows] == [
+        ("clip_by_global_norm", "foreach", 2, 16, "float32"),
+        ("clip_by_global_norm", "eager", 1, 3, "float64"),
+        ("adam", "foreach", 2, 16, "float32"),
+        ("adam", "eager", 1, 3, "float64"),
+    ]
+    assert rows[1].reason == "not foreach: a single leaf"
+    assert "many small leaves" in rows[0].reason
+    header, *lines = repr(rows).splitlines()
+    assert header.split() == ["transform", "executor", "leaves", "elements", "dtype", "device", "reason"]
+    assert len(lines) == 4
+
+
+def test_explain_sees_through_every_combinator():
+    params = {"a": torch.zeros(8), "b": torch.zeros(8)}
+    tx = fx.chain(
+        fx.stateless(lambda updates, params: updates),
+        fx.masked(fx.scale(2.0), {"a": True, "b": False}),
+        fx.inject_hyperparams(fx.adam)(lr=0.1),
+        fx.partition({0: fx.sgd(), 1: fx.lion()}, {"a": 0, "b": 1}),
+    )
+    assert [(row.transform, row.leaves) for row in fx.explain(tx, params)] == [
+        ("stateless", 2),
+        ("scale", 1),
+        ("stateless", 1),
+        ("adam", 2),
+        ("sgd", 1),
+        ("lion", 1),
+    ]
+
+
+def test_explain_follows_use():
+    params = {"a": torch.zeros(8), "b": torch.zeros(8)}
+    with fx.execution.use("eager"):
+        (row,) = fx.explain(fx.adam(), params)
+        with fx.execution.use("foreach"):
+            assert executors(fx.adam(), params) == ["foreach"]
+    assert (row.executor, row.reason) == ("eager", "forced by execution.use")
+    assert executors(fx.adam(), params) == ["foreach"]
+
+
+def count_foreach(monkeypatch):
+    calls = []
+    run = foreach.run
+    monkeypatch.setattr(foreach, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    return calls
+
+
+def test_transformed_and_differentiated_calls_select_eager(monkeypatch):
+    calls = count_foreach(monkeypatch)
+    params = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
+    tx = fx.adam()
+
+    def step(grads, tx=tx):
+        return fx.step(tx, grads, tx.init(params), params)[0]["a"].sum()
+
+    step(params)
+    assert len(calls) == 1  # plainly, these leaves run as a list
+    torch.func.vmap(lambda p: fx.step(tx, p, tx.init(p), p)[0])(params)
+    torch.func.grad(step)(params)
+    torch.func.jvp(step, (params,), (params,))
+    step({name: p.clone().requires_grad_() for name, p in params.items()})
+    step(params, fx.adam(lr=torch.tensor(0.1, requires_grad=True)))
+    assert len(calls) == 1
+    with torch.no_grad():
+        step({name: p.clone().requires_grad_() for name, p in params.items()})
+    assert len(calls) == 2
+
+
+def test_a_forced_executor_that_cannot_run_says_so():
+    params = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
+    tx = fx.adam()
+    with fx.execution.use("foreach"), pytest.raises(ValueError, match=r"'foreach'.*cannot run.*torch\.func"):
+        torch.func.vmap(lambda p: fx.step(tx, p, tx.init(p), p)[0])(params)
+
+
+OPERATORS = {
+    "arithmetic": lambda x: 1 - (2 * x + 1) / 3 + x / x - (-x) ** 2 * x + (1 + x) - (x - 1),
+    "1 / x": lambda x: 1 / x,
+    "comparisons": lambda x: fx.ops.where(x > 0, x, -x) + fx.ops.where(x <= 1, x, 1 * x) * fx.ops.where(x < 2, x, x),
+    "words": lambda x: fx.ops.sqrt(fx.ops.abs(x)) + fx.ops.sign(x) + fx.ops.maximum(x, -x) + fx.ops.minimum(x, 0.5),
+    "clamp": lambda x: fx.ops.clamp(x, -0.5, 0.5) + fx.ops.where(x >= 0, x, x),
+}
+
+
+@pytest.mark.parametrize("expression", OPERATORS.values(), ids=OPERATORS.keys())
+def test_operators_and_words_on_lists(expression):
+    """A rule may use all of them: those that torch has no list form of run leaf by leaf."""
+    tensors = [torch.randn(5), torch.randn(2, 2)]
+    assert_equal(expression(foreach.TensorList(tensors)).tensors, [expression(x) for x in tensors])
+
+
+def test_parameters_that_require_grad_are_stepped_in_place():
+    """As torch.optim steps them: outside of autograd."""
+    w = torch.nn.Parameter(torch.ones(2))
+    tx = fx.sgd(lr=0.5)
+    fx.step(tx, torch.ones(2), tx.init(w), w, inplace=True)
+    assert w.requires_grad and w.grad_fn is None
+    assert_equal(w.detach(), torch.tensor([0.5, 0.5]))
