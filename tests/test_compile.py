@@ -1,5 +1,7 @@
 """torch.compile: one graph, the eager result, and no recompilation when a number changes."""
 
+import shutil
+
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, rows
@@ -65,6 +67,10 @@ def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+needs_cpp = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="Inductor compiles C++, and there is no compiler"
+)
+
 CHAIN = fx.chain(
     fx.clip_by_global_norm(1.0),
     fx.scale_by_adam(),
@@ -73,6 +79,7 @@ CHAIN = fx.chain(
 )
 
 
+@needs_cpp
 @pytest.mark.parametrize(
     "tx",
     [*(row(**row.richest) for row in ALGORITHMS), CHAIN],

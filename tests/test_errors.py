@@ -226,7 +226,7 @@ READS_PARAMS = [
 
 @pytest.mark.parametrize("name, tx", READS_PARAMS, ids=[name for name, _ in READS_PARAMS])
 def test_params_missing_where_they_are_needed(name, tx):
-    with pytest.raises(ValueError, match=f"^{name} needs the parameters here"):
+    with pytest.raises(ValueError, match=rf"^{name} needs the parameters here"):
         tx.update(PARAMS, tx.init(PARAMS))
 
 
@@ -243,5 +243,5 @@ def test_params_are_not_needed_without_decay(row):
 @rows()
 @pytest.mark.parametrize("lr", [-1.0, "fast", None, torch.ones(2)], ids=str)
 def test_every_algorithm_checks_its_lr(row, lr):
-    with pytest.raises((ValueError, TypeError), match="^lr "):
+    with pytest.raises((ValueError, TypeError), match=r"^lr "):
         row(lr=lr)

@@ -13,7 +13,7 @@ from optimfx.execution.storage import compute_dtype, load, store
 
 name = "foreach"
 
-LARGE = 1 << 12
+LARGE = 1 << 14
 """Mean elements per leaf above which the list operations' temporaries, out of cache, cost more than the calls they
 save; ``benchmarks/executors.py`` measures it."""
 
