@@ -25,7 +25,7 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as the rule sees it."""
-    return real(tensor).to(dtype)
+    return _as(real(tensor), dtype)
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
@@ -33,8 +33,13 @@ def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
     if inplace and not _written_in_vain(like):
         real(like).copy_(value)
         return like
-    value = value.to(real(like).dtype)
+    value = _as(value, real(like).dtype)
     return torch.view_as_complex(value) if like.is_complex() else value
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # A call of ``to`` with nothing to do costs a microsecond; Adam would make seven for each leaf.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _written_in_vain(tensor: Tensor) -> bool:
