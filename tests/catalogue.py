@@ -141,7 +141,11 @@ LINKS = [
         [dict(weight_decay=0.1)],
         optax=lambda weight_decay: optax.add_decayed_weights(weight_decay),
     ),
-    Row("clip_by_global_norm", [dict(max_norm=1.0)], optax=lambda max_norm: optax.clip_by_global_norm(max_norm)),
+    Row(
+        "clip_by_global_norm",
+        [dict(max_norm=100.0), dict(max_norm=1.0)],
+        optax=lambda max_norm: optax.clip_by_global_norm(max_norm),
+    ),
     Row("clip_by_value", [dict(clip_value=0.3)], optax=lambda clip_value: optax.clip(clip_value)),
 ]
 

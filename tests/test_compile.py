@@ -19,7 +19,7 @@ def compiled(function, backend="eager"):
 
 @cases(ALGORITHMS + LINKS)
 def test_one_graph_for_every_step(row, options, fresh_compiler):
-    """Five steps, the count rising, through one graph."""
+    """Five steps, the count rising, through one graph (or none, where there is nothing to compute)."""
     tx = row(**options)
     step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
     params = params_like()
@@ -30,7 +30,7 @@ def test_one_graph_for_every_step(row, options, fresh_compiler):
         params, state = step(grads, state, params)
         expected, expected_state = fx.step(tx, grads, expected_state, expected)
     assert_equal((params, state), (expected, expected_state), **CLOSE)
-    assert fresh_compiler["stats"]["unique_graphs"] == 1
+    assert fresh_compiler["stats"]["unique_graphs"] == (row.name != "set_to_zero")
 
 
 @rows()

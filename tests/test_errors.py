@@ -70,6 +70,16 @@ TREES = {
         ValueError,
         ["state.step['embed'] is missing", "updates['embed'] is a tensor", "must come from init"],
     ),
+    "state begun without momentum": (
+        lambda: fx.step(fx.sgd(momentum=0.9), PARAMS, fx.sgd().init(PARAMS), PARAMS),
+        ValueError,
+        ["state.momentum_buffer is missing, which sgd keeps with these hyperparameters", "init(params)"],
+    ),
+    "state begun without these parameters": (
+        lambda: fx.step(ADAMW, PARAMS, ADAMW.init({"embed": None, "layers": [None, None]}), PARAMS),
+        ValueError,
+        ["state.step['embed'] is missing", "must come from init"],
+    ),
     "state of another algorithm": (
         lambda: fx.step(ADAMW, PARAMS, fx.sgd().init(PARAMS), PARAMS),
         TypeError,

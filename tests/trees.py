@@ -35,6 +35,10 @@ def clone(tree: Any) -> Any:
 
 def assert_equal(a: Any, b: Any, **tolerance: Any) -> None:
     """The same structure, and leaf by leaf the same dtype, shape and (without a tolerance) bits."""
-    assert optree.tree_structure(a, none_is_leaf=True) == optree.tree_structure(b, none_is_leaf=True)
-    for x, y in zip(leaves(a), leaves(b)):
-        torch.testing.assert_close(x, y, **{"rtol": 0, "atol": 0, "equal_nan": True, **tolerance})
+    (left, left_spec), (right, right_spec) = (optree.tree_flatten(tree, none_is_leaf=True) for tree in (a, b))
+    assert left_spec == right_spec
+    for x, y in zip(left, right):
+        if isinstance(y, torch.Tensor):
+            torch.testing.assert_close(x, y, **{"rtol": 0, "atol": 0, "equal_nan": True, **tolerance})
+        else:
+            assert x == y

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from optree import PyTreeSpec
 
 from optimfx import tree
@@ -14,6 +15,8 @@ from optimfx.tree import PyTree
 ABSENT = ()
 """Stands in a state where there is nothing to remember: a tree without leaves, which torch.vmap, unlike ``None``, lets
 a function return."""
+
+_NO_ELEMENTS = torch.empty(0)
 
 
 def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
@@ -53,13 +56,28 @@ def columns_of(
         if params is not None:
             tree.check_counterpart(reference[i], grad, spec, i, ("params", "updates"))
         for column, field, name in zip(columns, state, names):
-            if column[i] is None and not _absent(field):
+            # A slot may be absent as a whole, which _check_slots judges; the count is always there.
+            if column[i] is None and (name == "state.step" or not _absent(field)):
                 raise ValueError(
                     f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
                     f"the state must come from init on parameters that include this leaf."
                 )
+    _check_slots(update, state)
     steps, slots = (columns[0], columns[1:]) if columns else ([None] * size, [])
     return Leaves([None] * size if params is None else reference, grads, slots), steps, spec
+
+
+def _check_slots(update: Any, state: PyTree) -> None:
+    """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
+    if not (update.rule.elementwise and any(_absent(slot) for slot in state[1:])):
+        return
+    needed = update.rule.init(_NO_ELEMENTS, **{name: update.hyper[name] for name in update.rule.init_names})
+    for name, slot, need in zip(state._fields[1:], state[1:], needed):
+        if need is not None and _absent(slot) and not _absent(state[0]):
+            raise ValueError(
+                f"state.{name} is missing, which {update.name} keeps with these hyperparameters: the state was begun "
+                f"with others. Begin a new one with init(params)."
+            )
 
 
 def _absent(entry: Any) -> bool:
