@@ -125,7 +125,7 @@ def _is_hyper(value: Any) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    """The value as a tensor of its own: a number in float64, a tensor as it is."""
+    """A number as a float64 tensor, a tensor as it is, and tuples of them."""
     if isinstance(value, (tuple, list)):
         return tuple(_tensor(item) for item in value)
     return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)

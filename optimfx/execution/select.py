@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from optimfx.execution.leaves import Leaves
 EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (foreach, eager)}
 """In order of preference. An executor is a module: ``name``, ``refusal``, ``drawback``, ``run``."""
 
-_forced: list[str] = []
+_forced: ContextVar[str | None] = ContextVar("forced", default=None)
 
 
 class Choice(NamedTuple):
@@ -44,11 +45,11 @@ def use(name: str) -> Iterator[None]:
     """
     if name not in EXECUTORS:
         raise ValueError(f"there is no executor {name!r}; choose one of {', '.join(sorted(EXECUTORS))}.")
-    _forced.append(name)
+    token = _forced.set(name)
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.reset(token)
 
 
 def select(rule: Any, leaves: Leaves, scalars: Any) -> Choice:
@@ -56,8 +57,9 @@ def select(rule: Any, leaves: Leaves, scalars: Any) -> Choice:
     if torch.compiler.is_compiling():
         return Choice(eager, "torch.compile fuses it")
     symbolic = _symbolic(leaves, scalars)
-    if _forced:
-        executor = EXECUTORS[_forced[-1]]
+    forced = _forced.get()
+    if forced is not None:
+        executor = EXECUTORS[forced]
         why_not = executor.refusal(rule, leaves) or (symbolic if executor is not eager else None)
         if why_not:
             raise ValueError(f"execution.use({executor.name!r}): this executor cannot run these leaves: {why_not}.")
