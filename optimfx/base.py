@@ -216,6 +216,7 @@ class Interval(NamedTuple):
 
 NON_NEGATIVE = Interval(0, math.inf)
 UNIT = Interval(0, 1)
+ABOVE_ONE = Interval(1, math.inf)
 REAL = Interval(-math.inf, math.inf)
 
 

@@ -30,6 +30,8 @@ __all__ = [
     "cos",
     "decay",
     "floor",
+    "full_like",
+    "initial",
     "is_zero",
     "lerp",
     "log",
@@ -58,6 +60,16 @@ def unless_zero(x: Any) -> Any:
 def zeros_like(x: Any) -> Any:
     """A new state slot: zeros with the shape, dtype, device and layout of ``x``."""
     return torch.zeros_like(x)
+
+
+def full_like(x: Any, value: Any) -> Any:
+    """A new state slot filled with a scalar, in each part of a complex number."""
+    return (torch.zeros_like(x) + (value * (1 + 1j) if x.is_complex() else value)).to(x.dtype)
+
+
+def initial(hyper: Any) -> Any:
+    """A hyperparameter's value before the first step."""
+    return hyper(0) if callable(hyper) else hyper
 
 
 def add(base: Any, x: Any, alpha: Any = 1) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 import pytest
 import torch
@@ -34,6 +36,10 @@ class Row:
     @property
     def factory(self) -> Callable[..., fx.GradientTransformation]:
         return getattr(fx, self.name)
+
+    def takes(self, name: str) -> bool:
+        """Whether the factory has this argument."""
+        return name in inspect.signature(self.factory).parameters
 
     def __call__(self, **options: Any) -> fx.GradientTransformation:
         return self.factory(**options)
@@ -76,6 +82,27 @@ def _optax_lion(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
     return _optax_chain(0.0, maximize, optax.lion(lr, *betas, weight_decay=weight_decay))
 
 
+def _optax_adamax(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+    return _optax_chain(weight_decay, maximize, optax.adamax(lr, *betas, eps=eps))
+
+
+def _optax_radam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False, maximize=False):
+    if eps or decoupled_weight_decay:  # Optax corrects the second moment before it adds eps, and has no decay
+        return None
+    return _optax_chain(weight_decay, maximize, optax.radam(lr, *betas, eps=eps))
+
+
+def _optax_adagrad(lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, maximize=False):
+    if eps:  # in Optax it stands under the root
+        return None
+    adagrad = optax.adagrad(lambda step: lr / (1 + step * jax.numpy.float64(lr_decay)), initial_accumulator_value, eps)
+    return _optax_chain(weight_decay, maximize, adagrad)
+
+
+def _optax_adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+    return _optax_chain(weight_decay, maximize, optax.adadelta(lr, rho, eps))
+
+
 def _optax_chain(weight_decay, maximize, optimizer):
     ascent = optax.scale(-1.0) if maximize else optax.identity()
     return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
@@ -96,11 +123,37 @@ RMSPROP = product(
     lr=[0.1], alpha=[0.9], maximize=[False, True], weight_decay=[0.0, 0.1], momentum=[0.0, 0.9], centered=[False, True]
 )
 
+MAXIMIZE_AND_DECAY = dict(maximize=[False, True], weight_decay=[0.0, 0.1])
+RADAM = product(
+    lr=[0.1], betas=[(0.8, 0.95)], eps=[0.0, 1e-6], decoupled_weight_decay=[False, True], **MAXIMIZE_AND_DECAY
+)
+ADAGRAD = product(lr=[0.1], lr_decay=[0.0, 0.1], initial_accumulator_value=[0.0, 0.2], eps=[0.0], **MAXIMIZE_AND_DECAY)
+
 ALGORITHMS = [
     Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD, _optax_sgd),
     Row("adam", [{}, *ADAM], torch.optim.Adam, _optax_adam),
     Row("adamw", [{}, *ADAM], torch.optim.AdamW, _optax_adamw),
     Row("rmsprop", [{}, *RMSPROP], torch.optim.RMSprop, _optax_rmsprop),
+    Row(
+        "adamax",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adamax,
+        _optax_adamax,
+    ),
+    Row("radam", [{}, *RADAM], torch.optim.RAdam, _optax_radam),
+    Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad, _optax_adagrad),
+    Row(
+        "adadelta",
+        [{}, *product(lr=[0.5], rho=[0.8], eps=[1e-2], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adadelta,
+        _optax_adadelta,
+    ),
+    Row(
+        "rprop",
+        [{}, *product(lr=[0.1], etas=[(0.4, 1.3)], step_sizes=[(0.01, 0.2)], maximize=[False, True])],
+        torch.optim.Rprop,
+        lambda **options: None,  # Optax gives each step one call late
+    ),
     Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])], None, _optax_lion),
 ]
 

@@ -177,7 +177,8 @@ def test_every_hyperparameter_may_be_a_schedule(row):
         return lambda step: seen.append(step) or value * 0.9**step
 
     stepped, _ = run(row(**rest, **{name: schedule(value) for name, value in numeric.items()}), params)
-    assert sorted(set(seen)) == [0, 1, 2]
+    used = set(numeric) & set(row(**row.richest).update.rule.scalar_names)
+    assert sorted(set(seen)) == ([0, 1, 2] if used else [0])  # Rprop asks for its lr once
 
     torch.manual_seed(1)
     expected, state = params, row(**row.richest).init(params)

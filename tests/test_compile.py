@@ -42,7 +42,7 @@ def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
     grads = random_like(params)
 
     if how == "argument":
-        tx = row(**options)
+        tx = row(lr=lrs[0], **options)
         step = compiled(lambda lr, grads, state, params: fx.step(row(lr=lr, **options), grads, state, params))
         state = tx.init(params)
     elif how == "in the state":
@@ -55,7 +55,7 @@ def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
         step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
         state = tx.init(params)
 
-    expected, expected_state = params, row(**options).init(params)
+    expected, expected_state = params, row(lr=lrs[0], **options).init(params)
     for lr in lrs:
         tensor = torch.tensor(lr, dtype=torch.float64)
         if how == "in the state":

@@ -166,6 +166,9 @@ HYPERPARAMETERS = {
         ValueError,
         "nesterov=True needs momentum > 0 and dampening = 0; got momentum=0.0, dampening=0.0.",
     ),
+    "rho": (lambda: fx.adadelta(rho=1.5), ValueError, "rho must be in [0, 1); got 1.5."),
+    "etaminus": (lambda: fx.rprop(etas=(1.0, 1.2)), ValueError, "etaminus must be in [0, 1); got 1.0."),
+    "etaplus": (lambda: fx.rprop(etas=(0.5, 0.9)), ValueError, "etaplus must be in [1, inf); got 0.9."),
     "max_norm": (lambda: fx.clip_by_global_norm(-1.0), ValueError, "max_norm must be in [0, inf); got -1.0."),
     "clip_value": (lambda: fx.clip_by_value(-1.0), ValueError, "clip_value must be in [0, inf); got -1.0."),
     "decay": (lambda: fx.ema(1.0), ValueError, "decay must be in [0, 1); got 1.0."),
@@ -229,7 +232,7 @@ def test_hyperparameters(name):
 
 
 READS_PARAMS = [
-    *((row.name, row(**{**row.richest, "weight_decay": 0.1})) for row in ALGORITHMS),
+    *((row.name, row(**{**row.richest, "weight_decay": 0.1})) for row in ALGORITHMS if row.takes("weight_decay")),
     ("add_decayed_weights", fx.add_decayed_weights(0.1)),
 ]
 
@@ -243,7 +246,7 @@ def test_params_missing_where_they_are_needed(name, tx):
 @rows()
 def test_params_are_not_needed_without_decay(row):
     """``update(grads, state)`` gives what it gives with the parameters."""
-    tx = row(**{**row.richest, "weight_decay": 0.0})
+    tx = row(**{**row.richest, **({"weight_decay": 0.0} if row.takes("weight_decay") else {})})
     params = params_like()
     grads, state = random_like(params), tx.init(params)
     (alone, _), (with_params, _) = tx.update(grads, state), tx.update(grads, state, params)

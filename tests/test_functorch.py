@@ -44,26 +44,26 @@ def test_vmap_over_models(row, options, inplace):
 @pytest.mark.parametrize("injected", [False, True], ids=["argument", "in the state"])
 def test_vmap_over_hyperparameters(row, injected):
     """Each member its own lr and weight decay, as tensors, equals the loop with numbers."""
-    lrs, decays = [0.1, 0.01, 0.3], [0.0, 0.1, 0.02]
-    options = {name: value for name, value in row.richest.items() if name not in ("lr", "weight_decay")}
+    values = {"lr": [0.1, 0.01, 0.3], "weight_decay": [0.0, 0.1, 0.02]}
+    values = {name: column for name, column in values.items() if row.takes(name)}
+    members = [dict(zip(values, member)) for member in zip(*values.values())]
+    options = {name: value for name, value in row.richest.items() if name not in values}
     params = params_like()
     grads = random_like(params)
-    expected = stack(
-        [run(row(lr=lr, weight_decay=decay, **options), grads, params)[0] for lr, decay in zip(lrs, decays)]
-    )
-    lrs, decays = torch.tensor(lrs, dtype=torch.float64), torch.tensor(decays, dtype=torch.float64)
+    expected = stack([run(row(**member, **options), grads, params)[0] for member in members])
+    tensors = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
     if injected:
-        tx = fx.inject_hyperparams(row.factory)(lr=0.1, weight_decay=0.1, **options)
-        state = stack([tx.init(params)] * MEMBERS)
-        state.hyperparams.update(lr=lrs, weight_decay=decays)
-        members = stack([params] * MEMBERS)
+        # Every term switched on, with members' own values in the state.
+        tx = fx.inject_hyperparams(row.factory)(**dict.fromkeys(values, 0.1), **options)
+        states = [fx.inject_hyperparams(row.factory)(**member, **options).init(params) for member in members]
+        state = stack([state._replace(hyperparams={}) for state in states])
+        state.hyperparams.update({**stack([tx.init(params).hyperparams] * MEMBERS), **tensors})
+        result = stack([params] * MEMBERS)
         for _ in range(3):
-            members, state = torch.vmap(lambda s, p: fx.step(tx, grads, s, p))(state, members)
+            result, state = torch.vmap(lambda s, p: fx.step(tx, grads, s, p))(state, result)
     else:
-        members = torch.vmap(lambda lr, decay: run(row(lr=lr, weight_decay=decay, **options), grads, params)[0])(
-            lrs, decays
-        )
-    assert_equal(members, expected, **CLOSE)
+        result = torch.vmap(lambda member: run(row(**member, **options), grads, params)[0])(tensors)
+    assert_equal(result, expected, **CLOSE)
 
 
 def loss(params):

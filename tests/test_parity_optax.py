@@ -30,7 +30,7 @@ def assert_same_run(tx: fx.GradientTransformation, twin: optax.GradientTransform
     for _ in range(steps):
         grads = random_tree(rng)
         updates, state = tx.update(to_torch(grads), state, ours)
-        twin_updates, twin_state = twin.update(grads, twin_state, theirs)
+        twin_updates, twin_state = twin.update(jax.tree.map(jax.numpy.asarray, grads), twin_state, theirs)
         ours, theirs = fx.apply_updates(ours, updates), optax.apply_updates(theirs, twin_updates)
         for name in SHAPES:
             np.testing.assert_allclose(updates[name], twin_updates[name], rtol=1e-10, atol=1e-10)
