@@ -18,7 +18,9 @@ from optimfx.rules.adagrad import adagrad
 from optimfx.rules.adam import adam
 from optimfx.rules.adamax import adamax
 from optimfx.rules.adamw import adamw
+from optimfx.rules.asgd import asgd
 from optimfx.rules.lion import lion
+from optimfx.rules.nadam import nadam
 from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
@@ -40,7 +42,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
-    "sgd", "adam", "adamw", "adamax", "radam", "rmsprop", "adagrad", "adadelta", "rprop", "lion",
+    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop", "lion",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms",

@@ -102,6 +102,10 @@ def _no_slots(param: Tensor) -> tuple[()]:
     return ()
 
 
+def _nothing_carried() -> tuple[()]:
+    return ()
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """An algorithm's mathematics, free of trees, devices, dtypes and modes of execution.
@@ -113,8 +117,11 @@ class Rule:
     ``scalars(step, **hyper)``
         What depends on the step and the hyperparameters only: step sizes, bias corrections. Runs once per step, on
         Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. A parameter ``global_norm`` gets the
-        2-norm of all gradients. Returns a NamedTuple, in which a bool or ``None`` is static: it selects a branch of
-        ``leaf``.
+        2-norm of all gradients; one named like a field of the state gets that scalar, *carried* from the last step.
+        Returns a NamedTuple, in which a bool or ``None`` is static: it selects a branch of ``leaf``. A field named like
+        one of the state is what is carried on.
+    ``begin(**hyper)``
+        The values with which the carried scalars begin, as a tuple; they are kept in float64.
     ``leaf(base, param, grad, *slots, scalars)``
         One step of one parameter: ``(result, *slots)``. The result is ``base`` plus the increment; ``base`` is the
         parameter, or ``None`` when the increment itself is wanted. Only operators and words of :mod:`optimfx.ops`.
@@ -123,9 +130,9 @@ class Rule:
     skipping of ``None``.
 
     Attributes:
-        leaf, scalars, init: the functions above.
-        state: the NamedTuple of the whole state: ``step``, then the slots in the order of ``leaf``. Without one, the
-            rule is stateless but for the step that a schedule needs.
+        leaf, scalars, init, begin: the functions above.
+        state: the NamedTuple of the whole state: ``step``, then what ``scalars`` carries, then the slots as ``leaf``
+            takes them. Without one, the rule is stateless but for the step that a schedule needs.
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
     """
@@ -136,12 +143,23 @@ class Rule:
     state: type[Any] | None = None
     reads_param: Callable[[Any], bool] = lambda scalars: False
     elementwise: bool = True
+    begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     init_names: tuple[str, ...] = field(init=False, repr=False)
+    begin_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
+    carried: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "init_names", tuple(inspect.signature(self.init).parameters)[1:])
-        object.__setattr__(self, "scalar_names", tuple(inspect.signature(self.scalars).parameters)[1:])
+        fields = self.state._fields[1:] if self.state else ()
+        scalar_names = tuple(inspect.signature(self.scalars).parameters)[1:]
+        names = {
+            "init_names": tuple(inspect.signature(self.init).parameters)[1:],
+            "begin_names": tuple(inspect.signature(self.begin).parameters),
+            "scalar_names": scalar_names,
+            "carried": tuple(name for name in fields if name in scalar_names),
+        }
+        for name, value in names.items():
+            object.__setattr__(self, name, value)
 
     @property
     def measures_norm(self) -> bool:
@@ -178,6 +196,11 @@ class RuleUpdate(Stepper):
         return self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
 
     @property
+    def shares(self) -> int:
+        """How many fields of the state, from the first, hold what leaves share: the count and the carried scalars."""
+        return 1 + len(self.rule.carried) if self.counts else 0
+
+    @property
     def state_type(self) -> type[Any]:
         """The NamedTuple of the state."""
         return self.rule.state or (StepState if self.counts else EmptyState)
@@ -195,7 +218,7 @@ def transformation(name: str, rule: Rule, *, maximize: bool = False, **hyper: An
     Raises:
         TypeError: a hyperparameter is missing.
     """
-    missing = {*rule.init_names, *rule.scalar_names} - {*hyper, "global_norm"}
+    missing = {*rule.init_names, *rule.begin_names, *rule.scalar_names} - {*hyper, *rule.carried, "global_norm"}
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
     return RuleUpdate(name, rule, hyper, maximize).transformation()

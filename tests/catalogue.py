@@ -34,6 +34,11 @@ class Row:
     optax: Callable[..., optax.GradientTransformation | None] | None = None
 
     @property
+    def carries(self) -> bool:
+        """Whether the rule carries scalars from step to step, which torch does in the default dtype."""
+        return bool(self().update.rule.carried)
+
+    @property
     def factory(self) -> Callable[..., fx.GradientTransformation]:
         return getattr(fx, self.name)
 
@@ -139,6 +144,28 @@ ALGORITHMS = [
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], **MAXIMIZE_AND_DECAY)],
         torch.optim.Adamax,
         _optax_adamax,
+    ),
+    Row(
+        "nadam",
+        [
+            {},
+            *product(
+                lr=[0.1],
+                betas=[(0.8, 0.95)],
+                eps=[1e-6],
+                momentum_decay=[0.05],
+                decoupled_weight_decay=[False, True],
+                **MAXIMIZE_AND_DECAY,
+            ),
+        ],
+        torch.optim.NAdam,
+        lambda **options: None,  # Optax's momentum does not grow with the step
+    ),
+    Row(
+        "asgd",
+        [{}, *product(lr=[0.1], lambd=[0.01], alpha=[0.6], t0=[2.0, 100.0], **MAXIMIZE_AND_DECAY)],
+        torch.optim.ASGD,
+        lambda **options: None,  # Optax has none
     ),
     Row("radam", [{}, *RADAM], torch.optim.RAdam, _optax_radam),
     Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad, _optax_adagrad),

@@ -9,6 +9,7 @@ import torch
 from optree import PyTreeSpec
 
 from optimfx import tree
+from optimfx.execution.counts import Columns
 from optimfx.execution.leaves import Leaves
 from optimfx.tree import PyTree
 
@@ -31,8 +32,8 @@ def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) ->
 
 def columns_of(
     update: Any, updates: PyTree, state: PyTree, params: PyTree | None
-) -> tuple[Leaves, list[Any], PyTreeSpec]:
-    """The trees as columns, each checked against the parameters (or, without them, the updates)."""
+) -> tuple[Leaves, Columns, PyTreeSpec]:
+    """The leaves and what they share as columns, checked against the parameters (or, without them, the updates)."""
     if not isinstance(state, update.state_type):
         raise TypeError(
             f"{update.name} keeps its state in {update.state_type.__name__}, but got {type(state).__name__}; "
@@ -63,16 +64,17 @@ def columns_of(
                     f"the state must come from init on parameters that include this leaf."
                 )
     _check_slots(update, state)
-    steps, slots = (columns[0], columns[1:]) if columns else ([None] * size, [])
-    return Leaves([None] * size if params is None else reference, grads, slots), steps, spec
+    split = update.shares
+    return Leaves([None] * size if params is None else reference, grads, columns[split:]), columns[:split], spec
 
 
 def _check_slots(update: Any, state: PyTree) -> None:
     """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
-    if not (update.rule.elementwise and any(_absent(slot) for slot in state[1:])):
+    split = update.shares
+    if not (update.rule.elementwise and any(_absent(slot) for slot in state[split:])):
         return
     needed = update.rule.init(_NO_ELEMENTS, **{name: update.hyper[name] for name in update.rule.init_names})
-    for name, slot, need in zip(state._fields[1:], state[1:], needed):
+    for name, slot, need in zip(state._fields[split:], state[split:], needed):
         if need is not None and _absent(slot) and not _absent(state[0]):
             raise ValueError(
                 f"state.{name} is missing, which {update.name} keeps with these hyperparameters: the state was begun "

@@ -1,39 +1,32 @@
-"""Step counts, one tensor for all leaves that have been stepped together."""
+"""What all leaves that have been stepped together have in common: the step count, and the scalars a rule carries.
+
+Each is one 0-d tensor, the same object for all of them, held in the state at every leaf.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+Columns = list[list[Any]]
+"""The step count of each leaf, then each carried scalar of each leaf; nothing for a rule that does not count."""
 
-def runs_of(steps: list[Any], live: list[int]) -> list[list[int]]:
-    """The live leaves in runs that share a count. Compared by ``is``: torch.compile would guard on an ``id``."""
+
+def runs_of(shared: Columns, live: list[int]) -> list[list[int]]:
+    """The live leaves in runs that share everything. Compared by ``is``: torch.compile would guard on an ``id``."""
     runs: list[list[int]] = []
     for i in live:
-        if runs and steps[i] is steps[runs[-1][0]]:
+        if runs and all(column[i] is column[runs[-1][0]] for column in shared):
             runs[-1].append(i)
         else:
             runs.append([i])
     return runs
 
 
-def advance(steps: list[Any], runs: list[list[int]]) -> list[Any]:
-    """The counts, one higher for every live leaf; a run goes on sharing its own."""
-    counts = list(steps)
+def donate(before: list[Any], after: list[Any], runs: list[list[int]]) -> None:
+    """Put a column's new values into its old tensors, but for one that a leaf outside of the run holds too."""
     for run in runs:
-        step = steps[run[0]]
-        higher = None if step is None else step + 1
-        for i in run:
-            counts[i] = higher
-    return counts
-
-
-def donate(steps: list[Any], counts: list[Any], runs: list[list[int]]) -> list[Any]:
-    """The counts in the old tensors, but for one that a leaf outside of the run holds too."""
-    donated = list(counts)
-    for run in runs:
-        step = steps[run[0]]
-        if step is not None and sum(other is step for other in steps) == len(run):
-            step.copy_(counts[run[0]])
+        old = before[run[0]]
+        if sum(other is old for other in before) == len(run):
+            old.copy_(after[run[0]])
             for i in run:
-                donated[i] = step
-    return donated
+                after[i] = old

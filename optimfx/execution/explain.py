@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import tree
-from optimfx.execution.hyper import scalars_at
+from optimfx.execution.hyper import first_scalars
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.tree import PyTree
@@ -59,7 +59,7 @@ def explain_link(tx: Any, params: PyTree) -> list[Row]:
 
 def explain_rule(update: Any, params: PyTree) -> list[Row]:
     """The rows of a rule: the groups that it would run, and the choice for each."""
-    scalars = scalars_at(update, 1 if update.counts else None, global_norm=1.0)
+    scalars = first_scalars(update)
     rows = []
     for group in _groups(params):
         executor, reason = select(update.rule, group, scalars)

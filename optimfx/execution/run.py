@@ -10,8 +10,8 @@ from torch import Tensor
 from optimfx import tree
 from optimfx.execution import modes
 from optimfx.execution.columns import columns_of, state_of
-from optimfx.execution.counts import advance, donate, runs_of
-from optimfx.execution.hyper import number, scalars_at
+from optimfx.execution.counts import Columns, donate, runs_of
+from optimfx.execution.hyper import carried_at_first, first_scalars, number, scalars_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.tree import PyTree
@@ -31,12 +31,13 @@ def init(update: Any, params: PyTree) -> PyTree:
         return update.state_type()
     # torch.optim's dtype for counts: float32, or float64 when that is the default.
     zero = torch.zeros((), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
-    steps = [None if leaf is None else zero for leaf in leaves]
+    carried = [tensor_like(value, zero.double()) for value in carried_at_first(update).values()]
+    shared = [[None if leaf is None else value for leaf in leaves] for value in (zero, *carried)]
     hyper = {name: update.hyper[name] for name in update.rule.init_names}
-    nothing = (None,) * (len(update.state_type._fields) - 1)
+    nothing = (None,) * (len(update.state_type._fields) - update.shares)
     rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
     slots = [list(column) for column in zip(*rows)] or [[] for _ in nothing]
-    return state_of(update, spec, [steps, *slots])
+    return state_of(update, spec, [*shared, *slots])
 
 
 def run(
@@ -46,12 +47,12 @@ def run(
 
     Nothing is written before everything is checked.
     """
-    leaves, steps, spec = columns_of(update, updates, state, params)
+    leaves, before, spec = columns_of(update, updates, state, params)
     with modes.donating(inplace):
-        runs = runs_of(steps, [i for i, grad in enumerate(leaves.grads) if grad is not None])
-        counts = advance(steps, runs)
+        runs = runs_of(before, [i for i, grad in enumerate(leaves.grads) if grad is not None])
+        after, groups = _advance(update, leaves, before, runs)
         plan = []
-        for scalars, rows in _groups(update, leaves, counts, runs):
+        for scalars, rows in groups:
             _check_params(update, scalars, params)
             group = leaves.take(rows)
             plan.append((select(update.rule, group, scalars).executor, scalars, rows, group))
@@ -67,15 +68,16 @@ def run(
                     column[i] = value
         if inplace and not modes.tracing():
             # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
-            counts = donate(steps, counts, runs)
+            for old, new in zip(before, after):
+                donate(old, new, runs)
 
-    return tree.unflatten(spec, results), state_of(update, spec, [counts, *slots]) if update.counts else state
+    return tree.unflatten(spec, results), state_of(update, spec, [*after, *slots]) if update.counts else state
 
 
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
     columns_of(update, updates, state, params)
-    _check_params(update, scalars_at(update, 1 if update.counts else None, global_norm=1.0), params)
+    _check_params(update, first_scalars(update), params)
 
 
 def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
@@ -89,19 +91,28 @@ def _check_params(update: Any, scalars: Any, params: PyTree | None) -> None:
         raise ValueError(f"{update.name} needs the parameters here: call update(updates, state, params).")
 
 
-def _groups(update: Any, leaves: Leaves, counts: list[Any], runs: list[list[int]]) -> list[tuple[Any, list[int]]]:
-    """The live leaves, grouped by scalars, device and dtypes: ``(scalars, rows)``."""
+def _advance(
+    update: Any, leaves: Leaves, before: Columns, runs: list[list[int]]
+) -> tuple[Columns, list[tuple[Any, list[int]]]]:
+    """What the leaves share, after this step; and the live leaves grouped by scalars, device and dtypes."""
+    after = [list(column) for column in before]
     measured = {"global_norm": tree.global_norm(leaves.grads)} if update.rule.measures_norm else {}
     scalars: list[Any] = []
     places: dict[Any, int] = {}
     groups: dict[Any, list[int]] = {}
     rows = list(leaves.rows())
     for run in runs:
-        step = number(counts[run[0]])
-        place = len(scalars) if isinstance(step, Tensor) else places.setdefault(step, len(scalars))
+        old = [column[run[0]] for column in before]
+        count = old[0] + 1 if old else None
+        step, *carried = values = tuple(number(x) for x in (count, *old[1:]))
+        known = not any(isinstance(value, Tensor) for value in values)
+        place = places.setdefault(values, len(scalars)) if known else len(scalars)
         if place == len(scalars):
-            scalars.append(scalars_at(update, step, **measured))
+            scalars.append(scalars_at(update, step, **dict(zip(update.rule.carried, carried)), **measured))
+        fresh = [count, *(tensor_like(getattr(scalars[place], n), x) for n, x in zip(update.rule.carried, old[1:]))]
         for i in run:
+            for column, value in zip(after, fresh):
+                column[i] = value
             key = (place, rows[i][1].device, *[None if t is None else t.dtype for t in rows[i]])
             groups.setdefault(key, []).append(i)
-    return [(scalars[key[0]], group) for key, group in groups.items()]
+    return after, [(scalars[key[0]], group) for key, group in groups.items()]
