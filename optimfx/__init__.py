@@ -13,11 +13,14 @@ from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, tr
 from optimfx.combine import chain, masked, named_chain, partition
 from optimfx.execution import explain
 from optimfx.inject import inject_hyperparams
+from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adagrad import adagrad
 from optimfx.rules.adam import adam
 from optimfx.rules.adamax import adamax
 from optimfx.rules.adamw import adamw
+from optimfx.rules.adan import adan
+from optimfx.rules.ademamix import ademamix
 from optimfx.rules.asgd import asgd
 from optimfx.rules.lion import lion
 from optimfx.rules.nadam import nadam
@@ -25,6 +28,7 @@ from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
 from optimfx.rules.sgd import sgd
+from optimfx.rules.yogi import yogi
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
@@ -42,7 +46,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
-    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop", "lion",
+    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop",
+    "lion", "adabelief", "yogi", "adan", "ademamix",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms",

@@ -265,10 +265,11 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
             raise ValueError(f"{name} must be in {interval}; got {value!r}.")
 
 
-def check_betas(betas: Any) -> None:
-    """Refuse anything but a pair of decay rates in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair (beta1, beta2); got {betas!r}.")
+def check_betas(betas: Any, count: int = 2) -> None:
+    """Refuse anything but so many decay rates in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != count:
+        names = ", ".join(f"beta{i + 1}" for i in range(count))
+        raise TypeError(f"betas must be ({names}); got {betas!r}.")
     check_hyper(UNIT, betas=tuple(betas))
 
 

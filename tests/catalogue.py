@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 import pytest
 import torch
 
@@ -108,6 +109,26 @@ def _optax_adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False)
     return _optax_chain(weight_decay, maximize, optax.adadelta(lr, rho, eps))
 
 
+def _optax_adabelief(lr=1e-3, betas=(0.9, 0.999), eps=1e-16, maximize=False, eps_root=1e-16):
+    return _optax_chain(0.0, maximize, optax.adabelief(lr, *betas, eps=eps, eps_root=eps_root))
+
+
+def _optax_yogi(lr=1e-3, betas=(0.9, 0.999), eps=1e-3, initial_accumulator_value=1e-6, maximize=False):
+    direction = optax.scale_by_yogi(*betas, eps, 0.0, initial_accumulator_value)
+    return _optax_chain(0.0, maximize, optax.chain(direction, optax.scale_by_learning_rate(lr)))
+
+
+def _optax_adan(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0.0, maximize=False, eps_root=1e-8):
+    return _optax_chain(0.0, maximize, optax.adan(lr, *betas, eps, eps_root, weight_decay))
+
+
+def _optax_ademamix(
+    lr=1e-3, betas=(0.9, 0.999, 0.9999), alpha=5.0, eps=1e-8, weight_decay=0.0, maximize=False, eps_root=0.0
+):
+    ademamix = optax.contrib.ademamix(lr, *betas, alpha, eps, eps_root, weight_decay=weight_decay)
+    return _optax_chain(0.0, maximize, ademamix)
+
+
 def _optax_chain(weight_decay, maximize, optimizer):
     ascent = optax.scale(-1.0) if maximize else optax.identity()
     return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
@@ -182,6 +203,35 @@ ALGORITHMS = [
         lambda **options: None,  # Optax gives each step one call late
     ),
     Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])], None, _optax_lion),
+    Row(
+        "adabelief",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True], eps_root=[1e-4])],
+        None,
+        _optax_adabelief,
+    ),
+    Row(
+        "yogi",
+        [
+            {},
+            *product(
+                lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-2], initial_accumulator_value=[0.5], maximize=[False, True]
+            ),
+        ],
+        None,
+        _optax_yogi,
+    ),
+    Row(
+        "adan",
+        [{}, *product(lr=[0.1], betas=[(0.9, 0.8, 0.95)], eps=[1e-6], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+        None,
+        _optax_adan,
+    ),
+    Row(
+        "ademamix",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95, 0.99)], alpha=[3.0], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+        None,
+        _optax_ademamix,
+    ),
 ]
 
 

@@ -157,7 +157,12 @@ HYPERPARAMETERS = {
     ),
     "first beta": (lambda: fx.adam(betas=(1.0, 0.9)), ValueError, "betas[0] must be in [0, 1); got 1.0."),
     "second beta": (lambda: fx.lion(betas=(0.9, -0.1)), ValueError, "betas[1] must be in [0, 1); got -0.1."),
-    "one beta": (lambda: fx.adamw(betas=0.9), TypeError, "betas must be a pair (beta1, beta2); got 0.9."),
+    "one beta": (lambda: fx.adamw(betas=0.9), TypeError, "betas must be (beta1, beta2); got 0.9."),
+    "two betas of three": (
+        lambda: fx.adan(betas=(0.9, 0.9)),
+        TypeError,
+        "betas must be (beta1, beta2, beta3); got (0.9, 0.9).",
+    ),
     "eps": (lambda: fx.adam(eps=-1e-8), ValueError, "eps must be in [0, inf); got -1e-08."),
     "weight_decay": (lambda: fx.lion(weight_decay=-1), ValueError, "weight_decay must be in [0, inf); got -1."),
     "alpha": (lambda: fx.rmsprop(alpha=1.5), ValueError, "alpha must be in [0, 1); got 1.5."),

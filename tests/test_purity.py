@@ -84,6 +84,19 @@ def test_updates_do_not_alias_the_state():
     assert_equal(state, kept)
 
 
+@cases(EVERYTHING)
+@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
+def test_a_state_does_not_hold_what_it_was_given(row, options, executor):
+    """A gradient buffer that the caller uses again must not change the state."""
+    tx = row(**options)
+    params = {"a": torch.randn(3), "b": torch.randn(2)}
+    grads = random_like(params)
+    with fx.execution.use(executor):
+        _, state = tx.update(grads, tx.init(params), params)
+    given = {leaf.data_ptr() for leaf in leaves((grads, params))}
+    assert not given & {leaf.data_ptr() for leaf in leaves(state)}
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_leaf_that_sat_out_keeps_its_count(inplace):
     tx = fx.adam()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.storage import compute_dtype, load, store
+from optimfx.execution.storage import apart, compute_dtype, load, store
 
 name = "eager"
 
@@ -30,6 +30,7 @@ def run(
         loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
         p, g, *s = loaded
         values = rule.leaf(p if stepping else None, p, -g if maximize else g, *s, scalars)
+        values = apart(values, loaded, (p if stepping else g, *s))
         likes = (param if stepping else grad, *old)
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
     results, *slots = [list(column) for column in zip(*rows)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.storage import compute_dtype, load, store
+from optimfx.execution.storage import apart, compute_dtype, load, store
 
 name = "foreach"
 
@@ -103,6 +103,7 @@ def run(
     ]
     param, grad, *old = lists
     values = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
+    values = apart(values, lists, (param if stepping else grad, *old))
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
         [None] * len(like) if value is None else [store(v, t, inplace) for v, t in zip(value.tensors, like)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,14 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as the rule sees it."""
     return _as(real(tensor), dtype)
+
+
+def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
+    """A rule's values, copied where one is an input of another place: a state must not hold the caller's gradient."""
+    return [
+        torch.clone(value) if value is not own and any(value is x for x in inputs if x is not None) else value
+        for value, own in zip(values, owns)
+    ]
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
