@@ -11,8 +11,13 @@ from torch import Tensor
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A view of the tensor in which complex numbers are pairs of reals."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    """A view of the tensor in which complex numbers are pairs of reals, and a single number is a row of one.
+
+    Beside a row of float32, a 0-d float64 scalar leaves the result in float32; beside a 0-d one it would not.
+    """
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
+    return tensor.unsqueeze(0) if tensor.dim() == 0 else tensor
 
 
 def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -43,7 +48,9 @@ def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
         real(like).copy_(value)
         return like
     value = _as(value, real(like).dtype)
-    return torch.view_as_complex(value) if like.is_complex() else value
+    if like.is_complex():
+        return torch.view_as_complex(value)
+    return value.squeeze(0) if like.dim() == 0 else value
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
