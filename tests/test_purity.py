@@ -3,7 +3,7 @@
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases
+from catalogue import ALGORITHMS, LINKS, cases, rows
 from trees import assert_equal, clone, leaves, params_like, random_like
 
 import optimfx as fx
@@ -95,6 +95,18 @@ def test_a_state_does_not_hold_what_it_was_given(row, options, executor):
         _, state = tx.update(grads, tx.init(params), params)
     given = {leaf.data_ptr() for leaf in leaves((grads, params))}
     assert not given & {leaf.data_ptr() for leaf in leaves(state)}
+
+
+@rows()
+def test_a_hyperparameter_is_not_part_of_the_state(row):
+    """A tensor lr survives a run that reuses every buffer of the state."""
+    lr = torch.tensor(0.1, dtype=torch.float64)
+    tx = row(**{**row.richest, "lr": lr})
+    params = params_like()
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = fx.step(tx, random_like(params), state, params, inplace=True)
+    assert lr == 0.1
 
 
 @pytest.mark.parametrize("inplace", [False, True])

@@ -21,8 +21,8 @@ def number(x: Any) -> Any:
 
 
 def tensor_like(x: Any, like: Tensor) -> Tensor:
-    """A scalar as a 0-d tensor of the dtype and device of another."""
-    return x.to(like) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+    """A scalar as a 0-d tensor of its own, with the dtype and device of another."""
+    return x.to(like, copy=True) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
 
 
 def resolve(hyper: Any, step: Any) -> Any:
