@@ -21,6 +21,7 @@ from optimfx.rules.adamax import adamax
 from optimfx.rules.adamw import adamw
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
+from optimfx.rules.adopt import adopt
 from optimfx.rules.asgd import asgd
 from optimfx.rules.lion import lion
 from optimfx.rules.nadam import nadam
@@ -47,7 +48,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop",
-    "lion", "adabelief", "yogi", "adan", "ademamix",
+    "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms",

@@ -129,6 +129,14 @@ def _optax_ademamix(
     return _optax_chain(0.0, maximize, ademamix)
 
 
+def _optax_adopt(lr=1e-3, betas=(0.9, 0.9999), eps=1e-6, clip=True, maximize=False):
+    # Optax takes the fourth root of an integer step, in float32.
+    adopt = optax.contrib.adopt(
+        lr, *betas, eps, use_clipping=clip, clip_value_fn=lambda step: jax.numpy.float64(step) ** 0.25
+    )
+    return _optax_chain(0.0, maximize, adopt)
+
+
 def _optax_chain(weight_decay, maximize, optimizer):
     ascent = optax.scale(-1.0) if maximize else optax.identity()
     return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
@@ -231,6 +239,12 @@ ALGORITHMS = [
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95, 0.99)], alpha=[3.0], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
         None,
         _optax_ademamix,
+    ),
+    Row(
+        "adopt",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], maximize=[False, True], clip=[False, True])],
+        None,
+        _optax_adopt,
     ),
 ]
 
