@@ -29,6 +29,7 @@ __all__ = [
     "clamp",
     "cos",
     "decay",
+    "decay_terms",
     "floor",
     "full_like",
     "initial",
@@ -55,6 +56,16 @@ def is_zero(x: Any) -> bool:
 def unless_zero(x: Any) -> Any:
     """``x``, or ``None`` when it is the number 0, so that a rule can leave the term out."""
     return None if is_zero(x) else x
+
+
+def decay_terms(lr: Any, weight_decay: Any, decoupled: bool = True) -> tuple[Any, Any]:
+    """Weight decay as ``(l2, shrinkage)``: what is added to the gradient, and what is taken off the parameter.
+
+    One is ``None``, and without decay both are: ``l2`` is ``weight_decay``, ``shrinkage`` is ``lr weight_decay``.
+    """
+    if is_zero(weight_decay):
+        return None, None
+    return (None, lr * weight_decay) if decoupled else (weight_decay, None)
 
 
 def zeros_like(x: Any) -> Any:

@@ -53,7 +53,7 @@ def scalars(
     beta1, beta2 = betas
     bias_correction1 = 1 - beta1**step
     bias_correction2 = 1 - beta2**step
-    decays = not ops.is_zero(weight_decay)
+    l2, shrinkage = ops.decay_terms(lr, weight_decay, decoupled_weight_decay)
     return Scalars(
         step_size=lr / bias_correction1,
         bias_correction2_sqrt=bias_correction2**0.5,
@@ -62,8 +62,8 @@ def scalars(
         weight2=1 - beta2,
         eps=eps,
         eps_root=None if ops.is_zero(eps_root) else eps_root * bias_correction2,
-        weight_decay=weight_decay if decays and not decoupled_weight_decay else None,
-        shrinkage=lr * weight_decay if decays and decoupled_weight_decay else None,
+        weight_decay=l2,
+        shrinkage=shrinkage,
     )
 
 

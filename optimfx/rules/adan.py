@@ -66,7 +66,7 @@ def scalars(
         changed=ops.where(step == 1, 0, 1),
         eps=eps,
         eps_root=eps_root,
-        shrinkage=None if ops.is_zero(weight_decay) else lr * weight_decay,
+        shrinkage=ops.decay_terms(lr, weight_decay)[1],
     )
 
 

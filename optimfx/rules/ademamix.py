@@ -64,7 +64,7 @@ def scalars(
         weight3=1 - beta3,
         eps=eps,
         eps_root=eps_root,
-        shrinkage=None if ops.is_zero(weight_decay) else lr * weight_decay,
+        shrinkage=ops.decay_terms(lr, weight_decay)[1],
     )
 
 

@@ -36,7 +36,7 @@ def init(param: Any) -> tuple[Any]:
 
 def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], weight_decay: Scalar) -> Scalars:
     beta1, beta2 = betas
-    return Scalars(lr, 1 - beta1, 1 - beta2, None if ops.is_zero(weight_decay) else lr * weight_decay)
+    return Scalars(lr, 1 - beta1, 1 - beta2, ops.decay_terms(lr, weight_decay)[1])
 
 
 def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, s: Scalars) -> tuple[Any, Any]:

@@ -60,7 +60,7 @@ def scalars(
     mu = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
     mu_product = mu_product * mu
-    decays = not ops.is_zero(weight_decay)
+    l2, shrinkage = ops.decay_terms(lr, weight_decay, decoupled_weight_decay)
     return Scalars(
         mu_product=mu_product,
         grad_size=lr * (1 - mu) / (1 - mu_product),
@@ -70,8 +70,8 @@ def scalars(
         beta2=beta2,
         weight2=1 - beta2,
         eps=eps,
-        weight_decay=weight_decay if decays and not decoupled_weight_decay else None,
-        shrinkage=lr * weight_decay if decays and decoupled_weight_decay else None,
+        weight_decay=l2,
+        shrinkage=shrinkage,
     )
 
 

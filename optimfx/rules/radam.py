@@ -57,7 +57,7 @@ def scalars(
     rectified = rho > 5
     # Both at least 5, so that the rectification is a number where it is not used too.
     rho, rho_inf = ops.maximum(rho, 5), ops.maximum(rho_inf, 5)
-    decays = not ops.is_zero(weight_decay)
+    l2, shrinkage = ops.decay_terms(lr, weight_decay, decoupled_weight_decay)
     return Scalars(
         lr=lr,
         bias_correction1=1 - beta1**step,
@@ -68,8 +68,8 @@ def scalars(
         beta2=beta2,
         weight2=1 - beta2,
         eps=eps,
-        weight_decay=weight_decay if decays and not decoupled_weight_decay else None,
-        shrinkage=lr * weight_decay if decays and decoupled_weight_decay else None,
+        weight_decay=l2,
+        shrinkage=shrinkage,
     )
 
 
