@@ -83,10 +83,6 @@ def train(row, options, lr, params, extra=()):
     return loss(params)
 
 
-def smooth(row, options):
-    return row.name != "lion"  # the derivative of a sign is 0
-
-
 def small_params():
     return {"w": torch.rand(2, 2, dtype=torch.float64) + 0.5, "b": [torch.rand(2, dtype=torch.float64) + 0.5]}
 
