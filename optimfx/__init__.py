@@ -10,11 +10,12 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 
 from optimfx import execution, ops, schedules
 from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, transformation
-from optimfx.combine import chain, masked, named_chain, partition
+from optimfx.combine import chain, is_matrix, masked, named_chain, partition
 from optimfx.execution import explain
 from optimfx.inject import inject_hyperparams
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adadelta import adadelta
+from optimfx.rules.adafactor import adafactor
 from optimfx.rules.adagrad import adagrad
 from optimfx.rules.adam import adam
 from optimfx.rules.adamax import adamax
@@ -23,12 +24,17 @@ from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
 from optimfx.rules.asgd import asgd
+from optimfx.rules.lamb import lamb
+from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
+from optimfx.rules.muon import muon
 from optimfx.rules.nadam import nadam
+from optimfx.rules.novograd import novograd
 from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
 from optimfx.rules.sgd import sgd
+from optimfx.rules.signsgd import signsgd
 from optimfx.rules.yogi import yogi
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
@@ -36,6 +42,7 @@ from optimfx.transforms.momentum import ema, momentum
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
 from optimfx.transforms.stateless import identity, set_to_zero, stateless
+from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.weight_decay import add_decayed_weights
 from optimfx.tree import global_norm
 from optimfx.update import apply_updates, step
@@ -47,14 +54,14 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
-    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop",
-    "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
+    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "adafactor", "rprop",
+    "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
-    "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms",
+    "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
     "momentum", "ema", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
     # combinators
-    "chain", "named_chain", "masked", "partition", "inject_hyperparams",
+    "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
     # hyperparameters over time
     "schedules",
     # how it runs

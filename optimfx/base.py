@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from optimfx import execution
@@ -25,6 +26,10 @@ Schedule: TypeAlias = Callable[[Scalar], Scalar]
 """A value for each step; the first update asks for step 0."""
 Hyper: TypeAlias = float | Tensor | Schedule
 """A hyperparameter: a number, a 0-d tensor (``vmap`` and gradients reach it), or a schedule."""
+
+
+DType: TypeAlias = torch.dtype
+BFLOAT16 = torch.bfloat16
 
 
 class TransformInit(Protocol):
@@ -118,10 +123,12 @@ class Rule:
         What depends on the step and the hyperparameters only: step sizes, bias corrections. Runs once per step, on
         Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. A parameter ``global_norm`` gets the
         2-norm of all gradients; one named like a field of the state gets that scalar, *carried* from the last step.
-        Returns a NamedTuple, in which a bool or ``None`` is static: it selects a branch of ``leaf``. A field named like
-        one of the state is what is carried on.
+        Returns a NamedTuple, in which what is neither a number nor a tensor is static: it selects a branch of ``leaf``.
+        A field named like one of the state is what is carried on.
     ``begin(**hyper)``
         The values with which the carried scalars begin, as a tuple; they are kept in float64.
+    ``refusal(param)``
+        Why the algorithm cannot step this leaf, in words; ``None`` for a leaf that it can.
     ``leaf(base, param, grad, *slots, scalars)``
         One step of one parameter: ``(result, *slots)``. The result is ``base`` plus the increment; ``base`` is the
         parameter, or ``None`` when the increment itself is wanted. Only operators and words of :mod:`optimfx.ops`.
@@ -130,7 +137,7 @@ class Rule:
     skipping of ``None``.
 
     Attributes:
-        leaf, scalars, init, begin: the functions above.
+        leaf, scalars, init, begin, refusal: the functions above.
         state: the NamedTuple of the whole state: ``step``, then what ``scalars`` carries, then the slots as ``leaf``
             takes them. Without one, the rule is stateless but for the step that a schedule needs.
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
@@ -144,6 +151,7 @@ class Rule:
     reads_param: Callable[[Any], bool] = lambda scalars: False
     elementwise: bool = True
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
+    refusal: Callable[[Tensor], str | None] = lambda param: None
     init_names: tuple[str, ...] = field(init=False, repr=False)
     begin_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
@@ -225,19 +233,21 @@ def transformation(name: str, rule: Rule, *, maximize: bool = False, **hyper: An
 
 
 class Interval(NamedTuple):
-    """The values that a hyperparameter may take: ``low <= x < high``."""
+    """The values that a hyperparameter may take: ``low <= x < high``, or ``<= high`` if closed."""
 
     low: float
     high: float
+    closed: bool = False
 
     def __contains__(self, x: Any) -> bool:
-        return bool(self.low <= x < self.high)
+        return bool(self.low <= x < self.high or (self.closed and x == self.high))
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g})"
+        return f"[{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
 
 NON_NEGATIVE = Interval(0, math.inf)
+NON_POSITIVE = Interval(-math.inf, 0, closed=True)
 UNIT = Interval(0, 1)
 ABOVE_ONE = Interval(1, math.inf)
 REAL = Interval(-math.inf, math.inf)
@@ -267,10 +277,14 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
 
 def check_betas(betas: Any, count: int = 2) -> None:
     """Refuse anything but so many decay rates in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != count:
-        names = ", ".join(f"beta{i + 1}" for i in range(count))
-        raise TypeError(f"betas must be ({names}); got {betas!r}.")
+    check_tuple("betas", betas, *(f"beta{i + 1}" for i in range(count)))
     check_hyper(UNIT, betas=tuple(betas))
+
+
+def check_tuple(name: str, value: Any, *parts: str) -> None:
+    """Refuse anything but a tuple with these parts."""
+    if not isinstance(value, (tuple, list)) or len(value) != len(parts):
+        raise TypeError(f"{name} must be ({', '.join(parts)}); got {value!r}.")
 
 
 def _flat(values: Any) -> list[Any]:

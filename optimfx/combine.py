@@ -225,3 +225,22 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     {'w': tensor([[0.1000, 0.1000]]), 'b': tensor([0., 0.])}
     """
     return Partition({True: inner, False: identity()}, mask, "mask").transformation()
+
+
+def is_matrix(params: Params) -> PyTree:
+    """Which leaves have at least two dimensions: a mask, or the labels of a partition.
+
+    Args:
+        params: a tree of tensors.
+
+    >>> import torch, optimfx as fx
+    >>> params = {"w": torch.ones(3, 2), "b": torch.ones(2)}
+    >>> fx.is_matrix(params)
+    {'w': True, 'b': False}
+    >>> tx = fx.partition({True: fx.muon(lr=0.02), False: fx.adamw(lr=3e-4)}, fx.is_matrix)
+    >>> params, state = fx.step(tx, params, tx.init(params), params)
+
+    An embedding is a matrix too, but no linear map: ``lambda params: {**fx.is_matrix(params), "embed": False}``.
+    """
+    leaves, spec = tree.flatten(params)
+    return tree.unflatten(spec, [leaf is not None and leaf.dim() > 1 for leaf in leaves])

@@ -21,15 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.modes import number
+
 __all__ = [
     "abs",
     "add",
     "addcdiv",
     "addcmul",
+    "addmm",
+    "cast",
     "clamp",
     "cos",
     "decay",
     "decay_terms",
+    "epsilon",
     "floor",
     "full_like",
     "initial",
@@ -37,11 +42,17 @@ __all__ = [
     "lerp",
     "log",
     "maximum",
+    "mean",
     "minimum",
+    "norm",
+    "rsqrt",
     "sign",
+    "size",
     "sqrt",
+    "transpose",
     "unless_zero",
     "where",
+    "zeros",
     "zeros_like",
 ]
 
@@ -71,6 +82,11 @@ def decay_terms(lr: Any, weight_decay: Any, decoupled: bool = True) -> tuple[Any
 def zeros_like(x: Any) -> Any:
     """A new state slot: zeros with the shape, dtype, device and layout of ``x``."""
     return torch.zeros_like(x)
+
+
+def zeros(x: Any, shape: tuple[int, ...]) -> Any:
+    """A new state slot of this shape: zeros with the dtype and device of ``x``, real where ``x`` is complex."""
+    return (x.real if x.is_complex() else x).new_zeros(shape)
 
 
 def full_like(x: Any, value: Any) -> Any:
@@ -122,9 +138,53 @@ def lerp(start: Any, end: Any, weight: Any) -> Any:
     return torch.lerp(start, end, weight)
 
 
+def addmm(base: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+    """``beta base + alpha a b`` of matrices, or of stacks of them."""
+    if base.dim() != 2 or isinstance(beta, Tensor) or isinstance(alpha, Tensor):
+        return base * beta + (a @ b) * alpha
+    return torch.addmm(base, a, b, beta=beta, alpha=alpha)
+
+
+def transpose(x: Any) -> Any:
+    """A matrix, or each of a stack, with rows and columns exchanged."""
+    return x.mT
+
+
+def norm(x: Any, dim: int | tuple[int, ...] | None = None) -> Any:
+    """The 2-norm of a leaf, as a scalar; or along the dimensions, which are kept."""
+    if dim is None:
+        return number(torch.linalg.vector_norm(x).to(torch.float64))
+    return torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+
+
+def mean(x: Any, dim: int) -> Any:
+    """The mean along a dimension, which is kept."""
+    return x.mean(dim, keepdim=True)
+
+
+def size(x: Any) -> int:
+    """The number of elements of a leaf."""
+    return int(x.numel())
+
+
+def cast(x: Any, dtype: torch.dtype) -> Any:
+    """``x`` in this dtype."""
+    return x.to(dtype)
+
+
+def epsilon(x: Any) -> float:
+    """The distance from 1 to the next number in the dtype of ``x``."""
+    return torch.finfo(x.dtype).eps
+
+
 def sqrt(x: Any) -> Any:
     """Square root."""
     return math.sqrt(x) if isinstance(x, _NUMBERS) else torch.sqrt(x)
+
+
+def rsqrt(x: Any) -> Any:
+    """One over the square root."""
+    return torch.rsqrt(x)
 
 
 def cos(x: Any) -> Any:

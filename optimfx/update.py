@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from optimfx import tree
+from optimfx import modes, tree
 from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
-from optimfx.execution import modes
 
 
 def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) -> Params:

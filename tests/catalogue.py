@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import optax
-import optax.contrib
+import optax_twins
 import pytest
 import torch
+from trees import params_like
 
 import optimfx as fx
+
+SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,25 @@ class Row:
     Attributes:
         name: of the factory.
         options: the keyword arguments to test, the last one the richest.
-        torch: the class of torch.optim that takes the same keyword arguments and must agree bit for bit.
+        torch_class: the class of torch.optim that takes the same keyword arguments and must agree bit for bit.
+        torch_options: what to compare with torch, where that is not ``options``.
+        torch_shapes: the leaves that torch can step.
+        torch_grad: a gradient as torch wants it.
         optax: the same transformation from Optax, given the keyword arguments; it returns None for options that Optax
-            does not have.
+            does not have. Without one, it is looked for among the twins.
+        dims: the least number of dimensions of a leaf.
+        reasons: why a column of the conformance matrix is closed to the algorithm.
     """
 
     name: str
     options: list[dict[str, Any]]
-    torch: type[torch.optim.Optimizer] | None = None
+    torch_class: type[torch.optim.Optimizer] | None = None
     optax: Callable[..., optax.GradientTransformation | None] | None = None
-
-    @property
-    def carries(self) -> bool:
-        """Whether the rule carries scalars from step to step, which torch does in the default dtype."""
-        return bool(self().update.rule.carried)
+    torch_options: list[dict[str, Any]] | None = None
+    torch_shapes: list[tuple[int, ...]] = field(default_factory=lambda: SHAPES)
+    torch_grad: Callable[[torch.Tensor], torch.Tensor] = lambda grad: grad.clone()
+    dims: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def factory(self) -> Callable[..., fx.GradientTransformation]:
@@ -54,92 +61,44 @@ class Row:
     def richest(self) -> dict[str, Any]:
         return self.options[-1]
 
+    @property
+    def rule(self) -> fx.Rule | None:
+        """The mathematics; None for a link that is a function of whole trees."""
+        return getattr(self(**self.richest).update, "rule", None)
+
+    @property
+    def carries(self) -> bool:
+        """Whether the rule carries scalars from step to step, which torch does in the default dtype."""
+        return bool(self.rule and self.rule.carried)
+
+    @property
+    def couples_leaves(self) -> bool:
+        """Whether what happens to a leaf depends on the others."""
+        return bool(self.rule and self.rule.measures_norm)
+
+    @property
+    def executors(self) -> list[str]:
+        """The executors that can run it."""
+        lists = not self.rule or self.rule.elementwise
+        return [name for name in sorted(fx.execution.EXECUTORS) if lists or name == "eager"]
+
+    def twin(self, **options: Any) -> optax.GradientTransformation | None:
+        """The same transformation from Optax, or None."""
+        twin = self.optax or getattr(optax_twins, self.name, None)
+        return twin and twin(**options)
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A random leaf of this shape, with further dimensions where the algorithm needs them."""
+        return torch.randn((2,) * (self.dims - len(shape)) + shape, dtype=dtype)
+
+    def params(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+        """A nested tree of random leaves."""
+        return params_like(dtype, self.randn)
+
 
 def product(**values: Any) -> list[dict[str, Any]]:
     """Every combination of the values; the last has the last of each."""
     return [dict(zip(values, row)) for row in itertools.product(*values.values())]
-
-
-def _optax_sgd(lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
-    if dampening:  # Optax has none
-        return None
-    return _optax_chain(weight_decay, maximize, optax.sgd(lr, momentum=momentum or None, nesterov=nesterov))
-
-
-def _optax_adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, eps_root=0.0):
-    if amsgrad:  # Optax takes the maximum after the bias correction
-        return None
-    return _optax_chain(weight_decay, maximize, optax.adam(lr, *betas, eps=eps, eps_root=eps_root))
-
-
-def _optax_adamw(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False, eps_root=0.0):
-    if amsgrad:
-        return None
-    adamw = optax.adamw(lr, *betas, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    return _optax_chain(0.0, maximize, adamw)
-
-
-def _optax_rmsprop(lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, maximize=False):
-    rms = optax.rmsprop(lr, decay=alpha, eps=eps, eps_in_sqrt=False, centered=centered, momentum=momentum or None)
-    return _optax_chain(weight_decay, maximize, rms)
-
-
-def _optax_lion(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
-    return _optax_chain(0.0, maximize, optax.lion(lr, *betas, weight_decay=weight_decay))
-
-
-def _optax_adamax(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
-    return _optax_chain(weight_decay, maximize, optax.adamax(lr, *betas, eps=eps))
-
-
-def _optax_radam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False, maximize=False):
-    if eps or decoupled_weight_decay:  # Optax corrects the second moment before it adds eps, and has no decay
-        return None
-    return _optax_chain(weight_decay, maximize, optax.radam(lr, *betas, eps=eps))
-
-
-def _optax_adagrad(lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, maximize=False):
-    if eps:  # in Optax it stands under the root
-        return None
-    adagrad = optax.adagrad(lambda step: lr / (1 + step * jax.numpy.float64(lr_decay)), initial_accumulator_value, eps)
-    return _optax_chain(weight_decay, maximize, adagrad)
-
-
-def _optax_adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
-    return _optax_chain(weight_decay, maximize, optax.adadelta(lr, rho, eps))
-
-
-def _optax_adabelief(lr=1e-3, betas=(0.9, 0.999), eps=1e-16, maximize=False, eps_root=1e-16):
-    return _optax_chain(0.0, maximize, optax.adabelief(lr, *betas, eps=eps, eps_root=eps_root))
-
-
-def _optax_yogi(lr=1e-3, betas=(0.9, 0.999), eps=1e-3, initial_accumulator_value=1e-6, maximize=False):
-    direction = optax.scale_by_yogi(*betas, eps, 0.0, initial_accumulator_value)
-    return _optax_chain(0.0, maximize, optax.chain(direction, optax.scale_by_learning_rate(lr)))
-
-
-def _optax_adan(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0.0, maximize=False, eps_root=1e-8):
-    return _optax_chain(0.0, maximize, optax.adan(lr, *betas, eps, eps_root, weight_decay))
-
-
-def _optax_ademamix(
-    lr=1e-3, betas=(0.9, 0.999, 0.9999), alpha=5.0, eps=1e-8, weight_decay=0.0, maximize=False, eps_root=0.0
-):
-    ademamix = optax.contrib.ademamix(lr, *betas, alpha, eps, eps_root, weight_decay=weight_decay)
-    return _optax_chain(0.0, maximize, ademamix)
-
-
-def _optax_adopt(lr=1e-3, betas=(0.9, 0.9999), eps=1e-6, clip=True, maximize=False):
-    # Optax takes the fourth root of an integer step, in float32.
-    adopt = optax.contrib.adopt(
-        lr, *betas, eps, use_clipping=clip, clip_value_fn=lambda step: jax.numpy.float64(step) ** 0.25
-    )
-    return _optax_chain(0.0, maximize, adopt)
-
-
-def _optax_chain(weight_decay, maximize, optimizer):
-    ascent = optax.scale(-1.0) if maximize else optax.identity()
-    return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
 
 
 SGD = [
@@ -163,16 +122,17 @@ RADAM = product(
 )
 ADAGRAD = product(lr=[0.1], lr_decay=[0.0, 0.1], initial_accumulator_value=[0.0, 0.2], eps=[0.0], **MAXIMIZE_AND_DECAY)
 
+MUON = product(lr=[0.1], momentum=[0.8], adjust_lr_fn=[None, "match_rms_adamw"], nesterov=[False, True])
+
 ALGORITHMS = [
-    Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD, _optax_sgd),
-    Row("adam", [{}, *ADAM], torch.optim.Adam, _optax_adam),
-    Row("adamw", [{}, *ADAM], torch.optim.AdamW, _optax_adamw),
-    Row("rmsprop", [{}, *RMSPROP], torch.optim.RMSprop, _optax_rmsprop),
+    Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD),
+    Row("adam", [{}, *ADAM], torch.optim.Adam),
+    Row("adamw", [{}, *ADAM], torch.optim.AdamW),
+    Row("rmsprop", [{}, *RMSPROP], torch.optim.RMSprop),
     Row(
         "adamax",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], **MAXIMIZE_AND_DECAY)],
         torch.optim.Adamax,
-        _optax_adamax,
     ),
     Row(
         "nadam",
@@ -188,34 +148,63 @@ ALGORITHMS = [
             ),
         ],
         torch.optim.NAdam,
-        lambda **options: None,  # Optax's momentum does not grow with the step
     ),
     Row(
         "asgd",
         [{}, *product(lr=[0.1], lambd=[0.01], alpha=[0.6], t0=[2.0, 100.0], **MAXIMIZE_AND_DECAY)],
         torch.optim.ASGD,
-        lambda **options: None,  # Optax has none
     ),
-    Row("radam", [{}, *RADAM], torch.optim.RAdam, _optax_radam),
-    Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad, _optax_adagrad),
+    Row("radam", [{}, *RADAM], torch.optim.RAdam),
+    Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad),
     Row(
         "adadelta",
         [{}, *product(lr=[0.5], rho=[0.8], eps=[1e-2], **MAXIMIZE_AND_DECAY)],
         torch.optim.Adadelta,
-        _optax_adadelta,
+    ),
+    Row(
+        "adafactor",
+        [{}, *product(lr=[0.1], beta2_decay=[-0.6], eps=[(1e-6, 1e-2)], d=[1.0, 1.5], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adafactor,
+        torch_shapes=[shape for shape in SHAPES if 0 not in shape],  # it divides by the number of elements
+        reasons={"complex": "the factored second moment is that of a real matrix"},
     ),
     Row(
         "rprop",
         [{}, *product(lr=[0.1], etas=[(0.4, 1.3)], step_sizes=[(0.01, 0.2)], maximize=[False, True])],
         torch.optim.Rprop,
-        lambda **options: None,  # Optax gives each step one call late
     ),
-    Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])], None, _optax_lion),
+    Row(
+        "muon",
+        # In bfloat16, which torch computes the polynomial in, only equality with torch can be asked for.
+        [{**options, "ns_dtype": None, **more} for options in MUON for more in product(**MAXIMIZE_AND_DECAY)],
+        torch.optim.Muon,
+        torch_options=[{}, *MUON, *product(weight_decay=[0.0], adjust_lr_fn=["original"], ns_steps=[3])],
+        torch_shapes=[(4, 3), (3, 4), (1, 5), (0, 2), (16, 16)],
+        dims=2,
+        reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row("signsgd", product(lr=[0.01], momentum=[0.0, 0.9], maximize=[False, True])),
+    Row(
+        "lars",
+        [
+            {},
+            *product(
+                lr=[0.1], trust_coefficient=[0.5], momentum=[0.0, 0.8], nesterov=[False, True], **MAXIMIZE_AND_DECAY
+            ),
+        ],
+    ),
+    Row(
+        "lamb",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], eps_root=[0.0, 1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row(
+        "novograd",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.5)], eps=[1e-3], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])]),
     Row(
         "adabelief",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True], eps_root=[1e-4])],
-        None,
-        _optax_adabelief,
     ),
     Row(
         "yogi",
@@ -225,26 +214,18 @@ ALGORITHMS = [
                 lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-2], initial_accumulator_value=[0.5], maximize=[False, True]
             ),
         ],
-        None,
-        _optax_yogi,
     ),
     Row(
         "adan",
         [{}, *product(lr=[0.1], betas=[(0.9, 0.8, 0.95)], eps=[1e-6], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
-        None,
-        _optax_adan,
     ),
     Row(
         "ademamix",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95, 0.99)], alpha=[3.0], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
-        None,
-        _optax_ademamix,
     ),
     Row(
         "adopt",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], maximize=[False, True], clip=[False, True])],
-        None,
-        _optax_adopt,
     ),
 ]
 
@@ -291,22 +272,45 @@ LINKS = [
         optax=lambda max_norm: optax.clip_by_global_norm(max_norm),
     ),
     Row("clip_by_value", [dict(clip_value=0.3)], optax=lambda clip_value: optax.clip(clip_value)),
+    Row(
+        "scale_by_trust_ratio",
+        [{}, dict(min_norm=2.0, trust_coefficient=0.1, eps=1e-3)],
+        optax=lambda **options: optax.scale_by_trust_ratio(**options),
+    ),
 ]
 
 
-def rows(table: list[Row] = ALGORITHMS) -> pytest.MarkDecorator:
-    """Parameterise a test over rows."""
-    return pytest.mark.parametrize("row", table, ids=lambda row: row.name)
+Where = Callable[[Row, dict[str, Any]], bool]
+
+
+def rows(table: list[Row] = ALGORITHMS, column: str = "") -> Callable[..., Any]:
+    """Parameterise a test over rows, as (a part of) a column of the conformance matrix if it has a name."""
+    return _parametrize("row", [(row, row.name) for row in table if column not in row.reasons], column)
 
 
 def cases(
-    table: list[Row] = ALGORITHMS, where: Callable[[Row, dict[str, Any]], bool] = lambda row, options: True
-) -> pytest.MarkDecorator:
-    """Parameterise a test over rows and each of their options."""
-    every = [(row, options) for row in table for options in row.options if where(row, options)]
-    return pytest.mark.parametrize(
-        "row, options", every, ids=[f"{row.name}-{_describe(options)}" for row, options in every]
-    )
+    table: list[Row] = ALGORITHMS, where: Where = lambda row, options: True, column: str = "", executors: bool = False
+) -> Callable[..., Any]:
+    """Parameterise a test over rows, each of their options and, if asked for, each executor that can run them."""
+    every = [
+        ((row, options, *executor), "-".join([row.name, _describe(options), *executor]))
+        for row in table
+        if column not in row.reasons
+        for options in row.options
+        if where(row, options)
+        for executor in ([(name,) for name in row.executors] if executors else [()])
+    ]
+    return _parametrize("row, options, executor" if executors else "row, options", every, column)
+
+
+def _parametrize(names: str, values: list[tuple[Any, str]], column: str) -> Callable[..., Any]:
+    parameters = [pytest.param(*(v if isinstance(v, tuple) else (v,)), id=name) for v, name in values]
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+        test = pytest.mark.parametrize(names, parameters)(test)
+        return pytest.mark.column(column)(test) if column else test
+
+    return decorate
 
 
 def _describe(options: dict[str, Any]) -> str:

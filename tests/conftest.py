@@ -18,3 +18,9 @@ def fresh_compiler():
     torch._dynamo.utils.counters.clear()
     yield torch._dynamo.utils.counters
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def figure(record_property):
+    """Records a measured number, for the conformance matrix."""
+    return lambda value: record_property("figure", value)

@@ -15,13 +15,15 @@ RULES = sorted(path for path in (ROOT / "rules").glob("*.py") if path.name != "_
 
 # What each part of the package may import of it, when it runs. Nothing may import optim.
 ALLOWED = {
-    "ops": set(),
+    "modes": set(),
+    "ops": {"modes"},
     "tree": set(),
-    "execution": {"execution", "ops", "tree"},
+    "linalg": {"ops"},
+    "execution": {"execution", "modes", "ops", "tree"},
     "base": {"execution", "tree"},
-    "rules": {"base", "ops", "rules"},
+    "rules": {"base", "linalg", "ops", "rules"},
     "transforms": {"base", "combine", "ops", "rules", "transforms", "tree"},
-    "update": {"base", "execution", "tree"},
+    "update": {"base", "modes", "tree"},
     "combine": {"base", "execution", "transforms", "tree", "update"},
     "inject": {"base", "execution", "ops", "update"},
     "schedules": {"base", "ops"},
@@ -67,7 +69,9 @@ def test_a_rule_knows_only_the_vocabulary(path):
     for function in mathematics:
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                assert ast.unparse(node.func).startswith("ops."), f"{ast.unparse(node)} is not of the vocabulary"
+                called = ast.unparse(node.func)
+                another_rules = node.func.attr in ("leaf", "scalars")
+                assert called.startswith("ops.") or another_rules, f"{called} is not of the vocabulary"
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)

@@ -22,12 +22,12 @@ def once_maximized(row, options):
     return not options.get("maximize") or options == row.richest
 
 
-@cases(ALGORITHMS + LINKS, where=once_maximized)
+@cases(ALGORITHMS + LINKS, where=once_maximized, column="compile")
 def test_one_graph_for_every_step(row, options, fresh_compiler):
     """Five steps, the count rising, through one graph; none, where there is nothing to compute."""
     tx = row(**options)
     step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
-    params = {"w": torch.randn(3, 2, dtype=torch.float64), "s": [torch.randn((), dtype=torch.float64)]}
+    params = {"w": row.randn(3, 2, dtype=torch.float64), "s": [row.randn(dtype=torch.float64)]}
     state = tx.init(params)
     expected, expected_state = params, state
     for _ in range(5):
@@ -38,12 +38,12 @@ def test_one_graph_for_every_step(row, options, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] <= 1
 
 
-@rows()
+@rows(column="recompiles")
 @pytest.mark.parametrize("how", ["argument", "in the state", "schedule"])
 def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
     options = {name: value for name, value in row.richest.items() if name != "lr"}
     lrs = [0.1, 0.05, 0.2, 0.01]
-    params = params_like()
+    params = row.params()
     grads = random_like(params)
 
     if how == "argument":
@@ -86,14 +86,14 @@ CHAIN = fx.chain(
 
 @needs_cpp
 @pytest.mark.parametrize(
-    "tx",
-    [*(row(**row.richest) for row in ALGORITHMS), CHAIN],
+    "tx, params",
+    [*((row(**row.richest), row.params) for row in ALGORITHMS), (CHAIN, params_like)],
     ids=[*(row.name for row in ALGORITHMS), "chain"],
 )
-def test_inductor(tx, fresh_compiler):
+def test_inductor(tx, params, fresh_compiler):
     """The whole step through the real compiler, in float32: within 16 ulp of eager over three steps."""
     step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params), "inductor")
-    params = params_like(torch.float32)
+    params = params(torch.float32)
     state = tx.init(params)
     expected, expected_state = params, state
     for _ in range(3):
@@ -125,7 +125,7 @@ def test_a_vmapped_step_compiles(inplace, fresh_compiler):
 @rows()
 def test_in_place(row, fresh_compiler):
     tx = row(**row.richest)
-    params = params_like()
+    params = row.params()
     grads = random_like(params)
     expected = fx.step(tx, grads, tx.init(params), params)
     step = compiled(lambda g, s, p: fx.step(tx, g, s, p, inplace=True), "aot_eager")

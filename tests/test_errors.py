@@ -4,10 +4,11 @@ import re
 
 import pytest
 import torch
-from catalogue import ALGORITHMS, rows
-from trees import assert_equal, params_like, random_like
+from catalogue import ALGORITHMS, LINKS, rows
+from trees import assert_equal, random_like
 
 import optimfx as fx
+from optimfx.execution.hyper import first_scalars
 
 PARAMS = {"embed": torch.ones(2), "layers": [torch.ones(3), torch.ones(1)]}
 ADAMW = fx.adamw()
@@ -236,27 +237,33 @@ def test_hyperparameters(name):
         call()
 
 
+def reads_param(tx):
+    return tx.update.rule.reads_param(first_scalars(tx.update))
+
+
 READS_PARAMS = [
-    *((row.name, row(**{**row.richest, "weight_decay": 0.1})) for row in ALGORITHMS if row.takes("weight_decay")),
-    ("add_decayed_weights", fx.add_decayed_weights(0.1)),
+    *(row for row in ALGORITHMS if row.takes("weight_decay")),
+    *(row for row in LINKS if row.rule and reads_param(row(**row.richest))),
 ]
 
 
-@pytest.mark.parametrize("name, tx", READS_PARAMS, ids=[name for name, _ in READS_PARAMS])
-def test_params_missing_where_they_are_needed(name, tx):
-    with pytest.raises(ValueError, match=rf"^{name} needs the parameters here"):
-        tx.update(PARAMS, tx.init(PARAMS))
+@rows(READS_PARAMS)
+def test_params_missing_where_they_are_needed(row):
+    tx = row(**{**row.richest, **({"weight_decay": 0.1} if row.takes("weight_decay") else {})})
+    params = row.params()
+    with pytest.raises(ValueError, match=rf"^{row.name} needs the parameters here"):
+        tx.update(params, tx.init(params))
 
 
 def without_decay(row):
     return row(**{**row.richest, **({"weight_decay": 0.0} if row.takes("weight_decay") else {})})
 
 
-@rows([row for row in ALGORITHMS if row.name != "asgd"])  # which averages the parameters
+@rows([row for row in ALGORITHMS if not reads_param(without_decay(row))])
 def test_params_are_not_needed_without_decay(row):
     """``update(grads, state)`` gives what it gives with the parameters."""
     tx = without_decay(row)
-    params = params_like()
+    params = row.params()
     grads, state = random_like(params), tx.init(params)
     assert_equal(tx.update(grads, state), tx.update(grads, state, params))
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases
-from trees import assert_equal, params_like, random_like
+from trees import assert_equal, random_like
 
 import optimfx as fx
 from optimfx.execution import foreach
 
 
-@cases(ALGORITHMS + LINKS)
+@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors)
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
 def test_foreach_equals_eager(row, options, stepping, dtype):
@@ -18,7 +18,7 @@ def test_foreach_equals_eager(row, options, stepping, dtype):
     def run(executor):
         torch.manual_seed(0)
         tx = row(**options)
-        params = params_like(dtype)
+        params = row.params(dtype)
         state = tx.init(params)
         with fx.execution.use(executor):
             for _ in range(5):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, rows
 from torch.fx.experimental.proxy_tensor import make_fx
-from trees import assert_equal, leaves, params_like, random_like, stack
+from trees import assert_equal, leaves, random_like, stack
 
 import optimfx as fx
 
@@ -24,13 +24,13 @@ def run(tx, grads, params, steps=3):
     return params, state
 
 
-@cases(EVERYTHING)
+@cases(EVERYTHING, column="vmap")
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_vmap_over_models(row, options, inplace, dtype):
     """One call for a stack of models equals the loop over them; in float32, to 16 ulp of the largest numbers."""
     tx = row(**options)
-    members = [params_like(dtype) for _ in range(MEMBERS)]
+    members = [row.params(dtype) for _ in range(MEMBERS)]
     gradients = [random_like(params) for params in members]
     expected = stack([run(tx, grads, params) for grads, params in zip(gradients, members)])
 
@@ -43,7 +43,7 @@ def test_vmap_over_models(row, options, inplace, dtype):
     assert_equal((params, state), expected, **close)
 
 
-@rows()
+@rows(column="vmap over hyperparameters")
 @pytest.mark.parametrize("injected", [False, True], ids=["argument", "in the state"])
 def test_vmap_over_hyperparameters(row, injected):
     """Each member its own lr and weight decay, as tensors, equals the loop with numbers."""
@@ -51,7 +51,7 @@ def test_vmap_over_hyperparameters(row, injected):
     values = {name: column for name, column in values.items() if row.takes(name)}
     members = [dict(zip(values, member)) for member in zip(*values.values())]
     options = {name: value for name, value in row.richest.items() if name not in values}
-    params = params_like()
+    params = row.params()
     grads = random_like(params)
     expected = stack([run(row(**member, **options), grads, params)[0] for member in members])
     tensors = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
@@ -83,8 +83,11 @@ def train(row, options, lr, params, extra=()):
     return loss(params)
 
 
-def small_params():
-    return {"w": torch.rand(2, 2, dtype=torch.float64) + 0.5, "b": [torch.rand(2, dtype=torch.float64) + 0.5]}
+def small_params(row):
+    def leaf(*shape):
+        return torch.rand_like(row.randn(*shape, dtype=torch.float64)) + 0.5
+
+    return {"w": leaf(2, 2), "b": [leaf(2)]}
 
 
 def difference(function, x, direction, width=1e-6):
@@ -94,13 +97,51 @@ def difference(function, x, direction, width=1e-6):
     return (function(ahead) - function(behind)) / (2 * width)
 
 
-@cases()
-@pytest.mark.parametrize("extra", [(), (fx.clip_by_global_norm(1.0),)], ids=["alone", "clipped"])
-def test_derivatives_through_three_updates(row, options, extra):
-    """Reverse and forward mode, with respect to parameters and a tensor lr, agree with finite differences."""
+CHAINS = pytest.mark.parametrize("extra", [(), (fx.clip_by_global_norm(1.0),)], ids=["alone", "clipped"])
+
+
+def numbers(row, options):
+    """The loss after training, as a function of the learning rate and the parameters; a point, and directions."""
     options = {name: value for name, value in options.items() if name != "lr"}
-    x = (torch.tensor(0.05, dtype=torch.float64), small_params())
-    direction = random_like(x)
+    x = (torch.tensor(0.05, dtype=torch.float64), small_params(row))
+    return options, x, random_like(x)
+
+
+def assert_derivative(function, x, direction, derivative):
+    torch.testing.assert_close(derivative, difference(function, x, direction), rtol=1e-5, atol=1e-6)
+
+
+@cases(column="grad through the update")
+@CHAINS
+def test_gradient_through_three_updates(row, options, extra):
+    """Reverse mode with respect to the parameters agrees with finite differences."""
+    options, (lr, params), (_, direction) = numbers(row, options)
+
+    def function(params):
+        return train(row, options, lr, params, extra)
+
+    gradient = torch.func.grad(function)(params)
+    along = sum((g * d).sum() for g, d in zip(leaves(gradient), leaves(direction)))
+    assert_derivative(function, params, direction, along)
+
+
+@cases(column="grad w.r.t. lr")
+@CHAINS
+def test_gradient_with_respect_to_lr(row, options, extra):
+    """Reverse mode with respect to a tensor learning rate agrees with finite differences."""
+    options, (lr, params), _ = numbers(row, options)
+
+    def function(lr):
+        return train(row, options, lr, params, extra)
+
+    assert_derivative(function, lr, torch.ones_like(lr), torch.func.grad(function)(lr))
+
+
+@cases(column="jvp")
+@CHAINS
+def test_forward_mode_is_reverse_mode(row, options, extra):
+    """With respect to the learning rate and the parameters at once."""
+    options, x, direction = numbers(row, options)
 
     def function(x):
         return train(row, options, *x, extra)
@@ -108,8 +149,6 @@ def test_derivatives_through_three_updates(row, options, extra):
     gradient = torch.func.grad(function)(x)
     along = sum((g * d).sum() for g, d in zip(leaves(gradient), leaves(direction)))
     _, tangent = torch.func.jvp(function, (x,), (direction,))
-    numeric = difference(function, x, direction)
-    torch.testing.assert_close(along, numeric, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(tangent, along, rtol=1e-9, atol=1e-9)
 
 
@@ -119,7 +158,7 @@ def test_autograd_with_respect_to_every_hyperparameter(row, options):
     numeric = {"lr": 0.05, **{k: v for k, v in options.items() if isinstance(v, float) and v != 0 and k != "lr"}}
     flags = {k: v for k, v in options.items() if k not in numeric}
     tensors = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in numeric.items()}
-    params = small_params()
+    params = small_params(row)
 
     def function(hyper):
         tx = row(**flags, **hyper)
@@ -143,7 +182,7 @@ def test_autograd_with_respect_to_every_hyperparameter(row, options):
 @cases(EVERYTHING)
 def test_make_fx_traces_an_update(row, options):
     tx = row(**options)
-    params = params_like()
+    params = row.params()
     grads, state = random_like(params), tx.init(params)
 
     def update(grads, state, params):
@@ -160,7 +199,7 @@ def test_make_fx_traces_an_update(row, options):
 def test_forward_mode_without_torch_func():
     from torch.autograd import forward_ad
 
-    params = small_params()
+    params = {"w": torch.rand(2, dtype=torch.float64)}
     with forward_ad.dual_level():
         lr = forward_ad.make_dual(torch.tensor(0.1, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
         tx = fx.sgd(lr=lr)

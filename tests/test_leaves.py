@@ -9,7 +9,7 @@ import torch
 from catalogue import ALGORITHMS, LINKS, cases, rows
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import assert_equal, leaves, params_like, random_like
+from trees import assert_equal, leaves, random_like
 
 import optimfx as fx
 
@@ -52,7 +52,7 @@ KINDS = {
 def test_any_tree(row, kind):
     """A tree steps as its leaves do in a list, and comes back in its own structure."""
     tx = row(**row.richest)
-    w, b, gw, gb = torch.randn(3, 2), torch.randn(2), torch.randn(3, 2), torch.randn(2)
+    w, b, gw, gb = row.randn(3, 2), row.randn(2), row.randn(3, 2), row.randn(2)
     tree, grads = kind(w, b), kind(gw, gb)
     spec = optree.tree_structure(tree, namespace="torch")
     flat, flat_grads = leaves_of(tree), leaves_of(grads)
@@ -68,11 +68,10 @@ def leaves_of(tree):
     return optree.tree_leaves(tree, namespace="torch")
 
 
-@cases(EVERYTHING)
-@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
+@cases(EVERYTHING, column="None leaves", executors=True)
 def test_a_leaf_without_gradient_is_left_alone(row, options, executor):
     tx = row(**options)
-    params = {"a": torch.randn(3), "sits out": torch.randn(2), "b": torch.randn(2)}
+    params = {"a": row.randn(3), "sits out": row.randn(2), "b": row.randn(2)}
     grads = {**random_like(params), "sits out": None}
     rest = {name: leaf for name, leaf in params.items() if name != "sits out"}
     rest_grads = {name: leaf for name, leaf in grads.items() if name != "sits out"}
@@ -97,18 +96,17 @@ def test_a_leaf_without_gradient_is_left_alone(row, options, executor):
 def test_a_parameter_that_is_not_there(row):
     """None in the parameters: no state, no update."""
     tx = row(**row.richest)
-    params = {"a": torch.randn(3), "none": None}
+    params = {"a": row.randn(3), "none": None}
     state = tx.init(params)
     assert all(field["none"] == () for field in state if isinstance(field, dict))
-    stepped, _ = fx.step(tx, {"a": torch.randn(3), "none": None}, state, params)
+    stepped, _ = fx.step(tx, {"a": row.randn(3), "none": None}, state, params)
     assert stepped["none"] is None
 
 
-@cases(EVERYTHING, where=lambda row, options: row.name != "clip_by_global_norm")
-@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
+@cases(EVERYTHING, where=lambda row, options: not row.couples_leaves, column="complex", executors=True)
 def test_complex_is_pairs_of_reals(row, options, executor):
     tx = row(**options)
-    params = params_like(torch.complex128)
+    params = row.params(torch.complex128)
     pairs = optree.tree_map(lambda p: torch.view_as_real(p).clone(), params)
     state, pair_state = tx.init(params), tx.init(pairs)
     with fx.execution.use(executor):
@@ -121,9 +119,8 @@ def test_complex_is_pairs_of_reals(row, options, executor):
     assert all(leaf.is_complex() for leaf in leaves(state) if leaf.dim())
 
 
-@cases()
+@cases(column="half precision", executors=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
 def test_half_precision_is_rounded_once(row, options, dtype, executor):
     """One step equals the float32 step from the same values, rounded."""
 
@@ -131,7 +128,7 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
         return leaf.float() if leaf.dtype == dtype else leaf
 
     tx = row(**options)
-    params, grads = torch.randn(64, dtype=dtype), torch.randn(64, dtype=dtype)
+    params, grads = row.randn(64, dtype=dtype), row.randn(64, dtype=dtype)
     state = tx.init(params)
     with fx.execution.use(executor):
         stepped = fx.step(tx, grads, state, params)
@@ -141,14 +138,15 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
         assert_equal(half, full.to(half.dtype))
 
 
-# clip_by_global_norm couples the leaves: test_global_norm_of_mixed_dtypes.
-@rows([row for row in EVERYTHING if row.name != "clip_by_global_norm"])
-@pytest.mark.parametrize("executor", sorted(fx.execution.EXECUTORS))
-def test_mixed_dtypes_in_one_tree(row, executor):
+# For links that couple the leaves there is test_global_norm_of_mixed_dtypes.
+@cases(EVERYTHING, where=lambda row, options: options == row.richest and not row.couples_leaves, executors=True)
+def test_mixed_dtypes_in_one_tree(row, options, executor):
     """Every leaf keeps its dtype and steps as if alone; a gradient may have another dtype than its parameter."""
-    tx = row(**row.richest)
+    tx = row(**options)
     dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.float16, torch.float32]
-    params = [torch.randn(3, dtype=dtype) for dtype in dtypes]
+    if "complex" in row.reasons:
+        dtypes.remove(torch.complex64)
+    params = [row.randn(3, dtype=dtype) for dtype in dtypes]
     grads = random_like(params)
     grads[-1] = grads[-1].bfloat16()
     with fx.execution.use(executor):
@@ -189,10 +187,11 @@ TREES = st.recursive(
 )
 
 
-def build(tree):
+def build(tree, row):
     if isinstance(tree, tuple):
-        return torch.randn(tree[0], dtype=tree[1])
-    return [build(x) for x in tree] if isinstance(tree, list) else {k: build(x) for k, x in tree.items()}
+        shape, dtype = tree
+        return row.randn(*shape, dtype=torch.float32 if dtype.is_complex and "complex" in row.reasons else dtype)
+    return [build(x, row) for x in tree] if isinstance(tree, list) else {k: build(x, row) for k, x in tree.items()}
 
 
 @rows()
@@ -200,13 +199,14 @@ def build(tree):
 def test_any_tree_any_options_any_way(row, tree, data):
     """Structure, dtypes and shapes come back; foreach, in place and eager agree bit for bit."""
     tx = row(**data.draw(st.sampled_from(row.options)))
-    params = build(tree)
+    params = build(tree, row)
     grads = random_like(params)
     state = tx.init(params)
     with fx.execution.use("eager"):
         expected = fx.step(tx, grads, state, params)
-    with fx.execution.use("foreach"):
-        assert_equal(fx.step(tx, grads, state, params), expected)
+    for executor in row.executors:
+        with fx.execution.use(executor):
+            assert_equal(fx.step(tx, grads, state, params), expected)
     copies = optree.tree_map(torch.clone, (grads, params))
     assert_equal(fx.step(tx, copies[0], tx.init(params), copies[1], inplace=True), expected)
     assert optree.tree_structure(expected[0]) == optree.tree_structure(params)

@@ -22,7 +22,9 @@ def to_torch(tree):
     return {name: torch.tensor(value) for name, value in tree.items()}
 
 
-def assert_same_run(tx: fx.GradientTransformation, twin: optax.GradientTransformation, steps: int = 20) -> None:
+def assert_same_run(tx: fx.GradientTransformation, twin: optax.GradientTransformation, steps: int = 20) -> float:
+    """The largest difference."""
+    largest = 0.0
     rng = np.random.default_rng(0)
     params = random_tree(rng)
     ours, theirs = to_torch(params), jax.tree.map(jax.numpy.asarray, params)
@@ -35,11 +37,13 @@ def assert_same_run(tx: fx.GradientTransformation, twin: optax.GradientTransform
         for name in SHAPES:
             np.testing.assert_allclose(updates[name], twin_updates[name], rtol=1e-10, atol=1e-10)
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-10, atol=1e-10)
+            largest = max(largest, float(np.abs(ours[name].numpy() - np.asarray(theirs[name])).max()))
+    return largest
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: row.optax(**options) is not None)
-def test_same_run(row, options):
-    assert_same_run(row(**options), row.optax(**options))
+@cases(ALGORITHMS + LINKS, where=lambda row, options: row.twin(**options) is not None, column="Optax")
+def test_same_run(row, options, figure):
+    figure(assert_same_run(row(**options), row.twin(**options)))
 
 
 MASK = {"w": True, "b": False, "s": True}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import optree
 import torch
 
 
-def params_like(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+def randn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape, dtype=dtype)
+
+
+def params_like(dtype: torch.dtype = torch.float64, randn: Callable[..., torch.Tensor] = randn) -> dict[str, Any]:
     """A nested tree with a matrix, vectors, a 0-d and an empty leaf."""
 
     def leaf(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=dtype)
+        return randn(*shape, dtype=dtype)
 
     return {"w": leaf(4, 3), "layers": [leaf(3), (leaf(), {"b": leaf(2, 1, 2)})], "none": leaf(0, 2)}
 

@@ -57,8 +57,10 @@ def columns_of(
         if params is not None:
             tree.check_counterpart(reference[i], grad, spec, i, ("params", "updates"))
         for column, field, name in zip(columns, state, names):
-            # A slot may be absent as a whole, which _check_slots judges; the count is always there.
-            if column[i] is None and (name == "state.step" or not _absent(field)):
+            # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
+            # slots for some leaves than for others; the count is always there.
+            kept = update.rule.elementwise and not _absent(field)
+            if column[i] is None and (kept or name == "state.step"):
                 raise ValueError(
                     f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
                     f"the state must come from init on parameters that include this leaf."

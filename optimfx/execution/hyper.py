@@ -7,17 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.execution import modes
-
-
-def number(x: Any) -> Any:
-    """A plain host tensor as a Python number; what a tracer, autograd or another device holds stays a tensor.
-
-    Numbers let the rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
-    """
-    if not isinstance(x, Tensor) or modes.tracing() or modes.differentiated(x) or x.device.type != "cpu":
-        return x
-    return x.item()
+from optimfx.modes import number
 
 
 def tensor_like(x: Any, like: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx import tree
-from optimfx.execution import modes
+from optimfx import modes, tree
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
-from optimfx.execution.hyper import carried_at_first, first_scalars, number, scalars_at, tensor_like
+from optimfx.execution.hyper import carried_at_first, first_scalars, scalars_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.tree import PyTree
@@ -27,6 +26,10 @@ def init(update: Any, params: PyTree) -> PyTree:
     for i, leaf in enumerate(leaves):
         if leaf is not None:
             tree.check_leaf(leaf, spec, i, "params")
+            refusal = update.rule.refusal(leaf)
+            if refusal:
+                given = f"has shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
+                raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
     if not update.counts:
         return update.state_type()
     # torch.optim's dtype for counts: float32, or float64 when that is the default.
@@ -104,7 +107,7 @@ def _advance(
     for run in runs:
         old = [column[run[0]] for column in before]
         count = old[0] + 1 if old else None
-        step, *carried = values = tuple(number(x) for x in (count, *old[1:]))
+        step, *carried = values = tuple(modes.number(x) for x in (count, *old[1:]))
         known = not any(isinstance(value, Tensor) for value in values)
         place = places.setdefault(values, len(scalars)) if known else len(scalars)
         if place == len(scalars):

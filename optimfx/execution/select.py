@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optimfx.execution import eager, foreach, modes
+from optimfx import modes
+from optimfx.execution import eager, foreach
 from optimfx.execution.leaves import Leaves
 
 EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (foreach, eager)}

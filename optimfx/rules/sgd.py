@@ -29,6 +29,7 @@ class Scalars(NamedTuple):
     momentum: Scalar
     weight: Scalar  # of the new gradient in the buffer: 1 - dampening, and 1 at the first step
     nesterov: bool
+    sign: bool  # of each element instead of its value
 
 
 def init(param: Any, momentum: Hyper) -> tuple[Any]:
@@ -36,10 +37,10 @@ def init(param: Any, momentum: Hyper) -> tuple[Any]:
 
 
 def scalars(
-    step: Scalar, lr: Scalar, momentum: Scalar, dampening: Scalar, weight_decay: Scalar, nesterov: bool
+    step: Scalar, lr: Scalar, momentum: Scalar, dampening: Scalar, weight_decay: Scalar, nesterov: bool, sign: bool
 ) -> Scalars:
     weight = 1 if ops.is_zero(dampening) else ops.where(step == 1, 1, 1 - dampening)
-    return Scalars(lr, ops.unless_zero(weight_decay), momentum, weight, nesterov)
+    return Scalars(lr, ops.unless_zero(weight_decay), momentum, weight, nesterov, sign)
 
 
 def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
@@ -48,7 +49,7 @@ def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> 
     if momentum_buffer is not None:
         momentum_buffer = ops.add(momentum_buffer * s.momentum, grad, alpha=s.weight)
         grad = ops.add(grad, momentum_buffer, alpha=s.momentum) if s.nesterov else momentum_buffer
-    return ops.add(base, grad, alpha=-s.lr), momentum_buffer
+    return ops.add(base, ops.sign(grad) if s.sign else grad, alpha=-s.lr), momentum_buffer
 
 
 SGD = Rule(leaf, scalars, init, SGDState, reads_param=lambda s: s.weight_decay is not None)
@@ -118,4 +119,5 @@ def sgd(
         dampening=dampening,
         weight_decay=weight_decay,
         nesterov=nesterov,
+        sign=False,
     )

@@ -51,9 +51,8 @@ def momentum(decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False) -> Gr
     """
     check_hyper(NON_NEGATIVE, decay=decay)
     check_hyper(REAL, dampening=dampening)
-    return transformation(
-        "momentum", SGD, lr=-1.0, momentum=decay, dampening=dampening, weight_decay=0.0, nesterov=nesterov
-    )
+    flags = {"nesterov": nesterov, "sign": False}
+    return transformation("momentum", SGD, lr=-1.0, momentum=decay, dampening=dampening, weight_decay=0.0, **flags)
 
 
 class EMAState(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,3 +35,13 @@ def differentiated(*tensors: Tensor | None) -> bool:
 def donating(inplace: bool) -> AbstractContextManager[object]:
     """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
     return torch.no_grad() if inplace and not tracing() else nullcontext()
+
+
+def number(x: Any) -> Any:
+    """A plain host tensor as a Python number; what a tracer, autograd or another device holds stays a tensor.
+
+    Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
+    """
+    if not isinstance(x, Tensor) or tracing() or differentiated(x) or x.device.type != "cpu":
+        return x
+    return x.item()

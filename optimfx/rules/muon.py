@@ -1,0 +1,150 @@
+"""Muon. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optimfx import ops
+from optimfx.base import (
+    BFLOAT16,
+    NON_NEGATIVE,
+    REAL,
+    UNIT,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+    check_tuple,
+    transformation,
+)
+from optimfx.linalg import orthogonalize
+
+
+class MuonState(NamedTuple):
+    step: PyTree  # shape=() per leaf: updates taken
+    momentum_buffer: PyTree  # like the parameters: average of the gradient
+
+
+class Scalars(NamedTuple):
+    lr: Scalar
+    momentum: Scalar
+    weight: Scalar  # 1 - momentum
+    shrinkage: Scalar | None  # lr weight_decay
+    newton_schulz: tuple[Any, ...]  # arguments of orthogonalize
+    nesterov: bool
+    adjust_lr_fn: str | None
+
+
+def init(param: Any) -> tuple[Any]:
+    return (ops.zeros_like(param),)
+
+
+def refusal(param: Any) -> str | None:
+    if param.dim() < 2:
+        return "muon orthogonalises matrices. Give other leaves to another optimizer: fx.partition with fx.is_matrix"
+    if param.is_complex():
+        return "muon orthogonalises real matrices; the parts of a complex one are not orthogonal by themselves"
+    return None
+
+
+def scalars(
+    step: Scalar,
+    lr: Scalar,
+    momentum: Scalar,
+    weight_decay: Scalar,
+    newton_schulz: tuple[Any, ...],
+    nesterov: bool,
+    adjust_lr_fn: str | None,
+) -> Scalars:
+    shrinkage = ops.decay_terms(lr, weight_decay)[1]
+    return Scalars(lr, momentum, 1 - momentum, shrinkage, newton_schulz, nesterov, adjust_lr_fn)
+
+
+def shape_factor(matrix: Any, adjust_lr_fn: str | None) -> Any:
+    """What makes one learning rate right for matrices of every shape."""
+    rows, columns = matrix.shape[-2:]
+    matched = adjust_lr_fn == "match_rms_adamw"
+    return 0.2 * ops.sqrt(max(rows, columns)) if matched else ops.sqrt(max(1, rows / max(1, columns)))
+
+
+def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
+    if s.shrinkage is not None:
+        base = ops.decay(base, param, s.shrinkage)
+    momentum_buffer = ops.lerp(momentum_buffer, grad, s.weight)
+    direction = ops.lerp(grad, momentum_buffer, s.momentum) if s.nesterov else momentum_buffer
+    size = s.lr * shape_factor(grad, s.adjust_lr_fn)
+    return ops.add(base, orthogonalize(direction, *s.newton_schulz), alpha=-size), momentum_buffer
+
+
+MUON = Rule(leaf, scalars, init, MuonState, lambda s: s.shrinkage is not None, elementwise=False, refusal=refusal)
+
+
+def muon(
+    lr: Hyper = 1e-3,
+    weight_decay: Hyper = 0.1,
+    momentum: Hyper = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[Hyper, Hyper, Hyper] = (3.4445, -4.7750, 2.0315),
+    eps: Hyper = 1e-7,
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = None,
+    *,
+    maximize: bool = False,
+    ns_dtype: DType | None = BFLOAT16,
+) -> GradientTransformation:
+    r"""Muon: momentum, made orthogonal. For the matrices of hidden layers.
+
+    .. math::
+        b_t &= \mu b_{t-1} + (1 - \mu) g_t, \qquad u_t = b_t \;\text{or, with Nesterov,}\; \mu b_t + (1 - \mu) g_t \\
+        X_0 &= u_t / \lVert u_t \rVert_F, \qquad X_k = a X_{k-1} + (b A + c A^2) X_{k-1}, \quad A = X_{k-1} X_{k-1}^T \\
+        \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \, \rho \, X_n
+
+    A leaf of more than two dimensions is a stack of matrices in its last two, each stepped by itself. For a model with
+    other leaves too: ``fx.partition({True: fx.muon(), False: fx.adamw()}, fx.is_matrix)``.
+
+    Args:
+        lr: learning rate :math:`\gamma \ge 0`, in parameter units per unit of spectral norm.
+        weight_decay: decoupled decay :math:`\lambda \ge 0`.
+        momentum: decay :math:`\mu` of the average, in [0, 1).
+        nesterov: look ahead along the average.
+        ns_coefficients: :math:`(a, b, c)` of the polynomial.
+        eps: the least norm that is divided by, in gradient units.
+        ns_steps: :math:`n`, from 0 to 99, how often the polynomial is applied.
+        adjust_lr_fn: :math:`\rho` of a matrix with :math:`A` rows and :math:`B` columns: ``"original"`` (and ``None``)
+            :math:`\sqrt{\max(1, A / B)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(A, B)}`, with which AdamW's
+            ``lr`` and decay carry over.
+        maximize: ascend; the decay still shrinks.
+        ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
+
+    Returns:
+        A transformation with state :class:`MuonState`: ``step`` and ``momentum_buffer`` (like the parameters).
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar; at ``init``, a leaf is not a matrix.
+
+    References:
+        Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024. Liu et al., Muon is Scalable for
+        LLM Training, 2025 (``match_rms_adamw``).
+
+    Differs from torch in taking stacks of matrices; from Optax, whose momentum is another average.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.muon(lr=0.1, weight_decay=0.0, ns_dtype=None)
+    >>> tx.update(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), tx.init(torch.zeros(2, 2)))[0]
+    tensor([[-0.0723, -0.0000],
+            [-0.0000, -0.1119]])
+    """
+    check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay, eps=eps)
+    check_hyper(UNIT, momentum=momentum)
+    check_hyper(REAL, ns_coefficients=ns_coefficients)
+    check_tuple("ns_coefficients", ns_coefficients, "a", "b", "c")
+    if isinstance(ns_steps, bool) or not isinstance(ns_steps, int) or not 0 <= ns_steps < 100:
+        raise ValueError(f"ns_steps must be an integer in [0, 100); got {ns_steps!r}.")
+    if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+        raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")
+    hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+    how = {"nesterov": nesterov, "newton_schulz": (ns_coefficients, ns_steps, eps, ns_dtype)}
+    return transformation("muon", MUON, maximize=maximize, adjust_lr_fn=adjust_lr_fn, **hyper, **how)

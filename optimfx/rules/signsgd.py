@@ -1,0 +1,39 @@
+"""SignSGD: SGD by the sign alone. Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018."""
+
+from __future__ import annotations
+
+from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, check_hyper, transformation
+from optimfx.rules.sgd import SGD
+
+
+def signsgd(lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False) -> GradientTransformation:
+    r""":func:`~optimfx.sgd` that moves every element by the learning rate, whatever the size of its gradient.
+
+    .. math::
+        b_t = \mu b_{t-1} + g_t, \qquad \theta_t = \theta_{t-1} - \gamma \operatorname{sign}(b_t)
+
+    Args:
+        lr: learning rate :math:`\gamma \ge 0`, in parameter units. Of a complex number, each part moves by it.
+        momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none. With it, the algorithm is called Signum.
+        maximize: ascend.
+
+    Returns:
+        A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the
+        parameters, ``()`` without momentum).
+
+    Raises:
+        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
+
+    References:
+        Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018.
+
+    As Optax's ``sign_sgd`` and, with momentum, ``signum``, but for a default ``lr``. torch has neither.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.signsgd(lr=0.1)
+    >>> tx.update({"w": torch.tensor([0.5, -3.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([-0.1000,  0.1000])}
+    """
+    check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum)
+    off = {"dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+    return transformation("signsgd", SGD, maximize=maximize, lr=lr, momentum=momentum, sign=True, **off)

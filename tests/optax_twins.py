@@ -1,0 +1,109 @@
+"""Every algorithm in Optax, by the name that it has here and under torch's words.
+
+``None`` for options that Optax does not have. Without a twin are those that it does not have or defines otherwise:
+nadam, whose momentum does not grow there; rprop, which it gives one call late; adafactor, with another eps and learning
+rate; muon, with another average.
+"""
+
+import jax
+import optax
+import optax.contrib
+
+
+def _chain(weight_decay, maximize, optimizer):
+    ascent = optax.scale(-1.0) if maximize else optax.identity()
+    return optax.chain(ascent, optax.add_decayed_weights(weight_decay), optimizer)
+
+
+def sgd(lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
+    if dampening:  # Optax has none
+        return None
+    return _chain(weight_decay, maximize, optax.sgd(lr, momentum=momentum or None, nesterov=nesterov))
+
+
+def adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, eps_root=0.0):
+    if amsgrad:  # Optax takes the maximum after the bias correction
+        return None
+    return _chain(weight_decay, maximize, optax.adam(lr, *betas, eps=eps, eps_root=eps_root))
+
+
+def adamw(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False, eps_root=0.0):
+    if amsgrad:
+        return None
+    adamw = optax.adamw(lr, *betas, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    return _chain(0.0, maximize, adamw)
+
+
+def rmsprop(lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, maximize=False):
+    rms = optax.rmsprop(lr, decay=alpha, eps=eps, eps_in_sqrt=False, centered=centered, momentum=momentum or None)
+    return _chain(weight_decay, maximize, rms)
+
+
+def lion(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
+    return _chain(0.0, maximize, optax.lion(lr, *betas, weight_decay=weight_decay))
+
+
+def adamax(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+    return _chain(weight_decay, maximize, optax.adamax(lr, *betas, eps=eps))
+
+
+def radam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False, maximize=False):
+    if eps or decoupled_weight_decay:  # Optax corrects the second moment before it adds eps, and has no decay
+        return None
+    return _chain(weight_decay, maximize, optax.radam(lr, *betas, eps=eps))
+
+
+def adagrad(lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, maximize=False):
+    if eps:  # in Optax it stands under the root
+        return None
+    adagrad = optax.adagrad(lambda step: lr / (1 + step * jax.numpy.float64(lr_decay)), initial_accumulator_value, eps)
+    return _chain(weight_decay, maximize, adagrad)
+
+
+def adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+    return _chain(weight_decay, maximize, optax.adadelta(lr, rho, eps))
+
+
+def adabelief(lr=1e-3, betas=(0.9, 0.999), eps=1e-16, maximize=False, eps_root=1e-16):
+    return _chain(0.0, maximize, optax.adabelief(lr, *betas, eps=eps, eps_root=eps_root))
+
+
+def yogi(lr=1e-3, betas=(0.9, 0.999), eps=1e-3, initial_accumulator_value=1e-6, maximize=False):
+    direction = optax.scale_by_yogi(*betas, eps, 0.0, initial_accumulator_value)
+    return _chain(0.0, maximize, optax.chain(direction, optax.scale_by_learning_rate(lr)))
+
+
+def adan(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0.0, maximize=False, eps_root=1e-8):
+    return _chain(0.0, maximize, optax.adan(lr, *betas, eps, eps_root, weight_decay))
+
+
+def ademamix(lr=1e-3, betas=(0.9, 0.999, 0.9999), alpha=5.0, eps=1e-8, weight_decay=0.0, maximize=False, eps_root=0.0):
+    ademamix = optax.contrib.ademamix(lr, *betas, alpha, eps, eps_root, weight_decay=weight_decay)
+    return _chain(0.0, maximize, ademamix)
+
+
+def adopt(lr=1e-3, betas=(0.9, 0.9999), eps=1e-6, clip=True, maximize=False):
+    # Optax takes the fourth root of an integer step, in float32.
+    adopt = optax.contrib.adopt(
+        lr, *betas, eps, use_clipping=clip, clip_value_fn=lambda step: jax.numpy.float64(step) ** 0.25
+    )
+    return _chain(0.0, maximize, adopt)
+
+
+def signsgd(lr=1e-3, momentum=0.0, maximize=False):
+    return _chain(0.0, maximize, optax.signum(lr, momentum) if momentum else optax.sign_sgd(lr))
+
+
+def lars(
+    lr=1e-3, momentum=0.9, weight_decay=0.0, trust_coefficient=1e-3, eps=0.0, nesterov=False, maximize=False
+):  # fmt: skip
+    ratio = {"trust_coefficient": trust_coefficient, "eps": eps}
+    return _chain(0.0, maximize, optax.lars(lr, weight_decay, momentum=momentum, nesterov=nesterov, **ratio))
+
+
+def lamb(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, maximize=False, eps_root=0.0):
+    return _chain(0.0, maximize, optax.lamb(lr, *betas, eps, eps_root, weight_decay))
+
+
+def novograd(lr=1e-3, betas=(0.9, 0.25), eps=1e-6, weight_decay=0.0, maximize=False, eps_root=0.0):
+    return _chain(0.0, maximize, optax.novograd(lr, *betas, eps, eps_root, weight_decay))
