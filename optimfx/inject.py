@@ -73,9 +73,9 @@ def inject_hyperparams(
 
     Args:
         factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
-        static_args: names of arguments to leave as they are. Flags, strings and ``None`` always are, and so is a term
-            that is switched off: the number 0 for an argument whose default is 0 (no momentum, no decay). Give a tensor
-            to switch such a term on later.
+        static_args: names of arguments to leave as they are. Flags, strings, ``None`` and arguments annotated ``int``
+            always are, and so is a term that is switched off: the number 0 for an argument whose default is 0 (no
+            momentum, no decay). Give a tensor to switch such a term on later.
 
     Returns:
         A factory with the same arguments. Its transformation has state :class:`InjectHyperparamsState`, whose
@@ -99,6 +99,7 @@ def inject_hyperparams(
     signature = inspect.signature(factory)
     static = set(static_args)
     unknown = static - set(signature.parameters)
+    counts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (int, "int")}
     if unknown:
         raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
 
@@ -111,7 +112,7 @@ def inject_hyperparams(
         bound.apply_defaults()
         arguments = dict(zip(signature.parameters, bound.args)) | bound.kwargs
         off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
-        injected = {k: v for k, v in arguments.items() if k not in static | off and _is_hyper(v)}
+        injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
         fixed = {k: v for k, v in arguments.items() if k not in injected}
         return Inject(factory, fixed, injected).transformation()
 

@@ -163,7 +163,7 @@ ALGORITHMS = [
     ),
     Row(
         "adafactor",
-        [{}, *product(lr=[0.1], beta2_decay=[-0.6], eps=[(1e-6, 1e-2)], d=[1.0, 1.5], **MAXIMIZE_AND_DECAY)],
+        [{}, *product(lr=[0.1], beta2_decay=[-0.6], eps=[(1e-6, 1e-2)], d=[1.2, 1.5], **MAXIMIZE_AND_DECAY)],
         torch.optim.Adafactor,
         torch_shapes=[shape for shape in SHAPES if 0 not in shape],  # it divides by the number of elements
         reasons={"complex": "the factored second moment is that of a real matrix"},
