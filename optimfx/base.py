@@ -183,6 +183,7 @@ class RuleUpdate(Stepper):
     rule: Rule
     hyper: dict[str, Any]
     maximize: bool
+    state_dtype: torch.dtype | None
 
     def init(self, params: Params) -> State:
         return execution.init(self, params)
@@ -214,22 +215,29 @@ class RuleUpdate(Stepper):
         return self.rule.state or (StepState if self.counts else EmptyState)
 
 
-def transformation(name: str, rule: Rule, *, maximize: bool = False, **hyper: Any) -> GradientTransformation:
+def transformation(
+    name: str, rule: Rule, *, maximize: bool = False, state_dtype: DType | None = None, **hyper: Any
+) -> GradientTransformation:
     """A rule and its hyperparameters as a :class:`GradientTransformation` over pytrees.
 
     Args:
         name: what messages and :func:`optimfx.explain` call it.
         rule: the mathematics.
         maximize: ascend: the rule sees the negated gradients.
+        state_dtype: the dtype of the state's tensors, the count and carried scalars apart; ``None`` for what ``init``
+            makes of the parameter. A complex tensor gets the complex dtype of that precision (at least complex32).
+            Computation is in the widest of the dtypes of parameter, gradient and state, and at least float32.
         hyper: every hyperparameter that the rule's functions name.
 
     Raises:
-        TypeError: a hyperparameter is missing.
+        TypeError: a hyperparameter is missing, or ``state_dtype`` is not a floating-point dtype.
     """
     missing = {*rule.init_names, *rule.begin_names, *rule.scalar_names} - {*hyper, *rule.carried, "global_norm"}
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
-    return RuleUpdate(name, rule, hyper, maximize).transformation()
+    if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
+        raise TypeError(f"state_dtype must be a floating-point torch.dtype or None; got {state_dtype!r}.")
+    return RuleUpdate(name, rule, hyper, maximize, state_dtype).transformation()
 
 
 class Interval(NamedTuple):

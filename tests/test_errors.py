@@ -192,7 +192,48 @@ HYPERPARAMETERS = {
         lambda: fx.inject_hyperparams(fx.sgd, static_args=["learning_rate"]),
         ValueError,
         "static_args names ['learning_rate'], but the arguments are ['lr', 'momentum', 'dampening', 'weight_decay', "
-        "'nesterov', 'maximize'].",
+        "'nesterov', 'maximize', 'state_dtype'].",
+    ),
+    "state_dtype": (
+        lambda: fx.adam(state_dtype=torch.int8),
+        TypeError,
+        "state_dtype must be a floating-point torch.dtype or None; got torch.int8.",
+    ),
+    "beta2_decay": (
+        lambda: fx.adafactor(beta2_decay=0.5),
+        ValueError,
+        "beta2_decay must be in [-inf, 0]; got 0.5.",
+    ),
+    "eps of a pair": (lambda: fx.adafactor(eps=1e-3), TypeError, "eps must be (eps1, eps2); got 0.001."),
+    "eps1": (lambda: fx.adafactor(eps=(-1.0, 1e-3)), ValueError, "eps1 must be in [0, inf); got -1.0."),
+    "d": (lambda: fx.adafactor(d=0.5), ValueError, "d must be in [1, inf); got 0.5."),
+    "adjust_lr_fn": (
+        lambda: fx.muon(adjust_lr_fn="rms"),
+        ValueError,
+        "adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got 'rms'.",
+    ),
+    "ns_steps": (lambda: fx.muon(ns_steps=100), ValueError, "ns_steps must be an integer in [0, 100); got 100."),
+    "ns_steps that is no count": (
+        lambda: fx.muon(ns_steps=2.5),
+        ValueError,
+        "ns_steps must be an integer in [0, 100); got 2.5.",
+    ),
+    "ns_coefficients": (
+        lambda: fx.muon(ns_coefficients=(1.0, 2.0)),
+        TypeError,
+        "ns_coefficients must be (a, b, c); got (1.0, 2.0).",
+    ),
+    "a vector for Muon": (
+        lambda: fx.muon().init(PARAMS),
+        ValueError,
+        "params['embed'] has shape (2,) and dtype torch.float32, but muon orthogonalises matrices. Give other leaves "
+        "to another optimizer: fx.partition with fx.is_matrix.",
+    ),
+    "a complex matrix for Adafactor": (
+        lambda: fx.adafactor().init({"w": torch.ones(2, 2, dtype=torch.complex64)}),
+        ValueError,
+        "params['w'] has shape (2, 2) and dtype torch.complex64, but adafactor factors the second moment of real "
+        "matrices.",
     ),
     "an injected value": (
         lambda: fx.inject_hyperparams(fx.sgd)(lr=-1.0),

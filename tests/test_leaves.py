@@ -138,6 +138,39 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
         assert_equal(half, full.to(half.dtype))
 
 
+@cases(where=lambda row, options: row.takes("state_dtype"), executors=True)
+@pytest.mark.parametrize(
+    "dtype, state_dtype", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
+)
+def test_state_dtype(row, options, executor, dtype, state_dtype):
+    """The state has it, and one step equals the float32 step from the same values, each stored as it should be."""
+    tx = row(**options, state_dtype=state_dtype)
+    params, grads = row.randn(64, dtype=dtype), row.randn(64, dtype=dtype)
+    state = tx.init(params)
+    shared = 1 + len(row.rule.carried)
+    assert all(slot.dtype == state_dtype for slot in leaves(state[shared:]))
+    with fx.execution.use(executor):
+        stepped, after = fx.step(tx, grads, state, params)
+        single = type(state)(*state[:shared], *[optree.tree_map(torch.Tensor.float, slot) for slot in state[shared:]])
+        expected, expected_after = fx.step(tx, grads.float(), single, params.float())
+    assert_equal(stepped, expected.to(dtype))
+    for kept, full in zip(leaves(after[shared:]), leaves(expected_after[shared:])):
+        assert_equal(kept, full.to(state_dtype))
+    assert_equal(after[:shared], expected_after[:shared])
+
+
+@rows(EVERYTHING)
+def test_every_state_may_have_its_own_dtype(row):
+    slots = leaves(row(**row.richest).init(row.params()))
+    assert row.takes("state_dtype") == any(slot.dtype == torch.float64 and slot.dim() for slot in slots)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_state_dtype_of_complex_parameters(dtype):
+    state = fx.adam(state_dtype=dtype).init(torch.ones(2, dtype=torch.complex64))
+    assert state.exp_avg.dtype == {torch.float64: torch.complex128}.get(dtype, torch.complex64)
+
+
 # For links that couple the leaves there is test_global_norm_of_mixed_dtypes.
 @cases(EVERYTHING, where=lambda row, options: options == row.richest and not row.couples_leaves, executors=True)
 def test_mixed_dtypes_in_one_tree(row, options, executor):
@@ -157,6 +190,17 @@ def test_mixed_dtypes_in_one_tree(row, options, executor):
     for field, name in zip(state, state._fields):
         if field != ():
             assert_equal(field, [getattr(s, name)[0] for _, s in alone])
+
+
+@rows([row for row in ALGORITHMS if row.dims == 2])
+def test_a_stack_of_matrices_steps_as_each_alone(row):
+    tx = row(**row.richest)
+    stack, grads = row.randn(2, 3, 5, 4, dtype=torch.float64), row.randn(2, 3, 5, 4, dtype=torch.float64)
+    stepped, state = fx.step(tx, grads, tx.init(stack), stack)
+    for i in range(2):
+        for j in range(3):
+            alone, _ = fx.step(tx, grads[i, j], tx.init(stack[i, j]), stack[i, j])
+            assert_equal(stepped[i, j], alone, rtol=1e-12, atol=1e-12)
 
 
 def test_global_norm_of_mixed_dtypes():

@@ -13,6 +13,7 @@ from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import carried_at_first, first_scalars, scalars_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
+from optimfx.execution.storage import kept_as
 from optimfx.tree import PyTree
 
 
@@ -39,7 +40,7 @@ def init(update: Any, params: PyTree) -> PyTree:
     hyper = {name: update.hyper[name] for name in update.rule.init_names}
     nothing = (None,) * (len(update.state_type._fields) - update.shares)
     rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
-    slots = [list(column) for column in zip(*rows)] or [[] for _ in nothing]
+    slots = [[kept_as(slot, update.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
     return state_of(update, spec, [*shared, *slots])
 
 

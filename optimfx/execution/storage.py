@@ -34,6 +34,13 @@ def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return _as(real(tensor), dtype)
 
 
+def kept_as(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """A new slot in the dtype that the user wants the state in; a complex one in the complex dtype of its precision."""
+    if slot is None or dtype is None:
+        return slot
+    return slot.to(torch.promote_types(dtype, torch.complex32) if slot.is_complex() else dtype)
+
+
 def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
     """A rule's values, copied where one is an input of another place: a state must not hold the caller's gradient."""
     return [

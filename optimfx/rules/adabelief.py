@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -60,6 +61,7 @@ def adabelief(
     eps: Hyper = 1e-16,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 1e-16,
 ) -> GradientTransformation:
     r"""AdaBelief: Adam that divides by how far gradients stray from their average.
@@ -75,6 +77,7 @@ def adabelief(
         betas: decays of the average and of the squared deviation, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: :math:`\ge 0`, added to the squared deviation at every step, in squared gradient units.
 
     Returns:
@@ -98,4 +101,4 @@ def adabelief(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, eps_root=eps_root)
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root}
-    return transformation("adabelief", ADABELIEF, maximize=maximize, **hyper)
+    return transformation("adabelief", ADABELIEF, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -8,6 +8,7 @@ from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
     UNIT,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -53,7 +54,13 @@ ADADELTA = Rule(leaf, scalars, init, AdadeltaState, reads_param=lambda s: s.weig
 
 
 def adadelta(
-    lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0.0, *, maximize: bool = False
+    lr: Hyper = 1.0,
+    rho: Hyper = 0.9,
+    eps: Hyper = 1e-6,
+    weight_decay: Hyper = 0.0,
+    *,
+    maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Adadelta: steps in the units of past steps.
 
@@ -68,6 +75,7 @@ def adadelta(
         eps: :math:`\epsilon \ge 0`, under both roots: it sets the size of the first steps.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdadeltaState`: ``step``, ``square_avg`` and ``acc_delta`` (like the
@@ -91,4 +99,4 @@ def adadelta(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
     check_hyper(UNIT, rho=rho)
     hyper = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-    return transformation("adadelta", ADADELTA, maximize=maximize, **hyper)
+    return transformation("adadelta", ADADELTA, maximize=maximize, state_dtype=state_dtype, **hyper)

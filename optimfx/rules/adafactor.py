@@ -9,6 +9,7 @@ from optimfx.base import (
     ABOVE_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -88,6 +89,7 @@ def adafactor(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Adafactor: a second moment of rows and columns instead of elements, and steps relative to the parameter.
 
@@ -111,6 +113,7 @@ def adafactor(
         d: the largest RMS of a scaled gradient, at least 1.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdafactorState`: ``step``; ``row_var`` and ``col_var``, or ``variance``.
@@ -137,4 +140,4 @@ def adafactor(
     check_hyper(NON_POSITIVE, beta2_decay=beta2_decay)
     check_hyper(ABOVE_ONE, d=d)
     hyper = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
-    return transformation("adafactor", ADAFACTOR, maximize=maximize, **hyper)
+    return transformation("adafactor", ADAFACTOR, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper, transformation
+from optimfx.base import (
+    NON_NEGATIVE,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+    transformation,
+)
 
 
 class AdagradState(NamedTuple):
@@ -45,6 +55,7 @@ def adagrad(
     eps: Hyper = 1e-10,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Adagrad: steps scaled by all squared gradients so far.
 
@@ -59,6 +70,7 @@ def adagrad(
         initial_accumulator_value: :math:`s_0 \ge 0`, in squared gradient units; each part of a complex number has it.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdagradState`: ``step`` and ``sum`` (like the parameters).
@@ -82,4 +94,4 @@ def adagrad(
     check_hyper(NON_NEGATIVE, initial_accumulator_value=initial_accumulator_value)
     hyper = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps}
     start = {"initial_accumulator_value": initial_accumulator_value}
-    return transformation("adagrad", ADAGRAD, maximize=maximize, **hyper, **start)
+    return transformation("adagrad", ADAGRAD, maximize=maximize, state_dtype=state_dtype, **hyper, **start)

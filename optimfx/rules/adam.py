@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -96,6 +97,7 @@ def adam(
     amsgrad: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     decoupled_weight_decay: bool = False,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
@@ -114,6 +116,7 @@ def adam(
             ``decoupled_weight_decay``, taken off the parameter as :math:`\gamma \lambda \theta`.
         amsgrad: divide by the largest second moment so far.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         decoupled_weight_decay: decay as :func:`adamw` does.
         eps_root: added under the root, in squared gradient units: keeps the derivative of the update finite where the
             second moment is 0.
@@ -143,4 +146,4 @@ def adam(
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     flags = {"amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay}
     name = "adamw" if decoupled_weight_decay else "adam"
-    return transformation(name, ADAM, maximize=maximize, **hyper, **flags)
+    return transformation(name, ADAM, maximize=maximize, state_dtype=state_dtype, **hyper, **flags)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -59,6 +60,7 @@ def adamax(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Adamax: Adam with the largest recent gradient in place of the second moment.
 
@@ -72,6 +74,7 @@ def adamax(
         eps: :math:`\epsilon \ge 0`, added to the gradient's size, in gradient units.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdamaxState`: ``step``, ``exp_avg`` and ``exp_inf`` (like the parameters).
@@ -94,4 +97,4 @@ def adamax(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    return transformation("adamax", ADAMAX, maximize=maximize, **hyper)
+    return transformation("adamax", ADAMAX, maximize=maximize, state_dtype=state_dtype, **hyper)

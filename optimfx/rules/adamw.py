@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.base import GradientTransformation, Hyper
+from optimfx.base import DType, GradientTransformation, Hyper
 from optimfx.rules.adam import adam
 
 
@@ -14,6 +14,7 @@ def adamw(
     amsgrad: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
     r""":func:`adam` with ``decoupled_weight_decay=True`` and torch's default decay of 0.01.
@@ -29,6 +30,7 @@ def adamw(
         weight_decay: :math:`\lambda \ge 0`; each step takes :math:`\gamma \lambda \theta` off the parameter.
         amsgrad: divide by the largest second moment so far.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: added under the root, in squared gradient units.
 
     Returns:
@@ -51,5 +53,13 @@ def adamw(
     tensor([ 0.8500, -2.0000])
     """
     return adam(
-        lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True, eps_root=eps_root
+        lr,
+        betas,
+        eps,
+        weight_decay,
+        amsgrad,
+        maximize=maximize,
+        state_dtype=state_dtype,
+        decoupled_weight_decay=True,
+        eps_root=eps_root,
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -95,6 +96,7 @@ def adan(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 1e-8,
 ) -> GradientTransformation:
     r"""Adan: Nesterov's look-ahead from the gradient's change, with moments of each.
@@ -112,6 +114,7 @@ def adan(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
 
     Returns:
@@ -135,4 +138,4 @@ def adan(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
     check_betas(betas, 3)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
-    return transformation("adan", ADAN, maximize=maximize, **hyper)
+    return transformation("adan", ADAN, maximize=maximize, state_dtype=state_dtype, **hyper)

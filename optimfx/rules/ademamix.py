@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -92,6 +93,7 @@ def ademamix(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
     r"""AdEMAMix: Adam with a second, slow average of the gradient.
@@ -110,6 +112,7 @@ def ademamix(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
 
     Returns:
@@ -133,4 +136,4 @@ def ademamix(
     check_hyper(NON_NEGATIVE, lr=lr, alpha=alpha, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
     check_betas(betas, 3)
     hyper = {"lr": lr, "betas": betas, "alpha": alpha, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
-    return transformation("ademamix", ADEMAMIX, maximize=maximize, **hyper)
+    return transformation("ademamix", ADEMAMIX, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -68,6 +69,7 @@ def adopt(
     clip: bool = True,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""ADOPT: each gradient is scaled by the second moment before it, then averaged. The first only sets that moment.
 
@@ -83,6 +85,7 @@ def adopt(
         eps: the least :math:`\epsilon \ge 0` that a gradient is divided by, in gradient units.
         clip: limit the scaled gradient by the fourth root of the step.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ADOPTState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
@@ -105,4 +108,6 @@ def adopt(
     """
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps)
     check_betas(betas)
-    return transformation("adopt", ADOPT, maximize=maximize, lr=lr, betas=betas, eps=eps, clip=clip)
+    return transformation(
+        "adopt", ADOPT, maximize=maximize, state_dtype=state_dtype, lr=lr, betas=betas, eps=eps, clip=clip
+    )

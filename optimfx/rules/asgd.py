@@ -8,6 +8,7 @@ from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
     REAL,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -76,6 +77,7 @@ def asgd(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Averaged SGD: a decaying learning rate, and beside the parameters their average from step :math:`t_0` on.
 
@@ -92,6 +94,7 @@ def asgd(
         t0: the step :math:`t_0` from which on parameters are averaged.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ASGDState`: ``step``, ``eta`` and ``mu`` (0-d, float64), and the average
@@ -118,4 +121,4 @@ def asgd(
     check_hyper(NON_NEGATIVE, lr=lr, lambd=lambd, alpha=alpha, weight_decay=weight_decay)
     check_hyper(REAL, t0=t0)
     hyper = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
-    return transformation("asgd", ASGD, maximize=maximize, **hyper)
+    return transformation("asgd", ASGD, maximize=maximize, state_dtype=state_dtype, **hyper)

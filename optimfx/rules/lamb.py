@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -61,6 +62,7 @@ def lamb(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
     r"""LAMB: Adam's direction, with a step that is, leaf by leaf, as large as the parameter.
@@ -78,6 +80,7 @@ def lamb(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, in the direction that is scaled.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
 
     Returns:
@@ -101,4 +104,4 @@ def lamb(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
-    return transformation("lamb", LAMB, maximize=maximize, **hyper)
+    return transformation("lamb", LAMB, maximize=maximize, state_dtype=state_dtype, **hyper)

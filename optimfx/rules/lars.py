@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.base import NON_NEGATIVE, DType, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
 from optimfx.rules import sgd
 
 
@@ -58,6 +58,7 @@ def lars(
     nesterov: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""LARS: :func:`~optimfx.sgd` whose step is, leaf by leaf, a fraction of the parameter's size.
 
@@ -77,6 +78,7 @@ def lars(
         eps: :math:`\epsilon \ge 0`, added to the gradient's norm, in gradient units.
         nesterov: look ahead along the buffer.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the
@@ -101,4 +103,4 @@ def lars(
     check_hyper(NON_NEGATIVE, trust_coefficient=trust_coefficient)
     hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
     ratio = {"trust_coefficient": trust_coefficient, "nesterov": nesterov}
-    return transformation("lars", LARS, maximize=maximize, **hyper, **ratio)
+    return transformation("lars", LARS, maximize=maximize, state_dtype=state_dtype, **hyper, **ratio)

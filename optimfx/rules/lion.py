@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -55,6 +56,7 @@ def lion(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Lion: the sign of a momentum that looks ahead.
 
@@ -67,6 +69,7 @@ def lion(
         betas: :math:`\beta_1` of the direction and :math:`\beta_2` of the momentum, each in [0, 1).
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`LionState`: ``step`` and ``exp_avg`` (like the parameters).
@@ -88,4 +91,6 @@ def lion(
     """
     check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay)
     check_betas(betas)
-    return transformation("lion", LION, maximize=maximize, lr=lr, betas=betas, weight_decay=weight_decay)
+    return transformation(
+        "lion", LION, maximize=maximize, state_dtype=state_dtype, lr=lr, betas=betas, weight_decay=weight_decay
+    )

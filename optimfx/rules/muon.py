@@ -93,6 +93,7 @@ def muon(
     adjust_lr_fn: str | None = None,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     ns_dtype: DType | None = BFLOAT16,
 ) -> GradientTransformation:
     r"""Muon: momentum, made orthogonal. For the matrices of hidden layers.
@@ -117,6 +118,7 @@ def muon(
             :math:`\sqrt{\max(1, A / B)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(A, B)}`, with which AdamW's
             ``lr`` and decay carry over.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
 
     Returns:
@@ -147,4 +149,6 @@ def muon(
         raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")
     hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
     how = {"nesterov": nesterov, "newton_schulz": (ns_coefficients, ns_steps, eps, ns_dtype)}
-    return transformation("muon", MUON, maximize=maximize, adjust_lr_fn=adjust_lr_fn, **hyper, **how)
+    return transformation(
+        "muon", MUON, maximize=maximize, state_dtype=state_dtype, adjust_lr_fn=adjust_lr_fn, **hyper, **how
+    )

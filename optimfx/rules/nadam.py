@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -103,6 +104,7 @@ def nadam(
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""NAdam: Adam that looks ahead, with a momentum that grows with the step.
 
@@ -121,6 +123,7 @@ def nadam(
         momentum_decay: :math:`\psi \ge 0`: how fast the momentum comes up to :math:`\beta_1`.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`NAdamState`: ``step``, ``mu_product`` (0-d, float64), ``exp_avg`` and
@@ -145,4 +148,4 @@ def nadam(
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
     flags = {"decoupled_weight_decay": decoupled_weight_decay}
-    return transformation("nadam", NADAM, maximize=maximize, **hyper, **flags)
+    return transformation("nadam", NADAM, maximize=maximize, state_dtype=state_dtype, **hyper, **flags)

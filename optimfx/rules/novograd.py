@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -72,6 +73,7 @@ def novograd(
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
     r"""NovoGrad: momentum of gradients that are scaled, leaf by leaf, by the average of their norm.
@@ -87,6 +89,7 @@ def novograd(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, added to the scaled gradient.
         maximize: ascend; the decay still shrinks.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
 
     Returns:
@@ -112,4 +115,4 @@ def novograd(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
-    return transformation("novograd", NOVOGRAD, maximize=maximize, **hyper)
+    return transformation("novograd", NOVOGRAD, maximize=maximize, state_dtype=state_dtype, **hyper)

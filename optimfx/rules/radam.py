@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -96,6 +97,7 @@ def radam(
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""RAdam: Adam that waits with its adaptive step until that step's variance is known.
 
@@ -114,6 +116,7 @@ def radam(
             parameter as ``lr weight_decay param``.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RAdamState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
@@ -137,4 +140,4 @@ def radam(
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     flags = {"decoupled_weight_decay": decoupled_weight_decay}
-    return transformation("radam", RADAM, maximize=maximize, **hyper, **flags)
+    return transformation("radam", RADAM, maximize=maximize, state_dtype=state_dtype, **hyper, **flags)

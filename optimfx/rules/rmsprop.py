@@ -8,6 +8,7 @@ from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
     UNIT,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -80,6 +81,7 @@ def rmsprop(
     centered: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
     r"""RMSprop: steps scaled by a running average of the squared gradient.
@@ -97,6 +99,7 @@ def rmsprop(
         momentum: decay :math:`\mu \ge 0` of the buffer of scaled gradients; 0 keeps none.
         centered: divide by the standard deviation: the squared average of the gradient is taken off :math:`v_t`.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         eps_root: added under the root, in squared gradient units.
 
     Returns:
@@ -125,6 +128,7 @@ def rmsprop(
         "rmsprop",
         RMSPROP,
         maximize=maximize,
+        state_dtype=state_dtype,
         lr=lr,
         alpha=alpha,
         eps=eps,

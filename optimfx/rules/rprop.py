@@ -9,6 +9,7 @@ from optimfx.base import (
     ABOVE_ONE,
     NON_NEGATIVE,
     UNIT,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -57,6 +58,7 @@ def rprop(
     step_sizes: tuple[Hyper, Hyper] = (1e-6, 50.0),
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Rprop: each element has its own step size, which grows while the gradient keeps its sign. For full batches.
 
@@ -72,6 +74,7 @@ def rprop(
         etas: factors :math:`(\eta^-, \eta^+)` with :math:`0 < \eta^- < 1 < \eta^+`.
         step_sizes: bounds :math:`(\eta_{\min}, \eta_{\max})` of the step size, in parameter units.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RpropState`: ``step``, ``prev`` and ``step_size`` (like the parameters).
@@ -97,4 +100,6 @@ def rprop(
     check_hyper(NON_NEGATIVE, lr=lr, step_sizes=step_sizes)
     check_hyper(UNIT, etaminus=etaminus)
     check_hyper(ABOVE_ONE, etaplus=etaplus)
-    return transformation("rprop", RPROP, maximize=maximize, lr=lr, etas=etas, step_sizes=step_sizes)
+    return transformation(
+        "rprop", RPROP, maximize=maximize, state_dtype=state_dtype, lr=lr, etas=etas, step_sizes=step_sizes
+    )

@@ -8,6 +8,7 @@ from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
     REAL,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -63,6 +64,7 @@ def sgd(
     nesterov: bool = False,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Stochastic gradient descent, with momentum, dampening, L2 decay and Nesterov's look-ahead.
 
@@ -80,6 +82,7 @@ def sgd(
         weight_decay: L2 coefficient :math:`\lambda \ge 0`, added to the gradient.
         nesterov: look ahead along the buffer; needs momentum and no dampening.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``()``
@@ -114,6 +117,7 @@ def sgd(
         "sgd",
         SGD,
         maximize=maximize,
+        state_dtype=state_dtype,
         lr=lr,
         momentum=momentum,
         dampening=dampening,

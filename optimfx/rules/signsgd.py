@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, check_hyper, transformation
+from optimfx.base import NON_NEGATIVE, DType, GradientTransformation, Hyper, check_hyper, transformation
 from optimfx.rules.sgd import SGD
 
 
-def signsgd(lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False) -> GradientTransformation:
+def signsgd(
+    lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False, state_dtype: DType | None = None
+) -> GradientTransformation:
     r""":func:`~optimfx.sgd` that moves every element by the learning rate, whatever the size of its gradient.
 
     .. math::
@@ -16,6 +18,7 @@ def signsgd(lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False) 
         lr: learning rate :math:`\gamma \ge 0`, in parameter units. Of a complex number, each part moves by it.
         momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none. With it, the algorithm is called Signum.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the
@@ -36,4 +39,6 @@ def signsgd(lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False) 
     """
     check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum)
     off = {"dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
-    return transformation("signsgd", SGD, maximize=maximize, lr=lr, momentum=momentum, sign=True, **off)
+    return transformation(
+        "signsgd", SGD, maximize=maximize, state_dtype=state_dtype, lr=lr, momentum=momentum, sign=True, **off
+    )

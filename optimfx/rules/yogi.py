@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import (
     NON_NEGATIVE,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -60,6 +61,7 @@ def yogi(
     initial_accumulator_value: Hyper = 1e-6,
     *,
     maximize: bool = False,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""Yogi: Adam whose second moment moves by the size of the squared gradient, not by the distance to it.
 
@@ -75,6 +77,7 @@ def yogi(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         initial_accumulator_value: what both moments begin with, at least 0.
         maximize: ascend.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`YogiState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
@@ -96,4 +99,4 @@ def yogi(
     check_hyper(NON_NEGATIVE, lr=lr, eps=eps, initial_accumulator_value=initial_accumulator_value)
     check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator_value": initial_accumulator_value}
-    return transformation("yogi", YOGI, maximize=maximize, **hyper)
+    return transformation("yogi", YOGI, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -9,6 +9,7 @@ from optimfx.base import (
     NON_NEGATIVE,
     REAL,
     UNIT,
+    DType,
     GradientTransformation,
     Hyper,
     PyTree,
@@ -20,7 +21,9 @@ from optimfx.base import (
 from optimfx.rules.sgd import SGD
 
 
-def momentum(decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False) -> GradientTransformation:
+def momentum(
+    decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False, *, state_dtype: DType | None = None
+) -> GradientTransformation:
     r"""Add up the updates, forgetting old ones: :math:`b_t = \mu b_{t-1} + (1 - \tau) u_t`, with :math:`b_1 = u_1`.
 
     This is :func:`~optimfx.sgd` without its learning rate and sign. :func:`ema` averages instead.
@@ -29,6 +32,7 @@ def momentum(decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False) -> Gr
         decay: :math:`\mu \ge 0`.
         dampening: :math:`\tau`, kept out of each later update.
         nesterov: give :math:`u_t + \mu b_t`.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`.
@@ -51,8 +55,8 @@ def momentum(decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False) -> Gr
     """
     check_hyper(NON_NEGATIVE, decay=decay)
     check_hyper(REAL, dampening=dampening)
-    flags = {"nesterov": nesterov, "sign": False}
-    return transformation("momentum", SGD, lr=-1.0, momentum=decay, dampening=dampening, weight_decay=0.0, **flags)
+    hyper: dict[str, Any] = {"lr": -1.0, "momentum": decay, "dampening": dampening, "weight_decay": 0.0}
+    return transformation("momentum", SGD, state_dtype=state_dtype, nesterov=nesterov, sign=False, **hyper)
 
 
 class EMAState(NamedTuple):
@@ -81,12 +85,13 @@ def leaf(base: Any, param: Any, update: Any, exp_avg: Any, s: Scalars) -> tuple[
 EMA = Rule(leaf, scalars, init, EMAState)
 
 
-def ema(decay: Hyper, debias: bool = True) -> GradientTransformation:
+def ema(decay: Hyper, debias: bool = True, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""Average the updates: :math:`m_t = \beta m_{t-1} + (1 - \beta) u_t`, divided by :math:`1 - \beta^t` to debias.
 
     Args:
         decay: :math:`\beta`, in [0, 1).
         debias: make up for the zeros that the average begins with.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`EMAState`: ``step`` and ``exp_avg`` (like the parameters).
@@ -101,4 +106,4 @@ def ema(decay: Hyper, debias: bool = True) -> GradientTransformation:
     (tensor([3.]), tensor([0.3000]))
     """
     check_hyper(UNIT, decay=decay)
-    return transformation("ema", EMA, decay=decay, debias=debias)
+    return transformation("ema", EMA, state_dtype=state_dtype, decay=decay, debias=debias)

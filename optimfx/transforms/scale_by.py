@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from optimfx.base import NON_NEGATIVE, UNIT, GradientTransformation, Hyper, check_betas, check_hyper, transformation
+from optimfx.base import (
+    NON_NEGATIVE,
+    UNIT,
+    DType,
+    GradientTransformation,
+    Hyper,
+    check_betas,
+    check_hyper,
+    transformation,
+)
 from optimfx.rules.adam import ADAM
 from optimfx.rules.rmsprop import RMSPROP
 
 
 def scale_by_adam(
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False, *, eps_root: Hyper = 0.0
+    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
+    eps: Hyper = 1e-8,
+    amsgrad: bool = False,
+    *,
+    eps_root: Hyper = 0.0,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""The direction of :func:`~optimfx.adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
 
@@ -17,6 +31,7 @@ def scale_by_adam(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         amsgrad: divide by the largest second moment so far.
         eps_root: added under the root, in squared gradient units.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
@@ -36,6 +51,7 @@ def scale_by_adam(
     return transformation(
         "scale_by_adam",
         ADAM,
+        state_dtype=state_dtype,
         lr=-1.0,
         betas=betas,
         eps=eps,
@@ -47,7 +63,12 @@ def scale_by_adam(
 
 
 def scale_by_rms(
-    alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False, *, eps_root: Hyper = 0.0
+    alpha: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    centered: bool = False,
+    *,
+    eps_root: Hyper = 0.0,
+    state_dtype: DType | None = None,
 ) -> GradientTransformation:
     r"""The direction of :func:`~optimfx.rmsprop`: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
 
@@ -56,6 +77,7 @@ def scale_by_rms(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         centered: divide by the standard deviation.
         eps_root: added under the root, in squared gradient units: Optax's ``eps``, unless ``eps_in_sqrt=False``.
+        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
@@ -74,6 +96,7 @@ def scale_by_rms(
     return transformation(
         "scale_by_rms",
         RMSPROP,
+        state_dtype=state_dtype,
         lr=-1.0,
         alpha=alpha,
         eps=eps,
