@@ -35,6 +35,7 @@ from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
 from optimfx.rules.sgd import sgd
 from optimfx.rules.signsgd import signsgd
+from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.yogi import yogi
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
@@ -54,7 +55,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
-    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "adafactor", "rprop",
+    "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
+    "adafactor", "rprop",
     "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # links
     "identity", "set_to_zero", "stateless", "maximize",

@@ -141,6 +141,8 @@ class Rule:
         state: the NamedTuple of the whole state: ``step``, then what ``scalars`` carries, then the slots as ``leaf``
             takes them. Without one, the rule is stateless but for the step that a schedule needs.
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
+        sparse: whether, given its scalars, an element without gradient keeps its value and slots, so that a sparse
+            gradient steps only the elements that it has.
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
     """
 
@@ -152,6 +154,7 @@ class Rule:
     elementwise: bool = True
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     refusal: Callable[[Tensor], str | None] = lambda param: None
+    sparse: Callable[[Any], bool] = lambda scalars: False
     init_names: tuple[str, ...] = field(init=False, repr=False)
     begin_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)

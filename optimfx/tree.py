@@ -77,8 +77,9 @@ def global_norm(tree: PyTree) -> Tensor:
     leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
     if not leaves:
         return torch.zeros(())
+    dense = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
     norms: list[Tensor] = [
-        torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves
+        torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in dense
     ]
     total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
     return total

@@ -155,6 +155,13 @@ ALGORITHMS = [
         torch.optim.ASGD,
     ),
     Row("radam", [{}, *RADAM], torch.optim.RAdam),
+    Row(
+        "sparse_adam",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True])],
+        torch.optim.SparseAdam,
+        torch_shapes=[(4, 3), (2, 1, 2), (257,)],  # a single number has no sparse form
+        torch_grad=lambda grad: grad.to_sparse(),
+    ),
     Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad),
     Row(
         "adadelta",

@@ -196,7 +196,7 @@ def test_mixed_dtypes_in_one_tree(row, options, executor):
 def test_a_stack_of_matrices_steps_as_each_alone(row):
     tx = row(**row.richest)
     stack, grads = row.randn(2, 3, 5, 4, dtype=torch.float64), row.randn(2, 3, 5, 4, dtype=torch.float64)
-    stepped, state = fx.step(tx, grads, tx.init(stack), stack)
+    stepped, _ = fx.step(tx, grads, tx.init(stack), stack)
     for i in range(2):
         for j in range(3):
             alone, _ = fx.step(tx, grads[i, j], tx.init(stack[i, j]), stack[i, j])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx import modes, tree
@@ -58,6 +60,7 @@ def run(
         plan = []
         for scalars, rows in groups:
             _check_params(update, scalars, params)
+            _check_layout(update, scalars, leaves.grads, rows, spec)
             group = leaves.take(rows)
             plan.append((select(update.rule, group, scalars).executor, scalars, rows, group))
 
@@ -80,8 +83,10 @@ def run(
 
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
-    columns_of(update, updates, state, params)
-    _check_params(update, first_scalars(update), params)
+    leaves, _, spec = columns_of(update, updates, state, params)
+    scalars = first_scalars(update)
+    _check_params(update, scalars, params)
+    _check_layout(update, scalars, leaves.grads, [i for i, grad in enumerate(leaves.grads) if grad is not None], spec)
 
 
 def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
@@ -95,10 +100,28 @@ def _check_params(update: Any, scalars: Any, params: PyTree | None) -> None:
         raise ValueError(f"{update.name} needs the parameters here: call update(updates, state, params).")
 
 
+def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[int], spec: PyTreeSpec) -> None:
+    """Refuse sparse gradients where elements without one would move, or in a form that has no elements."""
+    for i in rows:
+        if grads[i].layout is torch.strided:
+            continue
+        if grads[i].layout is not torch.sparse_coo or grads[i].sparse_dim() == 0:
+            raise ValueError(
+                f"{tree.path(spec, i, 'updates')} has layout {grads[i].layout} and {grads[i].sparse_dim()} sparse "
+                f"dimensions; give it as torch.sparse_coo with at least one, or dense."
+            )
+        if not update.rule.sparse(scalars):
+            raise ValueError(
+                f"{tree.path(spec, i, 'updates')} is sparse, and {update.name} with these hyperparameters also moves "
+                f"elements that have no gradient. Use sparse_adam, sgd without momentum and decay, or adagrad without "
+                f"decay; or make the gradient dense with to_dense()."
+            )
+
+
 def _advance(
     update: Any, leaves: Leaves, before: Columns, runs: list[list[int]]
 ) -> tuple[Columns, list[tuple[Any, list[int]]]]:
-    """What the leaves share, after this step; and the live leaves grouped by scalars, device and dtypes."""
+    """What the leaves share, after this step; and the live leaves grouped by scalars, device, layout and dtypes."""
     after = [list(column) for column in before]
     measured = {"global_norm": tree.global_norm(leaves.grads)} if update.rule.measures_norm else {}
     scalars: list[Any] = []
@@ -117,6 +140,6 @@ def _advance(
         for i in run:
             for column, value in zip(after, fresh):
                 column[i] = value
-            key = (place, rows[i][1].device, *[None if t is None else t.dtype for t in rows[i]])
+            key = (place, rows[i][1].device, rows[i][1].layout, *[None if t is None else t.dtype for t in rows[i]])
             groups.setdefault(key, []).append(i)
     return after, [(scalars[key[0]], group) for key, group in groups.items()]

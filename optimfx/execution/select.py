@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optimfx import modes
-from optimfx.execution import eager, foreach
+from optimfx.execution import eager, foreach, sparse
 from optimfx.execution.leaves import Leaves
 
 EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (foreach, eager)}
@@ -54,7 +54,9 @@ def use(name: str) -> Iterator[None]:
 
 
 def select(rule: Any, leaves: Leaves, scalars: Any) -> Choice:
-    """The executor for leaves that share device, dtypes and scalars."""
+    """The executor for leaves that share device, layout, dtypes and scalars."""
+    if leaves.grads[0].is_sparse:
+        return Choice(sparse, "sparse gradients: the elements that are there")
     if torch.compiler.is_compiling():
         return Choice(eager, "torch.compile fuses it")
     symbolic = _symbolic(leaves, scalars)

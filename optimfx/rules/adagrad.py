@@ -44,7 +44,14 @@ def leaf(base: Any, param: Any, grad: Any, sum: Any, s: Scalars) -> tuple[Any, A
     return ops.addcdiv(base, grad, ops.sqrt(sum) + s.eps, value=-s.lr), sum
 
 
-ADAGRAD = Rule(leaf, scalars, init, AdagradState, reads_param=lambda s: s.weight_decay is not None)
+ADAGRAD = Rule(
+    leaf,
+    scalars,
+    init,
+    AdagradState,
+    reads_param=lambda s: s.weight_decay is not None,
+    sparse=lambda s: s.weight_decay is None,
+)
 
 
 def adagrad(
@@ -80,6 +87,8 @@ def adagrad(
 
     References:
         Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011.
+
+    Sparse gradients are taken where there is no decay; they touch the elements that they have.
 
     Differs from Optax, which puts ``eps`` under the root and begins with a sum of 0.1.
 

@@ -53,7 +53,14 @@ def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> 
     return ops.add(base, ops.sign(grad) if s.sign else grad, alpha=-s.lr), momentum_buffer
 
 
-SGD = Rule(leaf, scalars, init, SGDState, reads_param=lambda s: s.weight_decay is not None)
+SGD = Rule(
+    leaf,
+    scalars,
+    init,
+    SGDState,
+    reads_param=lambda s: s.weight_decay is not None,
+    sparse=lambda s: s.weight_decay is None and ops.is_zero(s.momentum),
+)
 
 
 def sgd(
@@ -94,6 +101,8 @@ def sgd(
     References:
         Polyak, Some methods of speeding up the convergence of iteration methods, 1964. Sutskever et al., On the
         importance of initialization and momentum in deep learning, 2013.
+
+    Sparse gradients are taken where there is neither momentum nor decay; they touch the elements that they have.
 
     Differs from Optax's ``sgd`` in the words (``momentum`` may be 0, not ``None``) and in having dampening and decay.
 

@@ -24,7 +24,7 @@ def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
     return (ops.add(base, ops.clamp(update, s.low, s.high)),)
 
 
-CLIP = Rule(leaf, scalars)
+CLIP = Rule(leaf, scalars, sparse=lambda s: True)
 
 
 def clip_by_value(clip_value: Hyper) -> GradientTransformation:
@@ -54,7 +54,7 @@ def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Tensor) -> 
     return Scale(ops.where(global_norm > max_norm, max_norm / global_norm, 1))
 
 
-CLIP_NORM = Rule(SCALE.leaf, norm_scalars)
+CLIP_NORM = Rule(SCALE.leaf, norm_scalars, sparse=lambda s: True)
 
 
 def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:

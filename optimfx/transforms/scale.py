@@ -20,7 +20,7 @@ def leaf(base: Any, param: Any, update: Any, s: Scale) -> tuple[Any]:
     return (ops.add(base, update, alpha=s.factor),)
 
 
-SCALE = Rule(leaf, scalars)
+SCALE = Rule(leaf, scalars, sparse=lambda s: True)
 
 
 def scale(factor: Hyper) -> GradientTransformation:
