@@ -26,6 +26,7 @@ from optimfx.rules.adopt import adopt
 from optimfx.rules.asgd import asgd
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
+from optimfx.rules.lbfgs import lbfgs
 from optimfx.rules.lion import lion
 from optimfx.rules.muon import muon
 from optimfx.rules.nadam import nadam
@@ -56,7 +57,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
-    "adafactor", "rprop",
+    "adafactor", "rprop", "lbfgs",
     "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # links
     "identity", "set_to_zero", "stateless", "maximize",

@@ -238,8 +238,7 @@ def transformation(
     missing = {*rule.init_names, *rule.begin_names, *rule.scalar_names} - {*hyper, *rule.carried, "global_norm"}
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
-    if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
-        raise TypeError(f"state_dtype must be a floating-point torch.dtype or None; got {state_dtype!r}.")
+    check_state_dtype(state_dtype)
     return RuleUpdate(name, rule, hyper, maximize, state_dtype).transformation()
 
 
@@ -284,6 +283,19 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
             raise TypeError(f"{name} must be a number, a 0-d tensor or a schedule (step -> value); got {value!r}.")
         elif not callable(value) and value not in interval:
             raise ValueError(f"{name} must be in {interval}; got {value!r}.")
+
+
+def check_count(interval: Interval, **counts: Any) -> None:
+    """Refuse anything but integers in the interval."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value not in interval:
+            raise ValueError(f"{name} must be an integer in {interval}; got {value!r}.")
+
+
+def check_state_dtype(state_dtype: Any) -> None:
+    """Refuse anything but a floating-point dtype or ``None``."""
+    if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
+        raise TypeError(f"state_dtype must be a floating-point torch.dtype or None; got {state_dtype!r}.")
 
 
 def check_betas(betas: Any, count: int = 2) -> None:

@@ -45,3 +45,8 @@ def number(x: Any) -> Any:
     if not isinstance(x, Tensor) or tracing() or differentiated(x) or x.device.type != "cpu":
         return x
     return x.item()
+
+
+def decided(condition: Any) -> Any:
+    """A condition as a bool, waiting for the device that computes it; what a tracer holds stays a tensor."""
+    return condition if tracing() else bool(condition)

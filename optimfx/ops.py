@@ -16,12 +16,13 @@ Two conventions:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optimfx.modes import number
+from optimfx.modes import decided, number
 
 __all__ = [
     "abs",
@@ -30,25 +31,31 @@ __all__ = [
     "addcmul",
     "addmm",
     "cast",
+    "choose",
     "clamp",
     "cos",
     "decay",
     "decay_terms",
+    "decided",
+    "dot",
     "epsilon",
     "floor",
     "full_like",
     "initial",
     "is_zero",
+    "largest",
     "lerp",
     "log",
     "maximum",
     "mean",
     "minimum",
     "norm",
+    "rows",
     "rsqrt",
     "sign",
     "size",
     "sqrt",
+    "stack",
     "transpose",
     "unless_zero",
     "where",
@@ -150,11 +157,31 @@ def transpose(x: Any) -> Any:
     return x.mT
 
 
-def norm(x: Any, dim: int | tuple[int, ...] | None = None) -> Any:
-    """The 2-norm of a leaf, as a scalar; or along the dimensions, which are kept."""
+def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Any:
+    """The norm of a leaf, as a scalar; or along the dimensions, which are kept."""
     if dim is None:
-        return number(torch.linalg.vector_norm(x).to(torch.float64))
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+        return number(torch.linalg.vector_norm(x, ord).to(torch.float64))
+    return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
+
+
+def largest(x: Any) -> Any:
+    """The largest absolute value in a leaf, as a scalar; 0 if it is empty."""
+    return norm(x, ord=math.inf) if x.numel() else 0.0
+
+
+def dot(x: Any, y: Any) -> Any:
+    """The inner product of two vectors, as a scalar."""
+    return number(torch.dot(x, y).to(torch.float64))
+
+
+def rows(x: Any) -> list[Any]:
+    """The entries along the first dimension: vectors, or scalars."""
+    return [number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
+
+
+def stack(rows: Sequence[Any]) -> Any:
+    """Vectors, or scalars, along a new first dimension."""
+    return torch.stack([row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64) for row in rows])
 
 
 def mean(x: Any, dim: int) -> Any:
@@ -229,6 +256,16 @@ def minimum(x: Any, y: Any) -> Any:
     if isinstance(y, _NUMBERS):
         return (x if x < y else y) if isinstance(x, _NUMBERS) else torch.clamp_max(x, y)
     return torch.clamp_max(y, x) if isinstance(x, _NUMBERS) else torch.minimum(x, y)
+
+
+def choose(condition: Any, x: Any, y: Any) -> Any:
+    """One of two scalars, tensors, or tuples of them, by a condition that holds for the whole."""
+    if isinstance(condition, bool):
+        return x if condition else y
+    if isinstance(x, tuple):
+        parts = [choose(condition, a, b) for a, b in zip(x, y)]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return where(condition, x, y)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -10,13 +11,49 @@ from typing import Any
 
 import optax
 import optax_twins
+import optree
 import pytest
 import torch
 from trees import params_like
 
 import optimfx as fx
+from optimfx.base import Stepper
+from optimfx.execution.hyper import first_scalars
 
 SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
+
+
+@dataclass(frozen=True)
+class Evaluating(Stepper):
+    """A minimizer on ``g (p - p0) + |p - p0|^2 / 2``, whose gradient is at first what the update is given."""
+
+    inner: fx.GradientTransformation
+
+    def init(self, params):
+        return self.inner.init(params)
+
+    def run(self, updates, state, params, **how):
+        leaves, spec = optree.tree_flatten(params, none_is_leaf=True, namespace="torch")
+        grads = spec.flatten_up_to(updates)
+
+        def value_and_grad(moved):
+            steps = [None if p is None else q - p for p, q in zip(leaves, spec.flatten_up_to(moved))]
+            parts = [
+                ((g.conj() * s).real + (s.conj() * s).real / 2).sum()
+                for g, s in zip(grads, steps)
+                if g is not None and s is not None
+            ]
+            return sum(parts, torch.zeros(())), spec.unflatten(
+                None if g is None else g + s for g, s in zip(grads, steps)
+            )
+
+        return self.inner.update.run(updates, state, params, value_and_grad_fn=value_and_grad, **how)
+
+    def check(self, updates, state, params):
+        self.inner.update.check(updates, state, params)
+
+    def explain(self, params):
+        return self.inner.update.explain(params)
 
 
 @dataclass(frozen=True)
@@ -33,6 +70,7 @@ class Row:
         optax: the same transformation from Optax, given the keyword arguments; it returns None for options that Optax
             does not have. Without one, it is looked for among the twins.
         dims: the least number of dimensions of a leaf.
+        evaluates: whether it calls ``value_and_grad_fn``.
         reasons: why a column of the conformance matrix is closed to the algorithm.
     """
 
@@ -44,11 +82,16 @@ class Row:
     torch_shapes: list[tuple[int, ...]] = field(default_factory=lambda: SHAPES)
     torch_grad: Callable[[torch.Tensor], torch.Tensor] = lambda grad: grad.clone()
     dims: int = 0
+    evaluates: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def factory(self) -> Callable[..., fx.GradientTransformation]:
-        return getattr(fx, self.name)
+        """Makes the transformation; one that evaluates the function itself is given one that has the gradients."""
+        make = getattr(fx, self.name)
+        if not self.evaluates:
+            return make
+        return functools.wraps(make)(lambda *args, **options: Evaluating(make(*args, **options)).transformation())
 
     def takes(self, name: str) -> bool:
         """Whether the factory has this argument."""
@@ -72,15 +115,24 @@ class Row:
         return bool(self.rule and self.rule.carried)
 
     @property
+    def measures_norm(self) -> bool:
+        """Whether it depends on the norm of all gradients."""
+        return bool(self.rule and self.rule.measures_norm)
+
+    @property
     def couples_leaves(self) -> bool:
         """Whether what happens to a leaf depends on the others."""
-        return bool(self.rule and self.rule.measures_norm)
+        return self.measures_norm or self.evaluates
+
+    def reads_param(self, options: dict[str, Any]) -> bool:
+        """Whether an update needs the parameters."""
+        update = self(**options).update
+        return self.evaluates or bool(self.rule and self.rule.reads_param(first_scalars(update)))
 
     @property
     def executors(self) -> list[str]:
         """The executors that can run it."""
-        lists = not self.rule or self.rule.elementwise
-        return [name for name in sorted(fx.execution.EXECUTORS) if lists or name == "eager"]
+        return sorted(fx.execution.EXECUTORS) if self.rule and self.rule.elementwise else ["eager"]
 
     def twin(self, **options: Any) -> optax.GradientTransformation | None:
         """The same transformation from Optax, or None."""
@@ -189,6 +241,15 @@ ALGORITHMS = [
         torch_shapes=[(4, 3), (3, 4), (1, 5), (0, 2), (16, 16)],
         dims=2,
         reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
+        "lbfgs",
+        product(lr=[0.5], max_iter=[1, 3], history_size=[2], tolerance_grad=[1e-12], tolerance_change=[1e-12]),
+        evaluates=True,  # test_lbfgs.py compares with torch
+        reasons={
+            "None leaves": "one quasi-Newton step for all parameters: without a gradient means with gradient 0",
+            "half precision": "the function is evaluated at the stored, rounded parameters within a step",
+        },
     ),
     Row("signsgd", product(lr=[0.01], momentum=[0.0, 0.9], maximize=[False, True])),
     Row(

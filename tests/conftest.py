@@ -22,5 +22,5 @@ def fresh_compiler():
 
 @pytest.fixture
 def figure(record_property):
-    """Records a measured number, for the conformance matrix."""
-    return lambda value: record_property("figure", value)
+    """Records a measured number, for the conformance matrix, and what it is a number of if not of the column's unit."""
+    return lambda value, unit="": record_property("figure", (value, unit))

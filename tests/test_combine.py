@@ -96,7 +96,7 @@ def test_masked_hands_the_others_on():
     assert_equal(fx.step(tx, updates, tx.init(updates), updates)[0], {"w": torch.ones(1), "b": torch.full((1,), 2.0)})
 
 
-@rows()
+@rows([row for row in ALGORITHMS if not row.couples_leaves])
 def test_partition_is_each_transform_on_its_own_leaves(row):
     tx = row(**row.richest)
     params = {"a": row.randn(3), "b": [row.randn(2), row.randn(2, 2)], "none": None}
@@ -177,7 +177,7 @@ def test_every_hyperparameter_may_be_a_schedule(row):
         return lambda step: seen.append(step) or value * 0.9**step
 
     stepped, _ = run(row(**rest, **{name: schedule(value) for name, value in numeric.items()}), params)
-    used = set(numeric) & set(row(**row.richest).update.rule.scalar_names)
+    used = set(numeric) & set(row.rule.scalar_names if row.rule else numeric)
     assert sorted(set(seen)) == ([0, 1, 2] if used else [0])  # Rprop asks for its lr once
 
     torch.manual_seed(1)
@@ -204,4 +204,5 @@ def test_a_user_may_save_and_load_a_state(row, tmp_path):
     loaded = torch.load(tmp_path / "state", weights_only=False)
     grads = random_like(params)
     assert_equal(fx.step(tx, grads, loaded, params), fx.step(tx, grads, state, params))
-    assert loaded.step["w"] is loaded.step["layers"][0]
+    first, *others = leaves(loaded.step)
+    assert all(step is first for step in others)

@@ -13,9 +13,11 @@ from optimfx.base import (
     DType,
     GradientTransformation,
     Hyper,
+    Interval,
     PyTree,
     Rule,
     Scalar,
+    check_count,
     check_hyper,
     check_tuple,
     transformation,
@@ -143,8 +145,7 @@ def muon(
     check_hyper(UNIT, momentum=momentum)
     check_hyper(REAL, ns_coefficients=ns_coefficients)
     check_tuple("ns_coefficients", ns_coefficients, "a", "b", "c")
-    if isinstance(ns_steps, bool) or not isinstance(ns_steps, int) or not 0 <= ns_steps < 100:
-        raise ValueError(f"ns_steps must be an integer in [0, 100); got {ns_steps!r}.")
+    check_count(Interval(0, 100), ns_steps=ns_steps)
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")
     hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
