@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test matrix lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+matrix: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m column --matrix
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

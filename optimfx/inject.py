@@ -13,6 +13,7 @@ from torch import Tensor
 from optimfx import ops
 from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
+from optimfx.execution.hyper import count
 from optimfx.update import run_link
 
 
@@ -58,7 +59,7 @@ class Inject(Stepper):
                 f"the state that init or the last update returned."
             )
         return {
-            name: _tensor(value(state.step)) if callable(value) else state.hyperparams[name]
+            name: _tensor(value(count(state.step))) if callable(value) else state.hyperparams[name]
             for name, value in self.injected.items()
         }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from optimfx import modes, tree
 from optimfx.base import DType, GradientTransformation, Params, PyTree, State, Stepper, Updates, check_state_dtype
 from optimfx.execution import Row
-from optimfx.execution.hyper import resolve, tensor_like
+from optimfx.execution.hyper import count, resolve, tensor_like
 from optimfx.execution.storage import compute_dtype, kept_as, real
 
 Evaluation = tuple[Any, Tensor]
@@ -73,12 +73,12 @@ class Minimizer(Stepper):
 
         given = value is not None
         first = _evaluation((value, updates), leaves, spec) if given else evaluate(x)
-        hyper = {name: resolve(h, modes.number(state.step)) for name, h in self.hyper.items()}
+        hyper = {name: resolve(h, count(state.step)) for name, h in self.hyper.items()}
         loaded = type(state)(*[v.to(x.dtype) if v.dim() else modes.number(v) for v in state])
         new_x, after = self.minimize(x, first, evaluate, loaded, **hyper)
         # Leaves of their own, each with its own memory: no view keeps the whole vector.
         results = [None if r is None else r.clone() for r in _split(new_x if stepping else new_x - x, leaves)]
-        kept = [v.to(old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
+        kept = [v.to(old.device, old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
         if inplace:
             with modes.donating(inplace):
                 buffers = leaves if stepping else tree.flatten_as(spec, updates, "updates", "params")

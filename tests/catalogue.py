@@ -71,6 +71,7 @@ class Row:
             does not have. Without one, it is looked for among the twins.
         dims: the least number of dimensions of a leaf.
         evaluates: whether it calls ``value_and_grad_fn``.
+        note: what the conformance matrix says beside the name.
         reasons: why a column of the conformance matrix is closed to the algorithm.
     """
 
@@ -83,6 +84,7 @@ class Row:
     torch_grad: Callable[[torch.Tensor], torch.Tensor] = lambda grad: grad.clone()
     dims: int = 0
     evaluates: bool = False
+    note: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -240,6 +242,8 @@ ALGORITHMS = [
         torch_options=[{}, *MUON, *product(weight_decay=[0.0], adjust_lr_fn=["original"], ns_steps=[3])],
         torch_shapes=[(4, 3), (3, 4), (1, 5), (0, 2), (16, 16)],
         dims=2,
+        note="in all columns but `torch`, the polynomial is in the parameters' precision; in bfloat16, the default, its "
+        "roundings are as large as what it leaves of the singular values",
         reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
     ),
     Row(

@@ -1,3 +1,4 @@
+import conformance
 import hypothesis
 import pytest
 import torch
@@ -6,9 +7,28 @@ hypothesis.settings.register_profile("optimfx", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("optimfx")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--matrix", action="store_true", help="write docs/conformance.md from this run")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(conformance.Plugin(config))
+
+
+def pytest_runtest_setup(item):
+    conformance.mark(item)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def figure(record_property):
+    """Records a measured number for the conformance matrix, and a note on it where it is not what its column says."""
+    return lambda value, note="": record_property("figure", (value, note))
 
 
 @pytest.fixture
@@ -18,9 +38,3 @@ def fresh_compiler():
     torch._dynamo.utils.counters.clear()
     yield torch._dynamo.utils.counters
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def figure(record_property):
-    """Records a measured number, for the conformance matrix, and what it is a number of if not of the column's unit."""
-    return lambda value, unit="": record_property("figure", (value, unit))

@@ -1,7 +1,9 @@
 """torch.compile: one graph, the eager result, and no recompilation when a number changes."""
 
+import inspect
 import shutil
 
+import optree
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, rows
@@ -38,38 +40,57 @@ def test_one_graph_for_every_step(row, options, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] <= 1
 
 
+def at_step(row, step):
+    """What changes from step to step: the learning rate and, where there are any, betas and weight decay."""
+    betas = inspect.signature(row.factory).parameters.get("betas")
+    changing = {"lr": 0.1 / (step + 1)}
+    if betas is not None:
+        changing["betas"] = tuple(beta * (1 - 0.1 * step) for beta in betas.default)
+    if row.takes("weight_decay"):
+        changing["weight_decay"] = 0.1 / (step + 2)
+    return changing
+
+
+def as_tensors(values):
+    return optree.tree_map(lambda value: torch.tensor(value, dtype=torch.float64), values)
+
+
 @rows(column="recompiles")
 @pytest.mark.parametrize("how", ["argument", "in the state", "schedule"])
-def test_no_recompilation_when_lr_changes(row, how, fresh_compiler):
-    options = {name: value for name, value in row.richest.items() if name != "lr"}
-    lrs = [0.1, 0.05, 0.2, 0.01]
+def test_no_recompilation_when_a_hyperparameter_changes(row, how, fresh_compiler, figure):
+    first = at_step(row, 0)
+    options = {name: value for name, value in row.richest.items() if name not in first}
     params = row.params()
     grads = random_like(params)
 
     if how == "argument":
-        tx = row(lr=lrs[0], **options)
-        step = compiled(lambda lr, grads, state, params: fx.step(row(lr=lr, **options), grads, state, params))
-        state = tx.init(params)
+        tx = row(**first, **options)
+        step = compiled(
+            lambda changing, grads, state, params: fx.step(row(**changing, **options), grads, state, params)
+        )
     elif how == "in the state":
-        tx = fx.inject_hyperparams(row.factory)(lr=0.1, **options)
+        tx = fx.inject_hyperparams(row.factory)(**first, **options)
         step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
-        state = tx.init(params)
     else:
-        tx = row(lr=fx.schedules.lambda_schedule(1.0, lambda step: 0.1 / (step + 1)), **options)
-        lrs = [0.1 / (step + 1) for step in range(4)]
+        # One schedule for each number, in a pair of betas too.
+        leaves, spec = optree.tree_flatten(first)
+        schedules = [lambda step, i=i: optree.tree_leaves(at_step(row, step))[i] for i in range(len(leaves))]
+        tx = row(**optree.tree_unflatten(spec, schedules), **options)
         step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params))
-        state = tx.init(params)
 
-    expected, expected_state = params, row(lr=lrs[0], **options).init(params)
-    for lr in lrs:
-        tensor = torch.tensor(lr, dtype=torch.float64)
+    state = tx.init(params)
+    expected, expected_state = params, row(**first, **options).init(params)
+    for i in range(4):
+        changing = at_step(row, i)
         if how == "in the state":
-            state.hyperparams["lr"] = tensor
-        arguments = (tensor,) if how == "argument" else ()
+            state.hyperparams.update(as_tensors(changing))
+        arguments = (as_tensors(changing),) if how == "argument" else ()
         params, state = step(*arguments, grads, state, params)
-        expected, expected_state = fx.step(row(lr=lr, **options), grads, expected_state, expected)
+        expected, expected_state = fx.step(row(**changing, **options), grads, expected_state, expected)
     assert_equal(params, expected, **CLOSE)
-    assert fresh_compiler["stats"]["unique_graphs"] == 1
+    recompiles = fresh_compiler["stats"]["unique_graphs"] - 1
+    figure(recompiles)
+    assert recompiles == 0
 
 
 needs_cpp = pytest.mark.skipif(

@@ -79,7 +79,7 @@ def test_torchs_trajectory(row, problem, options, figure):
             assert_equal(state.old_dirs[-known:], torch.stack(kept["old_dirs"]), rtol=1e-6, atol=1e-9)
             assert_equal(state.old_stps[-known:], torch.stack(kept["old_stps"]), rtol=1e-6, atol=1e-9)
     differences = [(p - q.detach()).abs().max() for p, q in zip(leaves(params), leaves(theirs))]
-    figure(float(max(differences)), " in float64, where rounding grows along the way")
+    figure(float(max(differences)), "not ulp: the largest difference in float64, where rounding grows along the way")
     assert state.step == CALLS
 
 

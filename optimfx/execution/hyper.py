@@ -15,6 +15,12 @@ def tensor_like(x: Any, like: Tensor) -> Tensor:
     return x.to(like, copy=True) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
 
 
+def count(step: Any) -> Any:
+    """A number of steps as schedules and rules compute with it: an integer, or a float64 tensor."""
+    step = number(step)
+    return _wide(step) if isinstance(step, Tensor) else int(step)
+
+
 def resolve(hyper: Any, step: Any) -> Any:
     """A hyperparameter's value for the update that follows ``step`` updates."""
     if isinstance(hyper, (tuple, list)):
@@ -29,7 +35,7 @@ def scalars_at(update: Any, step: Any, **given: Any) -> Any:
     """
     before = None
     if step is not None:
-        step = _wide(step) if isinstance(step, Tensor) else int(step)
+        step = count(step)
         before = step - 1
     names = update.rule.scalar_names
     hyper = {name: resolve(update.hyper[name], before) for name in names if name not in given}
