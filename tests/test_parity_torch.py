@@ -14,7 +14,7 @@ from trees import leaves, random_like
 import optimfx as fx
 
 COMPLEX_IN_TORCH = [info.optim_cls for info in optim_db if info.supports_complex]
-IN_TORCH = [row for row in ALGORITHMS if row.torch_class is not None]
+IN_TORCH = [row for row in ALGORITHMS if row.torch_class is not None and not row.evaluates]
 
 
 def with_torch(where=lambda row, options: True, column=""):
