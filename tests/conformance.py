@@ -133,8 +133,8 @@ class Plugin:
 
     def _whole(self) -> bool:
         """Whether every test of every column ran."""
-        option = self.config.option
-        narrowed = option.keyword or option.markexpr or option.lf or option.deselect or option.maxfail
+        narrowing = ("keyword", "markexpr", "lf", "deselect", "maxfail")
+        narrowed = any(getattr(self.config.option, name, None) for name in narrowing)
         return self.config.args_source is pytest.Config.ArgsSource.TESTPATHS and not narrowed and bool(self.results)
 
 

@@ -134,6 +134,17 @@ def test_injection_changes_no_number(row, options):
     assert numeric <= set(state.hyperparams)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_injected_schedule_keeps_its_digits(compiled, fresh_compiler):
+    """The step is handed to it as a number or in float64: an integer tensor would make 0.1 / step a float32."""
+    params = [torch.ones(2, dtype=torch.float64)]
+    tx, plain = (make(lr=lambda step: 0.1 / (step + 3)) for make in (fx.inject_hyperparams(fx.sgd), fx.sgd))
+    step = torch.compile(fx.step, fullgraph=True, backend="eager") if compiled else fx.step
+    stepped, _ = step(tx, params, tx.init(params), params)
+    expected, _ = fx.step(plain, params, plain.init(params), params)
+    assert_equal(stepped, expected, rtol=1e-15, atol=0)
+
+
 def test_injected_values_are_read_replaced_and_scheduled():
     tx = fx.inject_hyperparams(fx.adamw)(lr=0.1, betas=(0.8, 0.9), weight_decay=lambda step: 0.5 ** (step + 1))
     params = [torch.ones(2)]

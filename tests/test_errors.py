@@ -70,6 +70,11 @@ TREES = {
         ValueError,
         ["state.step['embed'] is missing", "updates['embed'] is a tensor", "must come from init"],
     ),
+    "state without a slot of the leaf": (
+        lambda: fx.step(ADAMW, PARAMS, STATE._replace(exp_avg={**STATE.exp_avg, "embed": ()}), PARAMS),
+        ValueError,
+        ["state.exp_avg['embed'] is missing", "updates['embed'] is a tensor", "must come from init"],
+    ),
     "state begun without momentum": (
         lambda: fx.step(fx.sgd(momentum=0.9), PARAMS, fx.sgd().init(PARAMS), PARAMS),
         ValueError,

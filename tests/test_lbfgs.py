@@ -1,12 +1,16 @@
 """L-BFGS: torch's trajectory, and a batch of problems in one call."""
 
+import math
+
 import pytest
 import torch
 from catalogue import ALGORITHMS, rows
+from torch.optim.lbfgs import _strong_wolfe
 from trees import assert_equal, leaves, stack
 
 import optimfx as fx
 from optimfx.execution import explain
+from optimfx.line_search import Trial, strong_wolfe
 
 LBFGS = [row for row in ALGORITHMS if row.name == "lbfgs"]
 CALLS = 6
@@ -28,6 +32,7 @@ def logistic(params, samples=40, features=5):
 
 PROBLEMS = {
     "rosenbrock": (rosenbrock, {"x": torch.tensor([-1.2, 1.0, 0.3, 2.0], dtype=torch.float64)}),
+    "steep": (lambda params: 1e8 * (params["x"] ** 2).sum(), {"x": torch.tensor([1.0, -0.5], dtype=torch.float64)}),
     "logistic": (logistic, {"w": torch.zeros(5, dtype=torch.float64), "b": torch.zeros((), dtype=torch.float64)}),
 }
 OPTIONS = {
@@ -37,6 +42,7 @@ OPTIONS = {
     "wolfe, short history": dict(line_search_fn="strong_wolfe", history_size=3, max_iter=10),
     "wolfe, few evaluations": dict(line_search_fn="strong_wolfe", max_eval=3),
     "wolfe, one evaluation": dict(line_search_fn="strong_wolfe", max_eval=1),
+    "steps too small to matter": dict(lr=1e-10),
     "loose": dict(tolerance_grad=1e-2),
     "one iteration": dict(max_iter=1),
 }
@@ -83,12 +89,47 @@ def test_torchs_trajectory(row, problem, options, figure):
     assert state.step == CALLS
 
 
-STARTS = [[-1.2, 1.0], [0.5, 0.5], [1.0, 1.0], [2.0, -1.0]]
+@pytest.mark.parametrize("t", [1e-2, 0.3, 1.0, 7.0])
+@pytest.mark.parametrize("max_trials", [1, 2, 5, 25])
+@pytest.mark.parametrize("tolerance_change", [1e-9, 0.3])
+def test_the_line_search_is_torchs(t, max_trials, tolerance_change):
+    """The point and the evaluations, on values and slopes that need not fit together: every branch is taken."""
+    d = torch.ones(1, dtype=torch.float64)
+    for _ in range(100):
+        height, width, phase, tilt, steps = torch.randn(5, dtype=torch.float64).tolist()
+
+        def at(t, height=height, width=10 * width, phase=phase, tilt=tilt, stepped=steps > 0):
+            value = height * math.sin(width * t) - tilt * t
+            value = math.floor(2 * value) if stepped else value  # with ties
+            slope = tilt * math.cos(width * t + phase)
+            return Trial(t, value, torch.tensor([slope], dtype=torch.float64), slope)
+
+        start = at(0.0)._replace(slope=-abs(tilt), grad=torch.tensor([-abs(tilt)], dtype=torch.float64))
+        found, evaluations = strong_wolfe(at, start, t, 1.0, tolerance_change, max_trials)
+        value, grad, step, expected = _strong_wolfe(
+            lambda x, t, d, at=at: (at(float(t)).value, at(float(t)).grad),
+            torch.zeros(1),
+            t,
+            d,
+            start.value,
+            start.grad,
+            start.grad.dot(d),
+            tolerance_change=tolerance_change,
+            max_ls=max_trials,
+        )
+        assert evaluations == expected
+        close = dict(rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close((found.t, float(found.value)), (float(step), float(value)), **close)
+        torch.testing.assert_close(found.grad, grad, **close)
 
 
-def test_a_batch_of_problems_is_the_loop_over_them():
-    """One of them is solved at the start and one late: each stops on its own, and keeps its own counts."""
-    tx = fx.lbfgs(lr=0.2, max_iter=12, history_size=4, tolerance_grad=1e-1)
+STARTS = [[-1.2, 1.0], [0.5, 0.5], [1.0, 1.0], [2.0, -1.0], [1 + 1e-5, (1 + 1e-5) ** 2]]
+
+
+@pytest.mark.parametrize("tolerances", [(1e-1, 1e-9), (1e-12, 1e-3)], ids=["gradient", "slope"])
+def test_a_batch_of_problems_is_the_loop_over_them(tolerances):
+    """Some are solved at the start, some late: each stops on its own, and keeps its own counts."""
+    tx = fx.lbfgs(lr=0.2, max_iter=12, history_size=4, tolerance_grad=tolerances[0], tolerance_change=tolerances[1])
     problems = [{"x": torch.tensor(x, dtype=torch.float64)} for x in STARTS]
 
     def solve(params):
