@@ -56,23 +56,14 @@ def run(
     leaves, before, spec = columns_of(update, updates, state, params)
     with modes.donating(inplace):
         runs = runs_of(before, [i for i, grad in enumerate(leaves.grads) if grad is not None])
-        after, groups = _advance(update, leaves, before, runs)
-        plan = []
-        for scalars, rows in groups:
-            _check_params(update, scalars, params)
-            _check_layout(update, scalars, leaves.grads, rows, spec)
-            group = leaves.take(rows)
-            plan.append((select(update.rule, group, scalars).executor, scalars, rows, group))
-
-        results = list(leaves.params if stepping else leaves.grads)
-        slots = [list(column) for column in leaves.slots]
-        for executor, scalars, rows, group in plan:
-            out, new = executor.run(
-                update.rule, scalars, group, stepping=stepping, maximize=update.maximize, inplace=inplace
-            )
-            for column, values in zip((results, *slots), (out, *new)):
-                for i, value in zip(rows, values):
-                    column[i] = value
+        counts = [tuple(column[run[0]] for column in before) for run in runs]
+        counts = [(count[0] + 1, *count[1:]) if count else () for count in counts]
+        places, scalars = scalars_of(update, leaves.grads, counts)
+        for run, place in zip(runs, places):
+            _check_params(update, scalars[place], params)
+            _check_layout(update, scalars[place], leaves.grads, run, spec)
+        results, slots = execute(update, leaves, runs, places, scalars, stepping=stepping, inplace=inplace)
+        after = _counted(update, before, runs, counts, [scalars[place] for place in places])
         if inplace and not modes.tracing():
             # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
             for old, new in zip(before, after):
@@ -118,28 +109,63 @@ def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[in
             )
 
 
-def _advance(
-    update: Any, leaves: Leaves, before: Columns, runs: list[list[int]]
-) -> tuple[Columns, list[tuple[Any, list[int]]]]:
-    """What the leaves share, after this step; and the live leaves grouped by scalars, device, layout and dtypes."""
-    after = [list(column) for column in before]
-    measured = {"global_norm": tree.global_norm(leaves.grads)} if update.rule.measures_norm else {}
+def scalars_of(update: Any, grads: Sequence[Any], counts: list[tuple[Any, ...]]) -> tuple[list[int], list[Any]]:
+    """For each step and its carried scalars, the place of its scalars in a list of the different ones."""
+    measured = {"global_norm": tree.global_norm(grads)} if update.rule.measures_norm else {}
+    known: dict[Any, int] = {}
+    places: list[int] = []
     scalars: list[Any] = []
-    places: dict[Any, int] = {}
+    for count in counts:
+        values = tuple(modes.number(value) for value in count)
+        numbers = not any(isinstance(value, Tensor) for value in values)
+        place = known.setdefault(values, len(scalars)) if numbers else len(scalars)
+        if place == len(scalars):
+            step, carried = (values[0], values[1:]) if values else (None, ())
+            scalars.append(scalars_at(update, step, **dict(zip(update.rule.carried, carried)), **measured))
+        places.append(place)
+    return places, scalars
+
+
+def execute(
+    update: Any,
+    leaves: Leaves,
+    runs: list[list[int]],
+    places: list[int],
+    scalars: list[Any],
+    *,
+    stepping: bool,
+    inplace: bool,
+) -> tuple[list[Any], list[list[Any]]]:
+    """The results, and the new slots by column, of runs of leaves; what is in no run stays as it is.
+
+    Leaves are stepped together that share scalars, device, layout and dtypes.
+    """
     groups: dict[Any, list[int]] = {}
     rows = list(leaves.rows())
-    for run in runs:
-        old = [column[run[0]] for column in before]
-        count = old[0] + 1 if old else None
-        step, *carried = values = tuple(modes.number(x) for x in (count, *old[1:]))
-        known = not any(isinstance(value, Tensor) for value in values)
-        place = places.setdefault(values, len(scalars)) if known else len(scalars)
-        if place == len(scalars):
-            scalars.append(scalars_at(update, step, **dict(zip(update.rule.carried, carried)), **measured))
-        fresh = [count, *(tensor_like(getattr(scalars[place], n), x) for n, x in zip(update.rule.carried, old[1:]))]
+    for run, place in zip(runs, places):
         for i in run:
-            for column, value in zip(after, fresh):
-                column[i] = value
             key = (place, rows[i][1].device, rows[i][1].layout, *[None if t is None else t.dtype for t in rows[i]])
             groups.setdefault(key, []).append(i)
-    return after, [(scalars[key[0]], group) for key, group in groups.items()]
+    plan = [(scalars[key[0]], group, leaves.take(group)) for key, group in groups.items()]
+    executors = [select(update.rule, taken, each).executor for each, _, taken in plan]
+    results = list(leaves.params if stepping else leaves.grads)
+    slots = [list(column) for column in leaves.slots]
+    for executor, (each, group, taken) in zip(executors, plan):
+        out, new = executor.run(update.rule, each, taken, stepping=stepping, maximize=update.maximize, inplace=inplace)
+        for column, values in zip((results, *slots), (out, *new)):
+            for i, value in zip(group, values):
+                column[i] = value
+    return results, slots
+
+
+def _counted(
+    update: Any, before: Columns, runs: list[list[int]], counts: list[tuple[Any, ...]], scalars: list[Any]
+) -> Columns:
+    """The counts and carried scalars of every leaf after the step."""
+    after = [list(column) for column in before]
+    for run, count, each in zip(runs, counts, scalars):
+        carried = [tensor_like(getattr(each, name), x) for name, x in zip(update.rule.carried, count[1:])]
+        for column, value in zip(after, (*count[:1], *carried)):
+            for i in run:
+                column[i] = value
+    return after
