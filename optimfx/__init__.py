@@ -8,7 +8,7 @@ An optimizer is a pair of pure functions over pytrees of tensors::
     params, state = fx.step(tx, grads, state, params)
 """
 
-from optimfx import execution, ops, schedules
+from optimfx import execution, ops, optim, schedules
 from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, transformation
 from optimfx.combine import chain, is_matrix, masked, named_chain, partition
 from optimfx.execution import explain
@@ -67,6 +67,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
     # hyperparameters over time
     "schedules",
+    # torch.optim's classes
+    "optim",
     # how it runs
     "execution", "explain",
     # your own rule

@@ -30,6 +30,7 @@ ALLOWED = {
     "combine": {"base", "execution", "transforms", "tree", "update"},
     "inject": {"base", "execution", "ops", "update"},
     "schedules": {"base", "ops"},
+    "optim": {"base", "execution", "modes", "optim", "rules", "schedules", "transforms", "tree", "update"},
 }
 
 

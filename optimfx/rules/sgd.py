@@ -118,7 +118,8 @@ def sgd(
     """
     check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum, weight_decay=weight_decay)
     check_hyper(REAL, dampening=dampening)
-    if nesterov and (ops.is_zero(momentum) or not ops.is_zero(dampening)):
+    dampened = not callable(dampening) and not ops.is_zero(dampening)
+    if nesterov and (ops.is_zero(momentum) or dampened):
         raise ValueError(
             f"nesterov=True needs momentum > 0 and dampening = 0; got momentum={momentum!r}, dampening={dampening!r}."
         )

@@ -1,0 +1,242 @@
+"""The family of Adam as torch's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from optimfx.optim.checks import check, check_betas, check_flags, check_lr
+from optimfx.optim.live import Group
+from optimfx.optim.optimizer import Optimizer
+from optimfx.rules.adam import adam
+from optimfx.rules.adamax import adamax
+from optimfx.rules.nadam import nadam
+from optimfx.rules.radam import radam
+from optimfx.rules.sparse_adam import sparse_adam
+
+
+class Adam(Optimizer):
+    """:func:`optimfx.adam` as torch's class."""
+
+    factory = staticmethod(adam)
+    sparse_error = "Adam does not support sparse gradients, please consider SparseAdam instead"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor) and foreach and not capturable:
+            raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
+        check_lr(lr)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_betas(betas)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        _check_tensor_betas(betas, bool(foreach and not capturable))
+        defaults = dict(
+            lr=lr,
+            betas=tuple(beta.squeeze() if isinstance(beta, Tensor) else beta for beta in betas),
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        check_flags(defaults)
+        super().__init__(params, defaults)
+        if fused:
+            self._step_supports_amp_scaling = True
+
+
+def _check_tensor_betas(betas: tuple[Any, Any], list_form: bool) -> None:
+    """Both numbers or both tensors of one element, which the list form takes only when capturable."""
+    if not any(all(isinstance(beta, kind) for beta in betas) for kind in (float, Tensor)):
+        raise ValueError("betas must be either both floats or both Tensors")
+    for i, beta in enumerate(betas):
+        if isinstance(beta, Tensor):
+            if list_form:
+                raise ValueError(f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True")
+            if beta.numel() != 1:
+                raise ValueError(f"Tensor betas[{i}] must be 1-element")
+
+
+class AdamW(Adam):
+    """:class:`Adam` with decoupled weight decay."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As :class:`Adam`'s; checkpoints from before decoupling was an option of Adam do not name it."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
+class Adamax(Optimizer):
+    """:func:`optimfx.adamax` as torch's class."""
+
+    factory = staticmethod(adamax)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_betas(betas)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags))
+
+
+class NAdam(Optimizer):
+    """:func:`optimfx.nadam` as torch's class."""
+
+    factory = staticmethod(nadam)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_betas(betas)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check(momentum_decay >= 0.0, "Invalid momentum_decay value: {}", momentum_decay)
+        numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
+        flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
+        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags))
+
+
+class RAdam(Optimizer):
+    """:func:`optimfx.radam` as torch's class."""
+
+    factory = staticmethod(radam)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_betas(betas)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
+        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags))
+
+
+class SparseAdam(Optimizer):
+    """:func:`optimfx.sparse_adam` as torch's class: for sparse gradients alone, of dense, real parameters."""
+
+    factory = staticmethod(sparse_adam)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        check(lr > 0.0, "Invalid learning rate: {}", lr)
+        check(eps > 0.0, "Invalid epsilon value: {}", eps)
+        check_betas(betas)
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, maximize=maximize))
+        places = [(p, [i, j]) for i, group in enumerate(self.param_groups) for j, p in enumerate(group["params"])]
+        sparse = [place for p, place in places if p.is_sparse]
+        check(not sparse, "Sparse params at indices {}: SparseAdam requires dense parameter tensors", sparse)
+        complexes = [place for p, place in places if p.is_complex()]
+        check(not complexes, "Complex params at indices {}: SparseAdam does not support complex parameters", complexes)
+
+    def _takes_sparse(self, group: Group) -> bool:
+        return True
+
+    def _check_param(self, group: Group, param: Tensor) -> None:
+        if param.grad is not None and not param.grad.is_sparse:
+            raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+
+    def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
+        return {**super()._begin(update, group, param), "step": 0}
+
+    def _count(self, state: dict[str, Any], step: Any) -> None:
+        state["step"] = step
+
+    def _scalars(self, update: Any) -> tuple[str, ...]:
+        return ()

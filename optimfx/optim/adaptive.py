@@ -1,0 +1,144 @@
+"""Algorithms that scale by past gradients as torch's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.optim.checks import check, check_flags, check_lr
+from optimfx.optim.live import Group
+from optimfx.optim.optimizer import Optimizer
+from optimfx.rules.adadelta import adadelta
+from optimfx.rules.adafactor import adafactor
+from optimfx.rules.adagrad import adagrad
+from optimfx.rules.rmsprop import rmsprop
+
+
+class Adadelta(Optimizer):
+    """:func:`optimfx.adadelta` as torch's class."""
+
+    factory = staticmethod(adadelta)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(0.0 <= rho <= 1.0, "Invalid rho value: {}", rho)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        flags = dict(maximize=maximize, capturable=capturable, foreach=foreach, differentiable=differentiable)
+        super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, **flags))
+
+
+class Adafactor(Optimizer):
+    """:func:`optimfx.adafactor` as torch's class."""
+
+    factory = staticmethod(adafactor)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        check_lr(lr, "Learning rate should be >= 0 but is: {}")
+        check(beta2_decay <= 0.0, "beta2_decay should be <= 0 but is: {}", beta2_decay)
+        check(eps[0] is None or eps[0] >= 0.0, "epsilon1 should be >= 0 but is: {}", eps[0])
+        check(eps[1] >= 0.0, "epsilon2 should be >= 0 but is: {}", eps[1])
+        check(d >= 1.0, "Clipping threshold d should be >= 1 but is: {}", d)
+        check(weight_decay >= 0.0, "weight_decay should be >= 0 but is: {}", weight_decay)
+        numbers = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay)
+        super().__init__(params, {**numbers, "foreach": foreach, "maximize": maximize})
+
+    def _check_param(self, group: Group, param: Tensor) -> None:
+        if param.is_complex():
+            raise RuntimeError("Adafactor does not support complex parameters")
+        super()._check_param(group, param)
+
+
+class Adagrad(Optimizer):
+    """:func:`optimfx.adagrad` as torch's class: its state is there from the start."""
+
+    factory = staticmethod(adagrad)
+    sparse_error = "weight_decay option is not compatible with sparse gradients"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        start = initial_accumulator_value
+        check_lr(lr)
+        check(lr_decay >= 0.0, "Invalid lr_decay value: {}", lr_decay)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check(start >= 0.0, "Invalid initial_accumulator_value value: {}", start)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        numbers = dict(lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay, initial_accumulator_value=start)
+        flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, fused=fused)
+        check_flags(flags)
+        super().__init__(params, {**numbers, **flags})
+        if fused:
+            self._step_supports_amp_scaling = True
+        with torch.no_grad():
+            for index, group in enumerate(self.param_groups):
+                for param in group["params"]:
+                    self.state[param].update(self._begin(self._update(index, group), group, param))
+
+    def _takes_sparse(self, group: Group) -> bool:
+        return bool(group["weight_decay"] == 0)
+
+
+class RMSprop(Optimizer):
+    """:func:`optimfx.rmsprop` as torch's class."""
+
+    factory = staticmethod(rmsprop)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check(momentum >= 0.0, "Invalid momentum value: {}", momentum)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check(alpha >= 0.0, "Invalid alpha value: {}", alpha)
+        numbers = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
+        flags = dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
+        super().__init__(params, {**numbers, **flags})

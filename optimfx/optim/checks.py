@@ -1,0 +1,35 @@
+"""What constructors refuse, in torch's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def check_lr(lr: Any, text: str = "Invalid learning rate: {}") -> None:
+    """One element, not negative."""
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    check(lr >= 0.0, text, lr)
+
+
+def check(valid: Any, text: str, value: Any) -> None:
+    """A condition, and what is said of the value that does not meet it."""
+    if not valid:
+        raise ValueError(text.format(value))
+
+
+def check_betas(betas: Any) -> None:
+    """Each in [0, 1)."""
+    for i in range(2):
+        check(0.0 <= betas[i] < 1.0, f"Invalid beta parameter at index {i}: {{}}", betas[i])
+
+
+def check_flags(defaults: dict[str, Any]) -> None:
+    """Flags that exclude each other."""
+    if defaults.get("fused"):
+        if defaults.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if defaults.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")

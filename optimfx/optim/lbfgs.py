@@ -1,0 +1,105 @@
+"""L-BFGS as torch's class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.optim.checks import check_lr
+from optimfx.optim.live import live
+from optimfx.optim.optimizer import Closure, Optimizer
+from optimfx.rules.lbfgs import LBFGSState, lbfgs
+
+LISTS = ("old_dirs", "old_stps", "ro")
+"""What torch keeps as lists, and the algorithm as rows, the oldest first and zeros before it."""
+
+
+class LBFGS(Optimizer):
+    """:func:`optimfx.lbfgs` as torch's class: one group, and a closure that evaluates the model."""
+
+    factory = staticmethod(lbfgs)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+    ) -> None:
+        check_lr(lr)
+        max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
+        limits = dict(max_iter=max_iter, max_eval=max_eval, history_size=history_size)
+        tolerances = dict(tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
+        super().__init__(params, dict(lr=lr, **limits, **tolerances, line_search_fn=line_search_fn))
+        if len(self.param_groups) != 1:
+            raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled or loaded state; torch's has not changed."""
+        torch.optim.Optimizer.__setstate__(self, state)
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Any:  # type: ignore[override]
+        """Iterate until a tolerance or a limit is met.
+
+        Args:
+            closure: clears the gradients, evaluates the model with gradients and returns the loss.
+
+        Returns:
+            The loss before the first iteration, as the closure returned it.
+        """
+        (group,) = self.param_groups
+        params = group["params"]
+        before = [p.clone() for p in params]
+        losses: list[Any] = []
+
+        def value_and_grad(values: list[Tensor]) -> tuple[float, list[Tensor | None]]:
+            for p, value in zip(params, values):
+                p.copy_(value)
+            with torch.enable_grad():
+                losses.append(closure())
+            return float(losses[-1]), [p.grad for p in params]
+
+        try:
+            tx = live(lbfgs, group)
+            state = self._unpacked(tx.init(params), self.state[params[0]])
+            after, new = tx.update.run(  # type: ignore[attr-defined]
+                None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad
+            )
+        except BaseException:
+            after = before
+            raise
+        finally:
+            for p, value in zip(params, after):
+                p.copy_(value)
+        self.state[params[0]].update(self._packed(new, group["history_size"]))
+        return losses[0]
+
+    @staticmethod
+    def _unpacked(state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
+        """A state with what torch keeps in place of what it begins with."""
+        fields = {}
+        for name, first in state._asdict().items():
+            if name in LISTS and kept.get(name):
+                rows = torch.stack([torch.as_tensor(row).to(first) for row in kept[name]])
+                fields[name] = torch.cat([first[len(rows) :], rows])
+            elif name not in LISTS and kept.get(name) is not None:
+                fields[name] = torch.as_tensor(kept[name]).to(first)
+        return state._replace(**fields)
+
+    @staticmethod
+    def _packed(state: LBFGSState, history_size: int) -> dict[str, Any]:
+        """What torch keeps of a state: counts as integers, and only the pairs that there are."""
+        kept: dict[str, Any] = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
+        if not kept["n_iter"]:
+            return kept
+        pairs = int((state.ro != 0).sum())
+        kept.update(d=state.d, t=float(state.t), H_diag=state.H_diag.to(state.d), prev_flat_grad=state.prev_flat_grad)
+        kept.update({name: list(getattr(state, name)[history_size - pairs :].unbind()) for name in LISTS})
+        return {**kept, "prev_loss": float(state.prev_loss), "al": [None] * history_size}

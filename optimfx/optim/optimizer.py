@@ -1,0 +1,136 @@
+"""The stateful side: a torch.optim.Optimizer whose every number comes from a pure algorithm."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optimfx.base import GradientTransformation, RuleUpdate
+from optimfx.optim import stepping
+from optimfx.optim.live import Group, live, statics
+
+Closure: TypeAlias = Callable[[], Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of the classes: torch's optimizer in everything but the step.
+
+    Groups, hooks, ``state_dict`` and pickling are those of :class:`torch.optim.Optimizer`. ``optimizer.state[p]`` holds
+    torch's keys and is the truth: each step reads it and the groups, and writes it.
+
+    Attributes:
+        factory: the pure algorithm; its arguments are found in the groups by name.
+        counts: whether torch keeps a ``step`` in the state of this algorithm.
+        sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
+    """
+
+    factory: ClassVar[Callable[..., GradientTransformation]]
+    counts: ClassVar[bool] = True
+    sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        self._updates: dict[int, tuple[Group, tuple[Any, ...], RuleUpdate]] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled or loaded state; what an older version did not have yet gets its default."""
+        super().__setstate__(state)
+        self._updates = {}
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(type(self).__init__).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        for index, group in enumerate(self.param_groups):
+            for name, value in defaults.items():
+                group.setdefault(name, value)
+            scalars = self._scalars(self._update(index, group))
+            for param in group["params"]:
+                kept = self.state.get(param, {})
+                for name in scalars:
+                    if name in kept and not isinstance(kept[name], Tensor):
+                        like = self._begin(self._update(index, group), group, param)[name]
+                        kept[name] = torch.full_like(like, float(kept[name]))
+
+    def step(self, closure: Closure | None = None) -> Any:
+        """Step every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again, with gradients, and returns the loss.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if "capturable" in self.defaults:
+            self._accelerator_graph_capture_health_check()
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
+            for index, group in enumerate(self.param_groups):
+                params = [p for p in group["params"] if p.grad is not None]
+                if params:
+                    self._step_group(self._update(index, group), group, params)
+        return loss
+
+    def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        for param in params:
+            self._check_param(group, param)
+        fresh = [not self.state.get(p) for p in params]
+        for param, new in zip(params, fresh):
+            begun = self._begin(update, group, param) if new else None
+            if begun:
+                self.state[param].update(begun)
+        states = [self.state.get(p, {}) for p in params]
+        # Without a count in the state, a state that is new is all that tells the first step from the later ones.
+        steps: list[Any] = [state["step"] + 1 for state in states] if self.counts else [1 if n else 2 for n in fresh]
+        foreach = group.get("foreach")
+        executor = None if foreach is None or not update.rule.elementwise else "foreach" if foreach else "eager"
+        stepping.step(
+            update,
+            params,
+            grads,
+            states,
+            steps,
+            executor=executor,
+            differentiable=bool(group.get("differentiable", False)),
+        )
+        if self.counts:
+            for state, count in zip(states, steps):
+                self._count(state, count)
+
+    def _count(self, state: dict[str, Any], step: Any) -> None:
+        state["step"].copy_(step)
+
+    def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
+        on_device = bool(group.get("capturable") or group.get("fused"))
+        return stepping.begin(update, param, counts=self.counts, on_device=on_device)
+
+    def _check_param(self, group: Group, param: Tensor) -> None:
+        """Refuse, in torch's words, a parameter whose gradient the algorithm cannot take."""
+        grad = param.grad
+        if grad is not None and grad.is_sparse and not self._takes_sparse(group):
+            raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
+
+    def _takes_sparse(self, group: Group) -> bool:
+        return False
+
+    def _update(self, index: int, group: Group) -> RuleUpdate:
+        """The pure update of a group, made anew when the group or one of its flags is another."""
+        flags = statics(type(self).factory, group)
+        known = self._updates.get(index)
+        if known is None or known[0] is not group or known[1] != flags:
+            update = live(type(self).factory, group).update
+            assert isinstance(update, RuleUpdate)
+            known = self._updates[index] = (group, flags, update)
+        return known[2]
+
+    def _scalars(self, update: RuleUpdate) -> tuple[str, ...]:
+        """What torch once kept as a number in the state, and now as a tensor."""
+        return ("step", *update.rule.carried) if self.counts else ()

@@ -1,0 +1,98 @@
+"""Gradient descent and its relatives as torch's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from optimfx.optim.checks import check, check_flags, check_lr
+from optimfx.optim.live import Group
+from optimfx.optim.optimizer import Optimizer
+from optimfx.rules.asgd import asgd
+from optimfx.rules.rprop import rprop
+from optimfx.rules.sgd import sgd
+
+
+class SGD(Optimizer):
+    """:func:`optimfx.sgd` as torch's class."""
+
+    factory = staticmethod(sgd)
+    counts = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        check_lr(lr)
+        check(momentum >= 0.0, "Invalid momentum value: {}", momentum)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        numbers = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
+        flags = dict(maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
+        check_flags(flags)
+        super().__init__(params, dict(**numbers, nesterov=nesterov, **flags))
+        if fused:
+            self._step_supports_amp_scaling = True
+
+    def _takes_sparse(self, group: Group) -> bool:
+        return bool(group["momentum"] == 0 and group["weight_decay"] == 0)
+
+
+class ASGD(Optimizer):
+    """:func:`optimfx.asgd` as torch's class."""
+
+    factory = staticmethod(asgd)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        numbers = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
+        flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
+        super().__init__(params, {**numbers, **flags})
+
+
+class Rprop(Optimizer):
+    """:func:`optimfx.rprop` as torch's class."""
+
+    factory = staticmethod(rprop)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        check_lr(lr)
+        check(0.0 < etas[0] < 1.0 < etas[1], "Invalid eta values: {}", f"{etas[0]}, {etas[1]}")
+        flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
+        super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes, **flags))

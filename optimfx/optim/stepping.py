@@ -1,0 +1,112 @@
+"""One step of a group of parameters, on the state that torch keeps for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx import modes
+from optimfx.base import RuleUpdate
+from optimfx.execution import use
+from optimfx.execution.hyper import resolve
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.run import execute, scalars_of
+
+ParamState = dict[str, Any]
+
+
+def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
+    """The state of a parameter before its first step, under torch's keys.
+
+    Args:
+        update: the algorithm.
+        param: the parameter.
+        counts: whether torch keeps a step for this algorithm.
+        on_device: whether it keeps it where the parameter is (capturable or fused), or on the host.
+    """
+    scalar: dict[str, Any] = {"dtype": torch.get_default_dtype(), "device": param.device if on_device else None}
+    if scalar["dtype"] not in (torch.float32, torch.float64):
+        scalar["dtype"] = torch.float32
+    rule = update.rule
+    state: ParamState = {"step": torch.zeros((), **scalar)} if counts else {}
+    first = rule.begin(**_resolved(update, rule.begin_names))
+    state.update({name: torch.as_tensor(value, **scalar) for name, value in zip(rule.carried, first)})
+    slots = rule.init(param, **_resolved(update, rule.init_names))
+    state.update({name: slot for name, slot in zip(slot_names(update), slots) if slot is not None})
+    return state
+
+
+def slot_names(update: RuleUpdate) -> tuple[str, ...]:
+    """The names of what the rule keeps for each parameter by itself."""
+    return tuple(update.state_type._fields[update.shares :])
+
+
+def step(
+    update: RuleUpdate,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[ParamState],
+    steps: Sequence[Any],
+    *,
+    executor: str | None,
+    differentiable: bool,
+) -> None:
+    """Step the parameters and their states in place.
+
+    Args:
+        update: the algorithm.
+        params: the parameters, with their gradients and states.
+        grads: the gradients.
+        states: the states that :func:`begin` made; those without a step in torch have none here.
+        steps: the number of each parameter's step, from 1: numbers, or 0-d tensors.
+        executor: the one to force; ``None`` for the best.
+        differentiable: leave the step on autograd's tape.
+    """
+    rule = update.rule
+    names = slot_names(update)
+    slots = [[state.get(name) for state in states] for name in names]
+    runs, counts = _runs(steps, [[state[name] for state in states] for name in rule.carried])
+    places, scalars = scalars_of(update, grads, counts)
+    leaves = Leaves(params, grads, slots)
+    if differentiable:
+        # Autograd keeps what the rule reads, and that must not be written over.
+        leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
+    with use(executor) if executor and not torch.compiler.is_compiling() else nullcontext():
+        results, new = execute(update, leaves, runs, places, scalars, stepping=True, inplace=not differentiable)
+    if differentiable:
+        for column, values in zip((params, *slots), (results, *new)):
+            for old, value in zip(column, values):
+                if old is not None:
+                    old.copy_(value)
+    for run, place in zip(runs, places):
+        for name in rule.carried:
+            for i in run:
+                states[i][name].copy_(torch.as_tensor(getattr(scalars[place], name)))
+
+
+def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
+    return {name: resolve(update.hyper[name], 0) for name in names}
+
+
+def _clones(tensors: Sequence[Any]) -> list[Any]:
+    return [None if t is None else t.clone() for t in tensors]
+
+
+def _runs(steps: Sequence[Any], carried: Sequence[Sequence[Any]]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
+    """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves."""
+    runs: list[list[int]] = []
+    counts: list[tuple[Any, ...]] = []
+    known: dict[tuple[Any, ...], int] = {}
+    for i, values in enumerate(zip(steps, *carried)):
+        count = tuple(modes.number(value) for value in values)
+        numbers = not any(isinstance(value, Tensor) for value in count)
+        place = known.setdefault(count, len(runs)) if numbers else len(runs)
+        if place == len(runs):
+            runs.append([])
+            counts.append(count)
+        runs[place].append(i)
+    return runs, counts

@@ -1,0 +1,182 @@
+"""The classes of optimfx.optim beside torch's: every case of torch's own table, side by side."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+
+import optimfx.optim as optim
+
+CLASSES = {info.optim_cls: getattr(optim, info.optim_cls.__name__, None) for info in optim_db}
+DB = [info for info in optim_db if CLASSES[info.optim_cls] is not None]
+STEPS = 10
+
+
+def inputs(extra=lambda info: [{}]):
+    """Every option set of torch's table, with further flags."""
+    return [
+        pytest.param(
+            info, {**case.kwargs, **more}, id=f"{info.optim_cls.__name__}-{case.desc}-{more}".replace(" ", "_")
+        )
+        for info in DB
+        for case in info.optim_inputs_func(device="cpu")
+        for more in extra(info)
+    ]
+
+
+def flags(info):
+    """The ways to run that both have."""
+    return [{flag: value} for flag in ("foreach",) for value in (False, True) if flag in info.supported_impls] or [{}]
+
+
+def parameters(info, dtype=torch.float64):
+    shapes = [(4, 3), (1, 5)] if info.optim_cls is torch.optim.Muon else [(4, 3), (3,), (), (2, 1, 2)]
+    return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+
+
+def pair(info, params, **options):
+    """torch's optimizer and ours on copies of the parameters."""
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    ours = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    return (theirs, info.optim_cls(theirs, **copy.deepcopy(options))), (
+        ours,
+        CLASSES[info.optim_cls](ours, **copy.deepcopy(options)),
+    )
+
+
+def give_gradients(info, *columns):
+    for row in zip(*columns):
+        grad = torch.randn_like(row[0])
+        for p in row:
+            p.grad = grad.to_sparse() if info.only_supports_sparse_grads and p.dim() else grad.clone()
+
+
+def assert_same_groups(theirs, ours):
+    assert len(theirs.param_groups) == len(ours.param_groups)
+    for their, our in zip(theirs.param_groups, ours.param_groups):
+        assert_same_value({**their, "params": None}, {**our, "params": None})
+
+
+def assert_same_value(theirs, ours, **close):
+    if isinstance(theirs, torch.Tensor):
+        assert isinstance(ours, torch.Tensor) and (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        torch.testing.assert_close(ours.detach(), theirs.detach(), **close)
+    elif isinstance(theirs, dict):
+        assert theirs.keys() == ours.keys()
+        for key in theirs:
+            assert_same_value(theirs[key], ours[key], **close)
+    elif isinstance(theirs, (list, tuple)):
+        assert type(theirs) is type(ours) and len(theirs) == len(ours)
+        for a, b in zip(theirs, ours):
+            assert_same_value(a, b, **close)
+    else:
+        assert type(theirs) is type(ours)
+        assert theirs == ours
+
+
+def closeness(info, options):
+    """Bit for bit, but for what torch rounds to float32 on the way: carried scalars, and tensor learning rates."""
+    carries = info.optim_cls in (torch.optim.NAdam, torch.optim.ASGD)
+    evaluates = info.step_requires_closure  # and sums in another order: test_lbfgs.py
+    single = carries or evaluates or isinstance(options.get("lr"), torch.Tensor)
+    return dict(rtol=1e-6, atol=1e-6) if single else dict(rtol=0, atol=0)
+
+
+def assert_same_state(info, theirs, ours, their_params, our_params, **close):
+    for p, q in zip(their_params, our_params):
+        assert_same_value(p.detach(), q.detach(), **close)
+        assert (p in theirs.state) == (q in ours.state)
+        if p in theirs.state and info.step_requires_closure:
+            # torch keeps some of its scalars as numbers or as tensors, as they came.
+            their, our = (numbers(optimizer.state[x]) for optimizer, x in ((theirs, p), (ours, q)))
+            assert_same_value(their, our, **close)
+        elif p in theirs.state:
+            assert_same_value(theirs.state[p], ours.state[q], **close)
+
+
+def numbers(value):
+    """Dicts, lists and tensors of numbers as lists of Python numbers; scratch space left out."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items() if key != "al"}
+    if isinstance(value, (list, tuple)):
+        return [numbers(item) for item in value]
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def take_step(info, optimizer, params):
+    """A step on the gradients that are there; or, of the quadratic that has them at the start, with a closure."""
+    if not info.step_requires_closure:
+        return optimizer.step()
+    grads, start = [p.grad.clone() for p in params], [p.detach().clone() for p in params]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((g * (p - s) + (p - s) ** 2).sum() for g, p, s in zip(grads, params, start))
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure)
+
+
+@pytest.mark.parametrize(
+    "info, options", inputs(lambda info: [{"foreach": False}] if "foreach" in info.supported_impls else [{}])
+)
+def test_side_by_side(info, options):
+    """Defaults, groups, parameters, state keys and values after each of ten steps, leaf by leaf: bit for bit."""
+    if info.only_supports_sparse_grads:
+        params = [torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))]
+    else:
+        params = parameters(info)
+    (their_params, theirs), (our_params, ours) = pair(info, params, **options)
+    assert_same_value(theirs.defaults, ours.defaults)
+    assert_same_groups(theirs, ours)
+    assert repr(theirs) == repr(ours)
+    for _ in range(STEPS):
+        give_gradients(info, their_params, our_params)
+        take_step(info, theirs, their_params)
+        take_step(info, ours, our_params)
+        assert_same_state(info, theirs, ours, their_params, our_params, **closeness(info, options))
+    assert_same_groups(theirs, ours)
+
+
+@pytest.mark.parametrize("info", DB, ids=lambda info: info.optim_cls.__name__)
+def test_signature(info):
+    theirs, ours = (inspect.signature(cls.__init__).parameters for cls in (info.optim_cls, CLASSES[info.optim_cls]))
+    assert list(theirs) == list(ours)
+    for name in theirs:
+        assert theirs[name].kind == ours[name].kind, name
+        assert theirs[name].default == ours[name].default, name
+    assert not issubclass(CLASSES[info.optim_cls], info.optim_cls)
+    assert issubclass(CLASSES[info.optim_cls], torch.optim.Optimizer)
+
+
+def errors():
+    return [
+        pytest.param(info, case, id=f"{info.optim_cls.__name__}-{case.optimizer_error_input.desc}".replace(" ", "_"))
+        for info in DB
+        for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32)
+    ]
+
+
+@pytest.mark.parametrize("info, case", errors())
+def test_errors_are_torchs(info, case):
+    """The type and the whole text, from torch's class and from ours."""
+
+    def said(cls):
+        given = case.optimizer_error_input
+        with (
+            pytest.raises(case.error_type)
+            if case.error_type is not UserWarning
+            else pytest.warns(UserWarning) as raised
+        ):
+            params = given.params
+            if params is None:
+                params = [torch.nn.Parameter(torch.randn(2, 3)) for _ in range(2)]
+            optimizer = cls(params, **copy.deepcopy(given.kwargs))
+            if case.error_on is OptimizerErrorEnum.STEP_ERROR:
+                optimizer.step()
+        return str(raised.value) if case.error_type is not UserWarning else str(raised[0].message)
+
+    assert said(CLASSES[info.optim_cls]) == said(info.optim_cls)
