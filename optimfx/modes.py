@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,6 +46,13 @@ def number(x: Any) -> Any:
     if not isinstance(x, Tensor) or tracing() or differentiated(x) or x.device.type != "cpu":
         return x
     return x.item()
+
+
+def numbers(xs: Sequence[Any]) -> list[Any]:
+    """:func:`number` of each, asking once what surrounds the call."""
+    if tracing() or torch.is_grad_enabled():
+        return [number(x) for x in xs]
+    return [x.item() if isinstance(x, Tensor) and x.is_cpu else x for x in xs]
 
 
 def decided(condition: Any) -> Any:

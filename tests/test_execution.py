@@ -6,14 +6,15 @@ from catalogue import ALGORITHMS, LINKS, cases
 from trees import assert_equal, random_like
 
 import optimfx as fx
-from optimfx.execution import foreach
+from optimfx.execution import foreach, packed
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors)
+@pytest.mark.parametrize("executor", ["foreach", "packed"])
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
-def test_foreach_equals_eager(row, options, stepping, dtype):
-    """Parameters and state over five steps, bit for bit: on a CPU the list operations run the same kernels."""
+def test_equals_eager(row, options, executor, stepping, dtype):
+    """Parameters and state over five steps, bit for bit: on a CPU, the same kernels run."""
 
     def run(executor):
         torch.manual_seed(0)
@@ -30,17 +31,17 @@ def test_foreach_equals_eager(row, options, stepping, dtype):
                     params = fx.apply_updates(params, updates)
         return params, state
 
-    assert_equal(run("foreach"), run("eager"))
+    assert_equal(run(executor), run("eager"))
 
 
 def executors(tx, params):
     return [row.executor for row in fx.explain(tx, params)]
 
 
-def test_small_leaves_run_as_lists_and_large_ones_alone():
+def test_small_leaves_run_together_and_large_ones_alone():
     small = {"a": torch.zeros(8), "b": torch.zeros(8)}
     large = {"a": torch.zeros(foreach.LARGE + 1), "b": torch.zeros(foreach.LARGE + 1)}
-    assert executors(fx.adam(), small) == ["foreach"]
+    assert executors(fx.adam(), small) == ["packed"]
     assert executors(fx.adam(), large) == ["eager"]
     assert executors(fx.adam(), small["a"]) == ["eager"]
 
@@ -49,12 +50,12 @@ def test_explain_groups_by_dtype_and_says_why():
     params = {"a": torch.zeros(8), "b": torch.zeros(8), "c": torch.zeros(3, dtype=torch.float64), "none": None}
     rows = fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adam()), params)
     assert [(row.transform, row.executor, row.leaves, row.elements, row.dtype) for row in rows] == [
-        ("clip_by_global_norm", "foreach", 2, 16, "float32"),
+        ("clip_by_global_norm", "packed", 2, 16, "float32"),
         ("clip_by_global_norm", "eager", 1, 3, "float64"),
-        ("adam", "foreach", 2, 16, "float32"),
+        ("adam", "packed", 2, 16, "float32"),
         ("adam", "eager", 1, 3, "float64"),
     ]
-    assert rows[1].reason == "not foreach: a single leaf"
+    assert rows[1].reason == "not packed: a single leaf; not foreach: a single leaf"
     assert "many small leaves" in rows[0].reason
     header, *lines = repr(rows).splitlines()
     assert header.split() == ["transform", "executor", "leaves", "elements", "dtype", "device", "reason"]
@@ -86,18 +87,18 @@ def test_explain_follows_use():
         with fx.execution.use("foreach"):
             assert executors(fx.adam(), params) == ["foreach"]
     assert (row.executor, row.reason) == ("eager", "forced by execution.use")
-    assert executors(fx.adam(), params) == ["foreach"]
+    assert executors(fx.adam(), params) == ["packed"]
 
 
-def count_foreach(monkeypatch):
+def count_packed(monkeypatch):
     calls = []
-    run = foreach.run
-    monkeypatch.setattr(foreach, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    run = packed.run
+    monkeypatch.setattr(packed, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
     return calls
 
 
 def test_transformed_and_differentiated_calls_select_eager(monkeypatch):
-    calls = count_foreach(monkeypatch)
+    calls = count_packed(monkeypatch)
     params = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
     tx = fx.adam()
 
@@ -105,7 +106,7 @@ def test_transformed_and_differentiated_calls_select_eager(monkeypatch):
         return fx.step(tx, grads, tx.init(params), params)[0]["a"].sum()
 
     step(params)
-    assert len(calls) == 1  # plainly, these leaves run as a list
+    assert len(calls) == 1  # plainly, these leaves run together
     torch.func.vmap(lambda p: fx.step(tx, p, tx.init(p), p)[0])(params)
     torch.func.grad(step)(params)
     torch.func.jvp(step, (params,), (params,))

@@ -53,7 +53,8 @@ def test_a_checkpoint_moves_mid_run(info, way):
     moved.load_state_dict(through_a_file(optimizer.state_dict()))
     run(info, optimizer, params, 5, seed=1)
     run(info, moved, moved_params, 5, seed=1)
-    close = dict(rtol=0, atol=0) if first is second else dict(rtol=1e-4, atol=1e-4)
+    across = dict(rtol=1e-4, atol=1e-4) if info.step_requires_closure else CLOSE  # L-BFGS: its scalars are doubles here
+    close = dict(rtol=0, atol=0) if first is second else across
     assert_same_value([p.detach() for p in params], [p.detach() for p in moved_params], **close)
     assert optimizer.state_dict()["param_groups"] == moved.state_dict()["param_groups"]
     if first is second:

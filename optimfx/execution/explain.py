@@ -42,8 +42,8 @@ def explain(tx: Any, params: PyTree) -> Explanation:
     >>> import torch, optimfx as fx
     >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(64, 64), "b": torch.ones(64)})
     transform            executor  leaves  elements  dtype    device  reason
-    clip_by_global_norm  foreach   2       4,160     float32  cpu     many small leaves, one call for all
-    adamw                foreach   2       4,160     float32  cpu     many small leaves, one call for all
+    clip_by_global_norm  packed    2       4,160     float32  cpu     many small leaves, one call for all
+    adamw                packed    2       4,160     float32  cpu     many small leaves, one call for all
     """
     return Explanation(explain_link(tx, params))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.storage import apart, compute_dtype, load, store
+from optimfx.execution.storage import apart, compute_dtype, load, real, store
 
 name = "foreach"
 
@@ -98,15 +98,25 @@ def run(
     """The results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
-    lists: list[Any] = [
-        None if column[0] is None else TensorList([load(t, dtype) for t in column]) for column in columns
-    ]
+    lists: list[Any] = [None if column[0] is None else TensorList(_loaded(column, dtype)) for column in columns]
     param, grad, *old = lists
     values = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
     values = apart(values, lists, (param if stepping else grad, *old))
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
-        [None] * len(like) if value is None else [store(v, t, inplace) for v, t in zip(value.tensors, like)]
+        [None] * len(like) if value is None else _stored(value.tensors, like, inplace)
         for value, like in zip(values, likes)
     ]
     return results, slots
+
+
+def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    # For a thousand small leaves, a call for each costs as much as the arithmetic.
+    return [t if t.dtype == dtype and t.dim() else load(t, dtype) for t in column]
+
+
+def _stored(values: list[Tensor], like: Sequence[Tensor], inplace: bool) -> list[Tensor]:
+    if not inplace:
+        return [store(v, t, inplace) for v, t in zip(values, like)]
+    torch._foreach_copy_([real(t) if t.is_complex() or not t.dim() else t for t in like], values)
+    return list(like)

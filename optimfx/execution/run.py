@@ -141,21 +141,36 @@ def execute(
     Leaves are stepped together that share scalars, device, layout and dtypes.
     """
     groups: dict[Any, list[int]] = {}
-    rows = list(leaves.rows())
+    kinds = _kinds(leaves)
     for run, place in zip(runs, places):
+        if kinds is None:
+            groups.setdefault((place, None), []).extend(run)
+            continue
         for i in run:
-            key = (place, rows[i][1].device, rows[i][1].layout, *[None if t is None else t.dtype for t in rows[i]])
-            groups.setdefault(key, []).append(i)
+            groups.setdefault((place, kinds[i]), []).append(i)
     plan = [(scalars[key[0]], group, leaves.take(group)) for key, group in groups.items()]
     executors = [select(update.rule, taken, each).executor for each, _, taken in plan]
     results = list(leaves.params if stepping else leaves.grads)
     slots = [list(column) for column in leaves.slots]
     for executor, (each, group, taken) in zip(executors, plan):
         out, new = executor.run(update.rule, each, taken, stepping=stepping, maximize=update.maximize, inplace=inplace)
+        if taken is leaves:
+            return out, new
         for column, values in zip((results, *slots), (out, *new)):
             for i, value in zip(group, values):
                 column[i] = value
     return results, slots
+
+
+def _kinds(leaves: Leaves) -> list[Any] | None:
+    """What leaves must have in common to be stepped together, or ``None`` where all have it."""
+    if all(len({None if t is None else t.dtype for t in c}) == 1 for c in (leaves.params, leaves.grads, *leaves.slots)):
+        if len({(t.device, t.layout) for t in leaves.grads if t is not None}) == 1:
+            return None
+    return [
+        (None if grad is None else (grad.device, grad.layout), *[None if t is None else t.dtype for t in (grad, *rest)])
+        for rest, grad in zip(zip(leaves.params, *leaves.slots), leaves.grads)
+    ]
 
 
 def _counted(

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from optimfx import modes
-from optimfx.execution import eager, foreach, sparse
+from optimfx.execution import eager, foreach, packed, sparse
 from optimfx.execution.leaves import Leaves
 
-EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (foreach, eager)}
+EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (packed, foreach, eager)}
 """In order of preference. An executor is a module: ``name``, ``refusal``, ``drawback``, ``run``."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -82,6 +82,8 @@ def _symbolic(leaves: Leaves, scalars: Any) -> str | None:
     """What makes the leaves more than their values, so that only the reference will do."""
     if modes.tracing():
         return "inside a torch.func transform or a tracer"
+    if not torch.is_grad_enabled():
+        return None
     tensors = [t for row in leaves.rows() for t in row]
     tensors += [s for s in scalars if isinstance(s, torch.Tensor)]
     return "differentiated by autograd" if modes.differentiated(*tensors) else None

@@ -228,15 +228,16 @@ class SparseAdam(Optimizer):
     def _takes_sparse(self, group: Group) -> bool:
         return True
 
-    def _check_param(self, group: Group, param: Tensor) -> None:
-        if param.grad is not None and not param.grad.is_sparse:
+    def _check(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+        if not all(grad.is_sparse for grad in grads):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 
     def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
         return {**super()._begin(update, group, param), "step": 0}
 
-    def _count(self, state: dict[str, Any], step: Any) -> None:
-        state["step"] = step
+    def _count(self, states: list[dict[str, Any]]) -> None:
+        for state in states:
+            state["step"] += 1
 
     def _scalars(self, update: Any) -> tuple[str, ...]:
         return ()

@@ -46,6 +46,7 @@ class Adafactor(Optimizer):
     """:func:`optimfx.adafactor` as torch's class."""
 
     factory = staticmethod(adafactor)
+    complex_error = "Adafactor does not support complex parameters"
 
     def __init__(
         self,
@@ -67,11 +68,6 @@ class Adafactor(Optimizer):
         check(weight_decay >= 0.0, "weight_decay should be >= 0 but is: {}", weight_decay)
         numbers = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay)
         super().__init__(params, {**numbers, "foreach": foreach, "maximize": maximize})
-
-    def _check_param(self, group: Group, param: Tensor) -> None:
-        if param.is_complex():
-            raise RuntimeError("Adafactor does not support complex parameters")
-        super()._check_param(group, param)
 
 
 class Adagrad(Optimizer):

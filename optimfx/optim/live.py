@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from optimfx.base import GradientTransformation
@@ -40,8 +41,14 @@ def _reader(group: Group, name: str, index: int | None = None) -> Callable[[Any]
 
 
 def _arguments(factory: Callable[..., GradientTransformation], group: Group) -> list[str]:
-    return [name for name in inspect.signature(factory).parameters if name in group]
+    return [name for name in _annotations(factory) if name in group]
 
 
 def _is_numeric(factory: Callable[..., GradientTransformation], name: str) -> bool:
-    return "Hyper" in str(inspect.signature(factory).parameters[name].annotation)
+    return "Hyper" in _annotations(factory)[name]
+
+
+@cache
+def _annotations(factory: Callable[..., GradientTransformation]) -> dict[str, str]:
+    """The arguments of a factory and their annotations. Asking costs as much as a small step."""
+    return {name: str(parameter.annotation) for name, parameter in inspect.signature(factory).parameters.items()}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from optimfx.optim.checks import check, check_lr
-from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.muon import muon
 
@@ -17,6 +14,7 @@ class Muon(Optimizer):
 
     factory = staticmethod(muon)
     counts = False
+    complex_error = "Muon does not support complex parameters"
 
     def __init__(
         self,
@@ -42,8 +40,3 @@ class Muon(Optimizer):
             for p in group["params"]:
                 text = "Muon only supports 2D parameters whereas we found a parameter with size: {}"
                 check(p.ndim == 2, text, p.size())
-
-    def _check_param(self, group: Group, param: Tensor) -> None:
-        if param.is_complex():
-            raise RuntimeError("Muon does not support complex parameters")
-        super()._check_param(group, param)

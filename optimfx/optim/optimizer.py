@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
 from optimfx.optim import stepping
 from optimfx.optim.live import Group, live, statics
@@ -26,11 +27,13 @@ class Optimizer(torch.optim.Optimizer):
         factory: the pure algorithm; its arguments are found in the groups by name.
         counts: whether torch keeps a ``step`` in the state of this algorithm.
         sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
+        complex_error: what a complex parameter is refused with, if it is.
     """
 
     factory: ClassVar[Callable[..., GradientTransformation]]
     counts: ClassVar[bool] = True
     sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
+    complex_error: ClassVar[str] = ""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -80,16 +83,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
-        for param in params:
-            self._check_param(group, param)
-        fresh = [not self.state.get(p) for p in params]
-        for param, new in zip(params, fresh):
-            begun = self._begin(update, group, param) if new else None
+        self._check(group, params, grads)
+        states = [self.state.get(p) or {} for p in params]
+        fresh = [not state for state in states]
+        for i, new in enumerate(fresh):
+            begun = self._begin(update, group, params[i]) if new else None
             if begun:
-                self.state[param].update(begun)
-        states = [self.state.get(p, {}) for p in params]
+                states[i] = self.state[params[i]]
+                states[i].update(begun)
         # Without a count in the state, a state that is new is all that tells the first step from the later ones.
-        steps: list[Any] = [state["step"] + 1 for state in states] if self.counts else [1 if n else 2 for n in fresh]
+        steps: list[Any] = [1 if new else 2 for new in fresh]
+        if self.counts:
+            steps = [step + 1 for step in modes.numbers([state["step"] for state in states])]
         foreach = group.get("foreach")
         executor = None if foreach is None or not update.rule.elementwise else "foreach" if foreach else "eager"
         stepping.step(
@@ -102,20 +107,20 @@ class Optimizer(torch.optim.Optimizer):
             differentiable=bool(group.get("differentiable", False)),
         )
         if self.counts:
-            for state, count in zip(states, steps):
-                self._count(state, count)
+            self._count(states)
 
-    def _count(self, state: dict[str, Any], step: Any) -> None:
-        state["step"].copy_(step)
+    def _count(self, states: list[dict[str, Any]]) -> None:
+        torch._foreach_add_([state["step"] for state in states], 1)
 
     def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
         on_device = bool(group.get("capturable") or group.get("fused"))
         return stepping.begin(update, param, counts=self.counts, on_device=on_device)
 
-    def _check_param(self, group: Group, param: Tensor) -> None:
-        """Refuse, in torch's words, a parameter whose gradient the algorithm cannot take."""
-        grad = param.grad
-        if grad is not None and grad.is_sparse and not self._takes_sparse(group):
+    def _check(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+        """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
+        if self.complex_error and any(p.is_complex() for p in params):
+            raise RuntimeError(self.complex_error)
+        if any(g.is_sparse for g in grads) and not self._takes_sparse(group):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
     def _takes_sparse(self, group: Group) -> bool:

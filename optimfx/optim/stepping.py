@@ -98,11 +98,13 @@ def _clones(tensors: Sequence[Any]) -> list[Any]:
 
 def _runs(steps: Sequence[Any], carried: Sequence[Sequence[Any]]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
     """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves."""
+    every = list(zip(*map(modes.numbers, (steps, *carried))))
+    if len(set(every)) == 1 and not any(isinstance(value, Tensor) for value in every[0]):
+        return [list(range(len(every)))], every[:1]
     runs: list[list[int]] = []
     counts: list[tuple[Any, ...]] = []
     known: dict[tuple[Any, ...], int] = {}
-    for i, values in enumerate(zip(steps, *carried)):
-        count = tuple(modes.number(value) for value in values)
+    for i, count in enumerate(every):
         numbers = not any(isinstance(value, Tensor) for value in count)
         place = known.setdefault(count, len(runs)) if numbers else len(runs)
         if place == len(runs):
