@@ -1,6 +1,6 @@
-"""Where the foreach executor overtakes eager on a CPU: the size that ``optimfx.execution.foreach.LARGE`` states.
+"""Where stepping leaves together overtakes one by one on a CPU: ``foreach.LARGE``, ``packed.SMALL``.
 
-Both run the same Adam step in one process, interleaved, and the best of several rounds counts; read the ratios, not
+All run the same Adam step in one process, interleaved, and the best of several rounds counts; read the ratios, not
 the times. Run it with ``make bench``.
 """
 
@@ -14,11 +14,11 @@ from rich.progress import track
 from rich.table import Table
 
 import optimfx as fx
-from optimfx.execution import foreach
 
 ELEMENTS = 1 << 22
 LEAVES = 512
 ROUNDS = 9
+EXECUTORS = ("eager", "foreach", "packed")
 
 
 def best_times(size: int) -> dict[str, float]:
@@ -27,7 +27,7 @@ def best_times(size: int) -> dict[str, float]:
     grads = [torch.randn_like(p) for p in params]
     tx = fx.adam()
     state = tx.init(params)
-    best = dict.fromkeys(("eager", "foreach"), float("inf"))
+    best = dict.fromkeys(EXECUTORS, float("inf"))
     for _ in range(ROUNDS):
         for name in best:
             with fx.execution.use(name):
@@ -39,15 +39,16 @@ def best_times(size: int) -> dict[str, float]:
 
 def main() -> None:
     sizes = [4**k for k in range(3, 11)]
-    table = Table("elements", "eager (ms)", "foreach (ms)", "foreach / eager", "chosen", title="One Adam step, CPU")
+    measured = [f"{name} (ms)" for name in EXECUTORS]
+    ratios = [f"{name} / eager" for name in EXECUTORS[1:]]
+    table = Table("elements", *measured, *ratios, "chosen", title="One Adam step out of place, CPU")
     for size in track(sizes, description="measuring"):
         times = best_times(size)
         table.add_row(
             f"{size:,}",
-            f"{times['eager']:.2f}",
-            f"{times['foreach']:.2f}",
-            f"{times['foreach'] / times['eager']:.2f}",
-            "eager" if size > foreach.LARGE else "foreach",
+            *(f"{times[name]:.2f}" for name in EXECUTORS),
+            *(f"{times[name] / times['eager']:.2f}" for name in EXECUTORS[1:]),
+            fx.explain(fx.adam(), [torch.empty(size)] * 2)[0].executor,
         )
     Console().print(table)
 

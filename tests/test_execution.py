@@ -40,8 +40,10 @@ def executors(tx, params):
 
 def test_small_leaves_run_together_and_large_ones_alone():
     small = {"a": torch.zeros(8), "b": torch.zeros(8)}
+    middle = {"a": torch.zeros(packed.SMALL + 1), "b": torch.zeros(packed.SMALL + 1)}
     large = {"a": torch.zeros(foreach.LARGE + 1), "b": torch.zeros(foreach.LARGE + 1)}
     assert executors(fx.adam(), small) == ["packed"]
+    assert executors(fx.adam(), middle) == ["foreach"]
     assert executors(fx.adam(), large) == ["eager"]
     assert executors(fx.adam(), small["a"]) == ["eager"]
 

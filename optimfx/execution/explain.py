@@ -40,10 +40,10 @@ def explain(tx: Any, params: PyTree) -> Explanation:
         params: the parameters; nothing is computed on them.
 
     >>> import torch, optimfx as fx
-    >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(64, 64), "b": torch.ones(64)})
+    >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
     transform            executor  leaves  elements  dtype    device  reason
-    clip_by_global_norm  packed    2       4,160     float32  cpu     many small leaves, one call for all
-    adamw                packed    2       4,160     float32  cpu     many small leaves, one call for all
+    clip_by_global_norm  packed    2       72        float32  cpu     many small leaves, one call for all
+    adamw                packed    2       72        float32  cpu     many small leaves, one call for all
     """
     return Explanation(explain_link(tx, params))
 

@@ -15,6 +15,10 @@ from optimfx.execution.storage import compute_dtype
 
 name = "packed"
 
+SMALL = 1 << 9
+"""Mean elements per leaf above which the copies cost more than the calls they save; ``benchmarks/executors.py`` measures
+it."""
+
 
 def refusal(rule: Any, leaves: Leaves) -> str | None:
     """Why these leaves cannot run here."""
@@ -25,7 +29,8 @@ def drawback(leaves: Leaves) -> str | None:
     """Why another executor serves these leaves better."""
     if leaves.grads[0].device.type != "cpu":
         return "not on a CPU"
-    return foreach.drawback(leaves)
+    mean = sum(g.numel() for g in leaves.grads) // len(leaves.grads)
+    return f"leaves of {mean:,} elements on average" if mean > SMALL else foreach.drawback(leaves)
 
 
 def run(
