@@ -30,7 +30,20 @@ ALLOWED = {
     "combine": {"base", "execution", "transforms", "tree", "update"},
     "inject": {"base", "execution", "ops", "update"},
     "schedules": {"base", "ops"},
-    "optim": {"base", "execution", "modes", "optim", "rules", "schedules", "transforms", "tree", "update"},
+    "optim": {
+        "base",
+        "combine",
+        "execution",
+        "inject",
+        "modes",
+        "ops",
+        "optim",
+        "rules",
+        "schedules",
+        "transforms",
+        "tree",
+        "update",
+    },
 }
 
 

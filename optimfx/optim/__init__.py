@@ -2,26 +2,21 @@
 
 from optimfx.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
 from optimfx.optim.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
+from optimfx.optim.beyond import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, NovoGrad, SignSGD, Yogi
+from optimfx.optim.convert import as_transformation
 from optimfx.optim.lbfgs import LBFGS
 from optimfx.optim.muon import Muon
 from optimfx.optim.optimizer import Optimizer
 from optimfx.optim.sgd import ASGD, SGD, Rprop
+from optimfx.optim.transform import TransformOptimizer
 
-__all__ = [
-    "ASGD",
-    "LBFGS",
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Muon",
-    "NAdam",
-    "Optimizer",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SparseAdam",
+# fmt: off
+__all__ = [  # noqa: RUF022 - in the order of a table of contents
+    "Optimizer", "TransformOptimizer", "as_transformation",
+    # as in torch.optim
+    "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
+    "Adafactor", "Rprop", "LBFGS", "Muon",
+    # beyond it
+    "SignSGD", "LARS", "LAMB", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
 ]
+# fmt: on

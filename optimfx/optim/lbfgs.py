@@ -68,7 +68,7 @@ class LBFGS(Optimizer):
 
         try:
             tx = live(lbfgs, group)
-            state = self._unpacked(tx.init(params), self.state[params[0]])
+            state = self.unpacked(tx.init(params), self.state[params[0]])
             after, new = tx.update.run(  # type: ignore[attr-defined]
                 None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad
             )
@@ -78,11 +78,11 @@ class LBFGS(Optimizer):
         finally:
             for p, value in zip(params, after):
                 p.copy_(value)
-        self.state[params[0]].update(self._packed(new, group["history_size"]))
+        self.state[params[0]].update(self.packed(new, group["history_size"]))
         return losses[0]
 
     @staticmethod
-    def _unpacked(state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
+    def unpacked(state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
         """A state with what torch keeps in place of what it begins with."""
         fields = {}
         for name, first in state._asdict().items():
@@ -94,7 +94,7 @@ class LBFGS(Optimizer):
         return state._replace(**fields)
 
     @staticmethod
-    def _packed(state: LBFGSState, history_size: int) -> dict[str, Any]:
+    def packed(state: LBFGSState, history_size: int) -> dict[str, Any]:
         """What torch keeps of a state: counts as integers, and only the pairs that there are."""
         kept: dict[str, Any] = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
         if not kept["n_iter"]:

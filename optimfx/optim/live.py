@@ -19,28 +19,29 @@ def live(factory: Callable[..., GradientTransformation], group: Group) -> Gradie
         factory: the pure algorithm; its arguments are the keys of the group.
         group: what is not a number (a flag, a choice) is taken as it is now; see :func:`statics`.
     """
-    arguments: dict[str, Any] = {}
-    for name in _arguments(factory, group):
+    given: dict[str, Any] = {}
+    for name in arguments(factory, group):
         value = group[name]
         if not _is_numeric(factory, name):
-            arguments[name] = value
+            given[name] = value
         elif isinstance(value, (tuple, list)):
-            arguments[name] = tuple(_reader(group, name, i) for i in range(len(value)))
+            given[name] = tuple(_reader(group, name, i) for i in range(len(value)))
         else:
-            arguments[name] = _reader(group, name)
-    return factory(**arguments)
+            given[name] = _reader(group, name)
+    return factory(**given)
 
 
 def statics(factory: Callable[..., GradientTransformation], group: Group) -> tuple[Any, ...]:
     """What of the group a transformation from :func:`live` was made with, and does not look up."""
-    return tuple(group[name] for name in _arguments(factory, group) if not _is_numeric(factory, name))
+    return tuple(group[name] for name in arguments(factory, group) if not _is_numeric(factory, name))
 
 
 def _reader(group: Group, name: str, index: int | None = None) -> Callable[[Any], Any]:
     return (lambda step: group[name]) if index is None else (lambda step: group[name][index])
 
 
-def _arguments(factory: Callable[..., GradientTransformation], group: Group) -> list[str]:
+def arguments(factory: Callable[..., GradientTransformation], group: Group) -> list[str]:
+    """The arguments of the algorithm that the group gives."""
     return [name for name in _annotations(factory) if name in group]
 
 

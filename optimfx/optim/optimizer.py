@@ -12,6 +12,7 @@ from torch import Tensor
 from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
 from optimfx.optim import stepping
+from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.live import Group, live, statics
 
 Closure: TypeAlias = Callable[[], Any]
@@ -45,7 +46,7 @@ class Optimizer(torch.optim.Optimizer):
         self._updates = {}
         defaults = {
             name: parameter.default
-            for name, parameter in inspect.signature(type(self).__init__).parameters.items()
+            for name, parameter in inspect.signature(type(self)).parameters.items()
             if parameter.default is not inspect.Parameter.empty
         }
         for index, group in enumerate(self.param_groups):
@@ -58,6 +59,46 @@ class Optimizer(torch.optim.Optimizer):
                     if name in kept and not isinstance(kept[name], Tensor):
                         like = self._begin(self._update(index, group), group, param)[name]
                         kept[name] = torch.full_like(like, float(kept[name]))
+
+    def load_state_dict(  # type: ignore[override]
+        self,
+        state_dict: dict[str, Any],
+        *,
+        match: str = "order",
+        strict: bool = True,
+        keep_dtype: bool = False,
+    ) -> Mismatch:
+        """Take over a checkpoint; if that fails, the optimizer is as it was.
+
+        Args:
+            state_dict: what ``state_dict()`` of this class or of torch's returned.
+            match: ``"order"``, as torch: the groups and their parameters correspond in order. ``"names"``: each
+                parameter finds its state by its name, wherever it stands in the checkpoint; a group takes the
+                hyperparameters of the one in which its first known parameter was.
+            strict: with ``match="names"``, refuse names that are only on one side. If not, a parameter that the
+                checkpoint does not have begins anew.
+            keep_dtype: keep the dtypes of the checkpoint's state, where torch casts to those of the parameters.
+
+        Returns:
+            The names that are only on one side; none with ``match="order"``.
+
+        Raises:
+            ValueError: groups, or with ``strict`` names, do not correspond; or there are no names to match.
+        """
+        before = self.state, self.param_groups
+        found = Mismatch((), ())
+        try:
+            if match == "names":
+                state_dict, found = matched_by_name(state_dict, self.param_groups, strict)
+            elif match != "order":
+                raise ValueError(f"match must be 'order' or 'names'; got {match!r}.")
+            super().load_state_dict(state_dict)
+            if keep_dtype:
+                restore_dtypes(self.state, self.param_groups, state_dict)
+        except BaseException:
+            self.state, self.param_groups = before
+            raise
+        return found
 
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient.

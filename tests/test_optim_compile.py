@@ -1,0 +1,77 @@
+"""``optimizer.step()`` inside torch.compile: one graph, no break, and none anew when the learning rate changes."""
+
+import pytest
+import torch
+from test_optim_classes import CLASSES, DB, parameters
+
+import optimfx.optim as optim
+from optimfx.optim.beyond import Beyond
+
+DENSE = [CLASSES[i.optim_cls] for i in DB if not (i.step_requires_closure or i.only_supports_sparse_grads)]
+INFO = {CLASSES[info.optim_cls]: info for info in DB}
+
+
+def shapes(cls):
+    return [p.shape for p in parameters(INFO[cls])] if cls in INFO else [(4, 3), (3,)]
+
+
+def gradients(*columns):
+    for row in zip(*columns):
+        grad = torch.randn_like(row[0])
+        for p in row:
+            p.grad = grad.clone()
+
+
+def names(classes):
+    return pytest.mark.parametrize("cls", classes, ids=lambda cls: cls.__name__)
+
+
+@names(DENSE + Beyond.__subclasses__())
+def test_one_graph_without_a_break(cls, fresh_compiler):
+    """Begun eagerly, so that the state is there: all further steps are one graph, whatever the learning rate."""
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes(cls)]
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    lr = torch.tensor(0.01, dtype=torch.float64)
+    compiled, eager = cls(params, lr=lr), cls(others, lr=lr.clone())
+    gradients(params, others)
+    compiled.step()
+    eager.step()
+    step = torch.compile(lambda: compiled.step(), fullgraph=True, backend="eager")
+    for i in range(4):
+        for optimizer in (compiled, eager):
+            optimizer.param_groups[0]["lr"].fill_(0.01 / (i + 1))
+        gradients(params, others)
+        step()
+        eager.step()
+        for p, q in zip(params, others):
+            torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-7)  # carried scalars are kept in float32
+    assert fresh_compiler["stats"]["unique_graphs"] == 1
+
+
+@names(DENSE)
+def test_a_first_step_compiles_too(cls, fresh_compiler):
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes(cls)]
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    compiled, eager = cls(params), cls(others)
+    step = torch.compile(lambda: compiled.step(), fullgraph=True, backend="eager")
+    for _ in range(2):
+        gradients(params, others)
+        step()
+        eager.step()
+    for p, q in zip(params, others):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-7)
+
+
+def test_a_scheduler_drives_the_compiled_step(fresh_compiler):
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizers = [optim.AdamW([x], lr=torch.tensor(0.1)) for x in (p, q)]
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 5) for o in optimizers]
+    step = torch.compile(lambda: optimizers[0].step(), fullgraph=True, backend="eager")
+    for _ in range(5):
+        gradients([p], [q])
+        step()
+        optimizers[1].step()
+        for scheduler in schedulers:
+            scheduler.step()
+    torch.testing.assert_close(p, q)
+    assert fresh_compiler["stats"]["unique_graphs"] <= 2  # with the first step, which makes the state
