@@ -14,7 +14,7 @@ from optimfx.combine import PartitionState, partition
 from optimfx.execution.columns import ABSENT
 from optimfx.optim import stepping
 from optimfx.optim.lbfgs import LBFGS
-from optimfx.optim.live import Group, arguments
+from optimfx.optim.live import Group
 from optimfx.optim.transform import TransformOptimizer
 
 
@@ -67,7 +67,7 @@ def _part(optimizer: torch.optim.Optimizer, index: int, group: Group) -> tuple[G
             f"there is no pure algorithm for a {type(optimizer).__name__}; give an optimizer of torch.optim or "
             f"optimfx.optim."
         )
-    tx = ours.factory(**{name: _copy(group[name]) for name in arguments(ours.factory, group)})
+    tx = ours.factory(**{name: _copy(group[name]) for name in ours.algorithm.given(group)})
     params = group["params"]
     if ours is LBFGS:
         return tx, LBFGS.unpacked(tx.init(params), _copy(optimizer.state.get(params[0], {})))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from optimfx.optim.checks import check_lr
-from optimfx.optim.live import live
 from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.rules.lbfgs import LBFGSState, lbfgs
 
@@ -67,7 +66,7 @@ class LBFGS(Optimizer):
             return float(losses[-1]), [p.grad for p in params]
 
         try:
-            tx = live(lbfgs, group)
+            tx = self.algorithm.live(group)
             state = self.unpacked(tx.init(params), self.state[params[0]])
             after, new = tx.update.run(  # type: ignore[attr-defined]
                 None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad

@@ -13,7 +13,7 @@ from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
 from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
-from optimfx.optim.live import Group, live, statics
+from optimfx.optim.live import Algorithm, Group
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -26,15 +26,23 @@ class Optimizer(torch.optim.Optimizer):
 
     Attributes:
         factory: the pure algorithm; its arguments are found in the groups by name.
+        algorithm: the factory with its arguments, made of it.
         counts: whether torch keeps a ``step`` in the state of this algorithm.
         sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
         complex_error: what a complex parameter is refused with, if it is.
     """
 
     factory: ClassVar[Callable[..., GradientTransformation]]
+    algorithm: ClassVar[Algorithm]
     counts: ClassVar[bool] = True
     sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
     complex_error: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Look into the factory once."""
+        super().__init_subclass__(**kwargs)
+        if "factory" in vars(cls):
+            cls.algorithm = Algorithm.of(cls.factory)
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -169,10 +177,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, index: int, group: Group) -> RuleUpdate:
         """The pure update of a group, made anew when the group or one of its flags is another."""
-        flags = statics(type(self).factory, group)
+        flags = self.algorithm.statics(group)
         known = self._updates.get(index)
         if known is None or known[0] is not group or known[1] != flags:
-            update = live(type(self).factory, group).update
+            update = self.algorithm.live(group).update
             assert isinstance(update, RuleUpdate)
             known = self._updates[index] = (group, flags, update)
         return known[2]
