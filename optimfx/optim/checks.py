@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 
 def check_lr(lr: Any, text: str = "Invalid learning rate: {}") -> None:
@@ -33,3 +34,13 @@ def check_flags(defaults: dict[str, Any]) -> None:
             raise RuntimeError("`fused` does not support `differentiable`")
         if defaults.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def check_fused(param: Tensor) -> None:
+    """What a fused step takes, which is known only when it is taken: a model may be made on the meta device."""
+    devices = _get_fused_kernels_supported_devices()
+    if param.device.type not in devices or not param.is_floating_point():
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of "
+            f"supported devices: {devices} but {param.dtype} and {param.device.type}"
+        )

@@ -13,6 +13,7 @@ from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
 from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
+from optimfx.optim.checks import check_fused
 from optimfx.optim.live import Algorithm, Group
 
 Closure: TypeAlias = Callable[[], Any]
@@ -169,6 +170,9 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
+        if group.get("fused"):
+            for p in params:
+                check_fused(p)
         if any(g.is_sparse for g in grads) and not self._takes_sparse(group):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 

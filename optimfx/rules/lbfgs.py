@@ -79,7 +79,7 @@ def minimize(
         last = now.state
         history, scale = remember(now.history, last.H_diag, now.grad - last.prev_flat_grad, last.d * last.t)
         d = direction(now.grad, history, scale)
-        t = lr * ops.where(ops.decided(last.n_iter == 0), ops.minimum(1 / ops.norm(now.grad, ord=1), 1.0), 1.0)
+        t = lr * ops.where(ops.decided(last.n_iter == 0), 1 / ops.maximum(ops.norm(now.grad, ord=1), 1.0), 1.0)
         slope = ops.dot(now.grad, d)
         stuck = ops.decided(slope > -tolerance_change)
         state = last._replace(
