@@ -75,11 +75,10 @@ def test_fused_on_the_meta_device_says_so_and_works_afterwards(info):
     optimizer = CLASSES[info.optim_cls](model.parameters(), fused=True)
     if info.optim_cls is torch.optim.Adagrad:
         return  # its state is made on the meta device with it, in torch too
-    with pytest.raises(
-        RuntimeError, match="`fused=True` requires all the params to be floating point Tensors of supported"
-    ):
+    with pytest.raises(RuntimeError, match="`fused=True` requires all the params to be floating point Tensors of"):
         optimizer.step()
     model.to_empty(device="cpu")
+    optimizer.param_groups[0]["params"] = list(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
 
@@ -189,7 +188,7 @@ def test_views_are_stepped_in_place(info):
 @by_class(DB)
 def test_closures(info):
     """Run with gradients enabled; what they return comes back, a number too."""
-    params = parameters(info)
+    params = parameters(info)[:1]
     optimizer = CLASSES[info.optim_cls](params)
 
     def closure():
@@ -244,10 +243,11 @@ def test_hooks_may_replace_what_they_are_given():
     assert seen == [1, 0.25]
 
 
-def test_step_is_wrapped_once():
+def test_hooks_fire_once_for_a_subclass():
+    optim.Adam([torch.nn.Parameter(torch.ones(1))])  # whose step is wrapped by now
+
     class Mine(optim.Adam):
-        def step(self, closure=None):
-            return super().step(closure)
+        pass
 
     p = torch.nn.Parameter(torch.ones(1))
     p.grad = torch.ones(1)
