@@ -21,7 +21,7 @@ def orthogonalize(matrix: Any, coefficients: tuple[Any, Any, Any], steps: int, e
         dtype: what to compute in; ``None`` for that of the matrix.
     """
     a, b, c = coefficients
-    x = ops.cast(matrix, dtype or matrix.dtype)
+    x = ops.whole(ops.cast(matrix, dtype or matrix.dtype))
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = ops.transpose(x)

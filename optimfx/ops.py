@@ -59,6 +59,7 @@ __all__ = [
     "transpose",
     "unless_zero",
     "where",
+    "whole",
     "zeros",
     "zeros_like",
 ]
@@ -155,6 +156,15 @@ def addmm(base: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
 def transpose(x: Any) -> Any:
     """A matrix, or each of a stack, with rows and columns exchanged."""
     return x.mT
+
+
+def whole(x: Any) -> Any:
+    """``x``; or, where it is spread over processes (a DTensor), all of it on each of them."""
+    if not hasattr(x, "redistribute"):
+        return x
+    from torch.distributed.tensor import Replicate  # a heavy import, which whoever made ``x`` has already done
+
+    return x.redistribute(placements=[Replicate()] * x.device_mesh.ndim)
 
 
 def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Any:

@@ -72,6 +72,8 @@ def step(
     runs, counts = _runs(steps, [[state[name] for state in states] for name in rule.carried])
     places, scalars = scalars_of(update, grads, counts)
     leaves = Leaves(params, grads, slots)
+    if rule.elementwise and any(hasattr(p, "to_local") for p in params):
+        leaves = _shards(leaves)
     if differentiable:
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
@@ -90,6 +92,20 @@ def step(
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
     return {name: resolve(update.hyper[name], 0) for name in names}
+
+
+def _shards(leaves: Leaves) -> Leaves:
+    """What of distributed tensors is on this process: all that an elementwise rule needs, and written in place."""
+    grads = []
+    for param, grad in zip(leaves.params, leaves.grads):
+        if hasattr(grad, "redistribute") and grad.placements != param.placements:
+            grad = grad.redistribute(placements=param.placements)
+        grads.append(grad)
+    return Leaves(_local(leaves.params), _local(grads), [_local(column) for column in leaves.slots])
+
+
+def _local(tensors: Sequence[Any]) -> list[Any]:
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def _clones(tensors: Sequence[Any]) -> list[Any]:
