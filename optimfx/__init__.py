@@ -38,6 +38,7 @@ from optimfx.rules.sgd import sgd
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.yogi import yogi
+from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
@@ -62,7 +63,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
-    "momentum", "ema", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
+    "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
     # hyperparameters over time

@@ -54,7 +54,7 @@ def _positive(**counts: Any) -> None:
             raise ValueError(f"{name} must be positive; got {count!r}.")
 
 
-def constant(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
+def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Schedule:
     """``factor lr`` for the first ``total_iters`` steps, then ``lr`` (ConstantLR).
 
     >>> import optimfx as fx
@@ -65,7 +65,7 @@ def constant(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Schedul
     return _pure(lambda step: lr * ops.where(step < total_iters, factor, 1))
 
 
-def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: float = 5) -> Schedule:
     """From ``start_factor lr`` in a straight line to ``end_factor lr``, and on (LinearLR).
 
     Args:
@@ -103,7 +103,7 @@ def step_decay(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     return _pure(lambda step: lr * gamma ** (step // step_size))
 
 
-def multi_step(lr: Scalar, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+def multi_step(lr: Scalar, milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
     """``lr``, times ``gamma`` from each of the milestones on (MultiStepLR).
 
     >>> import optimfx as fx
@@ -125,7 +125,7 @@ def exponential(lr: Scalar, gamma: float) -> Schedule:
     return _pure(lambda step: lr * gamma**step)
 
 
-def polynomial(lr: Scalar, total_iters: int = 5, power: float = 1.0) -> Schedule:
+def polynomial(lr: Scalar, total_iters: float = 5, power: float = 1.0) -> Schedule:
     """``lr (1 - step / total_iters)^power``, and 0 from step ``total_iters`` on (PolynomialLR).
 
     Raises:
@@ -182,25 +182,32 @@ def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_mi
     if T_mult < 1:
         raise ValueError(f"T_mult must be at least 1; got {T_mult!r}.")
 
+    def schedule(step: Any) -> Any:
+        since, length = restart(step, T_0, T_mult)
+        return _half_cosine(lr, eta_min, since, length)
+
+    return _pure(schedule)
+
+
+def restart(step: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
+    """Steps since the last warm restart, and from it to the next."""
+    if T_mult == 1:
+        return step % T_0, T_0
+
     def begin(cycle: Any) -> Any:
         return T_0 * (T_mult**cycle - 1) / (T_mult - 1)
 
-    def schedule(step: Any) -> Any:
-        if T_mult == 1:
-            return _half_cosine(lr, eta_min, step % T_0, T_0)
-        cycle = ops.floor(ops.log(step / T_0 * (T_mult - 1) + 1) / math.log(T_mult))
-        # The logarithm may round to the wrong side of a restart.
-        cycle = cycle + ops.where(step >= begin(cycle + 1), 1, 0) - ops.where(step < begin(cycle), 1, 0)
-        return _half_cosine(lr, eta_min, step - begin(cycle), T_0 * T_mult**cycle)
-
-    return _pure(schedule)
+    cycle = ops.floor(ops.log(step / T_0 * (T_mult - 1) + 1) / math.log(T_mult))
+    # The logarithm may round to the wrong side of a restart.
+    cycle = cycle + ops.where(step >= begin(cycle + 1), 1, 0) - ops.where(step < begin(cycle), 1, 0)
+    return step - begin(cycle), T_0 * T_mult**cycle
 
 
 def cyclic(
     base_lr: Scalar,
     max_lr: Scalar,
-    step_size_up: int = 2000,
-    step_size_down: int | None = None,
+    step_size_up: float = 2000,
+    step_size_down: float | None = None,
     mode: str = "triangular",
     gamma: float = 1.0,
     scale_fn: Callable[[Any], Any] | None = None,
@@ -212,7 +219,7 @@ def cyclic(
         base_lr: the lower end.
         max_lr: the upper end of the first cycle.
         step_size_up: steps up.
-        step_size_down: steps down; as many as up when ``None``.
+        step_size_down: steps down; as many as up when ``None``, at once when 0.
         mode: what becomes of the height: ``"triangular"`` keeps it, ``"triangular2"`` halves it each cycle,
             ``"exp_range"`` multiplies it by ``gamma^step``.
         gamma: of ``"exp_range"``.
@@ -220,7 +227,7 @@ def cyclic(
         scale_mode: what ``scale_fn`` is a function of: the ``"cycle"``, which counts from 1, or ``"iterations"``.
 
     Raises:
-        ValueError: an unknown mode, or a length that is not positive.
+        ValueError: an unknown mode, or a length that is negative, or 0 on the way up.
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
@@ -230,29 +237,36 @@ def cyclic(
     >>> [schedule(step) for step in range(8)]
     [0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25]
     """
-    modes: dict[str, tuple[Callable[[Any], Any], str]] = {
-        "triangular": (lambda cycle: 1.0, "cycle"),
-        "triangular2": (lambda cycle: 1 / 2.0 ** (cycle - 1), "cycle"),
-        "exp_range": (lambda step: gamma**step, "iterations"),
-    }
     if scale_fn is None:
-        if mode not in modes:
-            raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
-        scale_fn, scale_mode = modes[mode]
+        scale_fn, scale_mode = height_scale(mode, gamma)
     if scale_mode not in ("cycle", "iterations"):
         raise ValueError(f"scale_mode must be 'cycle' or 'iterations'; got {scale_mode!r}.")
     step_size_down = step_size_up if step_size_down is None else step_size_down
-    _positive(step_size_up=step_size_up, step_size_down=step_size_down)
+    _positive(step_size_up=step_size_up)
+    if step_size_down < 0:
+        raise ValueError(f"step_size_down must not be negative; got {step_size_down!r}.")
     total = step_size_up + step_size_down
     ratio = step_size_up / total
 
     def schedule(step: Any) -> Any:
         cycle = ops.floor(1 + step / total)
         x = 1.0 + step / total - cycle
-        height = ops.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
+        height = x / ratio if ratio == 1 else ops.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
         return base_lr + (max_lr - base_lr) * height * scale_fn(cycle if scale_mode == "cycle" else step)
 
     return _pure(schedule)
+
+
+def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
+    """A mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
+    modes: dict[str, tuple[Callable[[Any], Any], str]] = {
+        "triangular": (lambda cycle: 1.0, "cycle"),
+        "triangular2": (lambda cycle: 1 / 2.0 ** (cycle - 1), "cycle"),
+        "exp_range": (lambda step: gamma**step, "iterations"),
+    }
+    if mode not in modes:
+        raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
+    return modes[mode]
 
 
 def one_cycle(
@@ -287,15 +301,8 @@ def one_cycle(
     [0.04, 0.467, 0.893, 0.545, 0.0]
     """
     _positive(total_steps=total_steps)
-    anneals: dict[str, Callable[..., Any]] = {
-        "cos": _half_cosine,
-        "linear": lambda start, end, part: (end - start) * part + start,
-    }
-    if anneal_strategy not in anneals:
-        raise ValueError(f"anneal_strategy must be one of {list(anneals)}; got {anneal_strategy!r}.")
     if not 0 <= pct_start <= 1:
         raise ValueError(f"pct_start must be in [0, 1]; got {pct_start!r}.")
-    anneal = anneals[anneal_strategy]
     first = max_lr / div_factor
     last = first / final_div_factor
     rise = pct_start * total_steps - 1
@@ -303,15 +310,25 @@ def one_cycle(
     if three_phase:
         knots.insert(2, (2 * pct_start * total_steps - 2, first))
 
+    through = anneal_through(knots, anneal_strategy)
+    return _pure(lambda step: through(ops.minimum(step, total_steps - 1)))
+
+
+def anneal_through(knots: Sequence[tuple[float, Any]], anneal_strategy: str) -> Schedule:
+    """From each knot ``(step, value)`` to the next, and on beyond the last; ``"cos"`` or ``"linear"`` in between."""
+    anneals: dict[str, Callable[..., Any]] = {"cos": _half_cosine, "linear": _line}
+    if anneal_strategy not in anneals:
+        raise ValueError(f"anneal_strategy must be one of {list(anneals)}; got {anneal_strategy!r}.")
+    anneal = anneals[anneal_strategy]
+
     def schedule(step: Any) -> Any:
-        step = ops.minimum(step, total_steps - 1)
         value: Any = None
         for (begin, start), (end, stop) in reversed(list(zip(knots, knots[1:]))):
             phase = anneal(start, stop, (step - begin) / (end - begin)) if end != begin else stop
             value = phase if value is None else ops.where(step <= end, phase, value)
         return value
 
-    return _pure(schedule)
+    return schedule
 
 
 def lambda_schedule(lr: Scalar, lr_lambda: Callable[[Any], Any]) -> Schedule:

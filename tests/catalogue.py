@@ -334,6 +334,8 @@ LINKS = [
         optax=lambda decay, nesterov=False: optax.trace(decay, nesterov),
     ),
     Row("ema", product(decay=[0.9], debias=[False, True]), optax=lambda decay, debias: optax.ema(decay, debias)),
+    Row("ema_params", [{}, dict(decay=0.5)]),
+    Row("swa_params", [{}]),
     Row(
         "add_decayed_weights",
         [dict(weight_decay=0.1)],

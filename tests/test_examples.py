@@ -17,3 +17,13 @@ def test_digits(tmp_path):
     for row in ("torch.func.grad loop", "64 models", "torch.compile", "test accuracy", "steps/s"):
         assert row in run.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_migration():
+    """The example checks that torch.optim and optimfx.optim end in the same place."""
+    run = subprocess.run(
+        [sys.executable, ROOT / "examples" / "migration.py"], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    for row in ("torch.optim", "optimfx.optim", "of the average", "largest difference"):
+        assert row in run.stdout

@@ -16,8 +16,8 @@ from optimfx.execution.storage import compute_dtype
 name = "packed"
 
 SMALL = 1 << 9
-"""Mean elements per leaf above which the copies cost more than the calls they save; ``benchmarks/executors.py`` measures
-it."""
+"""Mean elements per leaf above which the copies cost more than the calls that they save, by
+``benchmarks/executors.py``."""
 
 
 def refusal(rule: Any, leaves: Leaves) -> str | None:

@@ -1,5 +1,6 @@
 """torch.optim's classes on optimfx's pure algorithms: ``import optimfx.optim as optim``, and nothing else changes."""
 
+from optimfx.optim import lr_scheduler, swa_utils
 from optimfx.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
 from optimfx.optim.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
 from optimfx.optim.beyond import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, NovoGrad, SignSGD, Yogi
@@ -12,7 +13,7 @@ from optimfx.optim.transform import TransformOptimizer
 
 # fmt: off
 __all__ = [  # noqa: RUF022 - in the order of a table of contents
-    "Optimizer", "TransformOptimizer", "as_transformation",
+    "Optimizer", "TransformOptimizer", "as_transformation", "lr_scheduler", "swa_utils",
     # as in torch.optim
     "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
     "Adafactor", "Rprop", "LBFGS", "Muon",

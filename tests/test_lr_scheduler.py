@@ -1,0 +1,843 @@
+"""optimfx.optim.lr_scheduler beside torch.optim.lr_scheduler, which says what is right."""
+
+import copy
+import functools
+import gc
+import inspect
+import pickle
+import random
+import warnings
+import weakref
+
+import pytest
+import torch
+import torch.optim.lr_scheduler as theirs
+from hypothesis import given
+from hypothesis import strategies as st
+
+import optimfx as fx
+import optimfx.optim.lr_scheduler as ours
+
+LRS = (0.05, 0.4)
+STEPS = 60
+
+
+class Halving:
+    """A callable object, whose attributes a state_dict saves."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def __call__(self, step):
+        return 0.5 ** (step // self.every)
+
+
+def slower(step):
+    return 1 / (1 + step)
+
+
+# name: scheduler of a module, an optimizer, and keyword arguments for every scheduler.
+MAKERS = {
+    "LambdaLR": lambda m, o, **k: m.LambdaLR(o, slower, **k),
+    "LambdaLR per group": lambda m, o, **k: m.LambdaLR(o, [slower, Halving(4)], **k),
+    "MultiplicativeLR": lambda m, o, **k: m.MultiplicativeLR(o, [Halving(9), lambda step: 0.95], **k),
+    "StepLR": lambda m, o, **k: m.StepLR(o, 3, **k),
+    "StepLR every step": lambda m, o, **k: m.StepLR(o, 1, 0.7, **k),
+    "MultiStepLR": lambda m, o, **k: m.MultiStepLR(o, [9, 2, 9, 30], 0.3, **k),
+    "MultiStepLR from the first step": lambda m, o, **k: m.MultiStepLR(o, (0, 5), **k),
+    "ConstantLR": lambda m, o, **k: m.ConstantLR(o, **k),
+    "ConstantLR of no steps": lambda m, o, **k: m.ConstantLR(o, 0.3, 0, **k),
+    "LinearLR": lambda m, o, **k: m.LinearLR(o, **k),
+    "LinearLR down": lambda m, o, **k: m.LinearLR(o, 0.9, 0.2, 13, **k),
+    "LinearLR to 0": lambda m, o, **k: m.LinearLR(o, 1.0, 0.0, 20, **k),
+    "LinearLR of no steps": lambda m, o, **k: m.LinearLR(o, total_iters=0, **k),
+    "ExponentialLR": lambda m, o, **k: m.ExponentialLR(o, 0.9, **k),
+    "PolynomialLR": lambda m, o, **k: m.PolynomialLR(o, 17, 1.7, **k),
+    "PolynomialLR by default": lambda m, o, **k: m.PolynomialLR(o, **k),
+    "PolynomialLR of no steps": lambda m, o, **k: m.PolynomialLR(o, 0, **k),
+    "CosineAnnealingLR": lambda m, o, **k: m.CosineAnnealingLR(o, 11, **k),
+    "CosineAnnealingLR above a floor": lambda m, o, **k: m.CosineAnnealingLR(o, 7, 0.01, **k),
+    "CosineAnnealingLR of one step": lambda m, o, **k: m.CosineAnnealingLR(o, 1, **k),
+    "CosineAnnealingWarmRestarts": lambda m, o, **k: m.CosineAnnealingWarmRestarts(o, 7, **k),
+    "CosineAnnealingWarmRestarts longer": lambda m, o, **k: m.CosineAnnealingWarmRestarts(o, 3, 2, 0.001, **k),
+    "CyclicLR": lambda m, o, **k: m.CyclicLR(o, 0.01, 0.3, 5, **k),
+    "CyclicLR triangular2": lambda m, o, **k: m.CyclicLR(o, [0.01, 0.1], [0.3, 0.5], 7, 4, "triangular2", **k),
+    "CyclicLR exp_range": lambda m, o, **k: m.CyclicLR(
+        o, 0.01, 0.3, 6, 9, "exp_range", 0.97, base_momentum=[0.7, 0.6], max_momentum=[0.9, 0.8], **k
+    ),
+    "CyclicLR by a function": lambda m, o, **k: m.CyclicLR(
+        o, 0.01, 0.3, 6, scale_fn=Halving(9), scale_mode="iterations", cycle_momentum=False, **k
+    ),
+    "CyclicLR sawtooth": lambda m, o, **k: m.CyclicLR(o, 0.01, 0.3, 6, 0, **k),
+    "OneCycleLR": lambda m, o, **k: m.OneCycleLR(o, 0.5, STEPS, **k),
+    "OneCycleLR linear": lambda m, o, **k: m.OneCycleLR(o, [0.5, 1.0], STEPS, anneal_strategy="linear", **k),
+    "OneCycleLR three phases": lambda m, o, **k: m.OneCycleLR(
+        o, 0.5, epochs=6, steps_per_epoch=10, three_phase=True, base_momentum=0.5, **k
+    ),
+    "OneCycleLR only down": lambda m, o, **k: m.OneCycleLR(o, 0.5, STEPS, pct_start=0.0, cycle_momentum=False, **k),
+}
+# Whose closed forms divide by 0 in torch.
+DIVIDED_BY_ZERO = ("LinearLR of no steps", "PolynomialLR of no steps")
+# Where each step multiplies by a ratio of two values of the schedule, instead of torch's own expression for it.
+ROUNDED = ("LinearLR", "PolynomialLR", "CosineAnnealingLR")
+
+every_maker = pytest.mark.parametrize("name", MAKERS)
+both_optimizers = pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adam])
+
+
+def make_optimizer(optimizer_class=torch.optim.SGD, lrs=LRS, **options):
+    if optimizer_class is torch.optim.SGD:
+        options.setdefault("momentum", 0.5)
+    groups = [{"params": [torch.zeros((), requires_grad=True)], "lr": lr} for lr in lrs]
+    return optimizer_class(groups, **options)
+
+
+def pair(name, optimizer_class=torch.optim.SGD, lrs=LRS, **options):
+    """torch's scheduler and ours, each on an optimizer of its own."""
+    lrs = [[lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in lrs] for _ in range(2)]
+    return [
+        MAKERS[name](module, make_optimizer(optimizer_class, lr), **options) for module, lr in zip((theirs, ours), lrs)
+    ]
+
+
+def advance(*schedulers):
+    for scheduler in schedulers:
+        scheduler.optimizer.step()
+        scheduler.step()
+
+
+def hypers(optimizer):
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def numbers(rates):
+    return [float(rate) for rate in rates]
+
+
+def near(rates):
+    """Within a few roundings for each of the steps; where a rate comes down to 0, of the base."""
+    return pytest.approx(numbers(rates), rel=1e-12, abs=1e-13 * max(LRS))
+
+
+def assert_same(expected, scheduler, exact=True):
+    """The same rates, last rates, and everything else in the groups."""
+    groups, expected_groups = hypers(scheduler.optimizer), hypers(expected.optimizer)
+    if exact:
+        assert groups == expected_groups
+        assert scheduler.get_last_lr() == expected.get_last_lr()
+        return
+    assert numbers(group.pop("lr") for group in groups) == near(group.pop("lr") for group in expected_groups)
+    assert numbers(scheduler.get_last_lr()) == near(expected.get_last_lr())
+    assert groups == expected_groups
+
+
+def exact(name):
+    return not name.startswith(ROUNDED)
+
+
+def test_the_same_names_signatures_and_bases():
+    assert set(ours.__all__) == set(theirs.__all__)
+    for name in theirs.__all__:
+        mine, its = getattr(ours, name), getattr(theirs, name)
+        assert issubclass(mine, theirs.LRScheduler) and issubclass(mine, ours.LRScheduler)
+        assert name == "LRScheduler" or not issubclass(mine, its)
+        expected = {key: p.default for key, p in inspect.signature(its).parameters.items()}
+        assert {key: p.default for key, p in inspect.signature(mine).parameters.items()} == expected
+        assert list(inspect.signature(mine.step).parameters) == list(inspect.signature(its.step).parameters)
+    assert ours.EPOCH_DEPRECATION_WARNING is theirs.EPOCH_DEPRECATION_WARNING
+
+
+@every_maker
+@both_optimizers
+def test_step_by_step(name, optimizer_class):
+    expected, scheduler = pair(name, optimizer_class)
+    for _ in range(STEPS):
+        assert_same(expected, scheduler, exact(name))
+        advance(expected, scheduler)
+    assert_same(expected, scheduler, exact(name))
+
+
+@every_maker
+def test_rates_that_the_user_changes(name):
+    expected, scheduler = pair(name)
+    for step in range(STEPS):
+        for s in (expected, scheduler):
+            if step in (4, 7, 20):
+                s.optimizer.param_groups[0]["lr"] *= 0.3
+            if step in (8, 33):
+                s.optimizer.param_groups[1]["lr"] = 0.2
+        advance(expected, scheduler)
+        assert_same(expected, scheduler, exact(name))
+
+
+@every_maker
+def test_tensor_rates_are_written_in_place(name):
+    lrs = [torch.tensor(lr, dtype=torch.float64) for lr in LRS]
+    expected, scheduler = pair(name, lrs=lrs)
+    tensors = [group["lr"] for group in scheduler.optimizer.param_groups]
+    for _ in range(STEPS):
+        assert_same(expected, scheduler, exact(name))
+        advance(expected, scheduler)
+    for group, tensor in zip(scheduler.optimizer.param_groups, tensors):
+        assert group["lr"] is tensor
+        assert not any(value is tensor for key, value in group.items() if key != "lr")
+    held = [*scheduler.get_last_lr(), *scheduler.base_lrs, *scheduler.state_dict()["_last_lr"]]
+    assert not any(value is tensor for value in held for tensor in tensors)
+
+
+@pytest.mark.filterwarnings("ignore:To get the last learning rate")
+@every_maker
+def test_get_lr_returns_copies(name):
+    _, scheduler = pair(name, lrs=[torch.tensor(lr, dtype=torch.float64) for lr in LRS])
+    for rate in (rate for _ in range(9) for rate in (scheduler.get_lr(), advance(scheduler))[0]):
+        if isinstance(rate, torch.Tensor):
+            rate.fill_(-1.0)
+    assert all(group["lr"] >= 0 for group in scheduler.optimizer.param_groups)
+    assert all(rate >= 0 for rate in scheduler.base_lrs)
+
+
+def test_a_rate_of_one_element():
+    """torch allows lr = torch.tensor([0.1])."""
+    expected, scheduler = pair("LambdaLR", lrs=[torch.tensor([0.1])])
+    advance(expected, scheduler)
+    assert scheduler.optimizer.param_groups[0]["lr"].equal(torch.tensor([0.05]))
+    ours.SequentialLR(scheduler.optimizer, [ours.LambdaLR(scheduler.optimizer, slower)], [])
+    assert scheduler.optimizer.param_groups[0]["lr"].equal(torch.tensor([0.1]))
+
+
+def test_bounds_that_are_tensors_are_copied():
+    bound, optimizer = torch.tensor(0.3), make_optimizer()
+    scheduler = ours.CyclicLR(optimizer, bound, bound, base_momentum=bound, max_momentum=bound)
+    held = [*scheduler.base_lrs, *scheduler.max_lrs, *scheduler.base_momentums, *scheduler.max_momentums]
+    held += [value for group in optimizer.param_groups for value in group.values()]
+    assert not any(value is bound for value in held)
+
+
+@pytest.mark.parametrize("name", [n for n in MAKERS if n not in DIVIDED_BY_ZERO])
+def test_closed_form(name):
+    expected, scheduler = pair(name)
+    warned = not name.startswith("CosineAnnealingWarmRestarts")
+    for epoch in (5, 3, 0, 17, 4):
+        for s in (expected, scheduler):
+            if warned:
+                with pytest.warns(UserWarning) as record:
+                    s.optimizer.step()
+                    s.step(epoch)
+                assert [str(w.message) for w in record] == [theirs.EPOCH_DEPRECATION_WARNING]
+            else:
+                s.step(epoch)
+        assert scheduler.last_epoch == expected.last_epoch == epoch
+        assert_same(expected, scheduler)
+        for _ in range(3):
+            advance(expected, scheduler)
+            assert_same(expected, scheduler, exact(name))
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("name", DIVIDED_BY_ZERO)
+def test_closed_form_of_no_steps_stays_where_torch_divides_by_zero(name):
+    expected, scheduler = pair(name)
+    advance(expected, scheduler)
+    before = scheduler.get_last_lr()
+    with pytest.raises(ZeroDivisionError):
+        expected.step(3)
+    scheduler.step(3)
+    assert scheduler.get_last_lr() == before
+
+
+@every_maker
+def test_closed_form_is_there_where_torch_has_it(name):
+    expected, scheduler = pair(name)
+    assert hasattr(scheduler, "_get_closed_form_lr") == hasattr(expected, "_get_closed_form_lr")
+
+
+PURE = {
+    "StepLR": lambda lr: fx.schedules.step_decay(lr, 3),
+    "MultiStepLR": lambda lr: fx.schedules.multi_step(lr, [9, 2, 9, 30], 0.3),
+    "ConstantLR": lambda lr: fx.schedules.constant(lr),
+    "LinearLR": lambda lr: fx.schedules.linear(lr),
+    "ExponentialLR": lambda lr: fx.schedules.exponential(lr, 0.9),
+    "PolynomialLR": lambda lr: fx.schedules.polynomial(lr, 17, 1.7),
+    "CosineAnnealingLR": lambda lr: fx.schedules.cosine_annealing(lr, 11),
+    "CosineAnnealingWarmRestarts longer": lambda lr: fx.schedules.cosine_annealing_warm_restarts(lr, 3, 2, 0.001),
+    "CyclicLR": lambda lr: fx.schedules.cyclic(0.01, 0.3, 5),
+    "OneCycleLR": lambda lr: fx.schedules.one_cycle(0.5, STEPS),
+}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_follows_the_pure_schedule(name):
+    _, scheduler = pair(name)
+    for step in range(STEPS):
+        assert scheduler.get_last_lr() == pytest.approx([PURE[name](lr)(step) for lr in LRS], rel=1e-12, abs=1e-13)
+        advance(scheduler)
+
+
+@pytest.mark.parametrize("last_epoch", [0, 2, 8, 10, 29])
+@every_maker
+def test_resuming_at_an_epoch(name, last_epoch):
+    saved = pair(name)[0].optimizer.state_dict()
+    resumed = []
+    for module in (theirs, ours):
+        optimizer = make_optimizer()
+        optimizer.load_state_dict(copy.deepcopy(saved))
+        resumed.append(MAKERS[name](module, optimizer, last_epoch=last_epoch))
+    for _ in range(20):
+        assert_same(*resumed, exact(name))
+        advance(*resumed)
+
+
+def test_resuming_with_other_options():
+    """What the groups hold counts where torch reads it from there."""
+    for name, options in {
+        "CyclicLR": dict(base_lr=0.02, max_lr=0.2, step_size_up=3, base_momentum=0.3, max_momentum=0.4),
+        "OneCycleLR": dict(max_lr=0.2, total_steps=40, base_momentum=0.3, max_momentum=0.4),
+    }.items():
+        saved = pair(name)[0].optimizer.state_dict()
+        resumed = []
+        for module in (theirs, ours):
+            optimizer = make_optimizer()
+            optimizer.load_state_dict(copy.deepcopy(saved))
+            resumed.append(getattr(module, name)(optimizer, **options, last_epoch=4))
+        for _ in range(9):
+            assert_same(*resumed)
+            advance(*resumed)
+
+
+def test_a_second_scheduler_of_an_optimizer():
+    """The first one has left initial_lr in the groups."""
+    for name in ("CyclicLR", "OneCycleLR", "ExponentialLR"):
+        schedulers = []
+        for module in (theirs, ours):
+            optimizer = make_optimizer()
+            module.ConstantLR(optimizer)
+            schedulers.append(MAKERS[name](module, optimizer))
+        for _ in range(9):
+            assert_same(*schedulers)
+            advance(*schedulers)
+
+
+def test_resuming_needs_the_initial_rates():
+    errors = []
+    for module in (theirs, ours):
+        with pytest.raises(KeyError) as error:
+            module.StepLR(make_optimizer(), 3, last_epoch=4)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("into_ours", [True, False])
+@every_maker
+def test_checkpoints_go_both_ways(name, into_ours):
+    source, target = pair(name) if into_ours else reversed(pair(name))
+    for _ in range(13):
+        advance(source)
+    saved = copy.deepcopy((source.state_dict(), source.optimizer.state_dict()))
+    given = copy.deepcopy(saved[0])
+    target.load_state_dict(given)
+    target.optimizer.load_state_dict(saved[1])
+    assert given.keys() == saved[0].keys() or not into_ours  # torch's CyclicLR takes a key out
+    assert target.state_dict().keys() == source.state_dict().keys()
+    for _ in range(20):
+        advance(source, target)
+        assert_same(source, target, exact(name))
+
+
+def test_checkpoints_with_other_options():
+    """What was saved counts, not what the constructor was given."""
+    source = ours.CyclicLR(make_optimizer(), 0.01, 0.3, 6, 9, "exp_range", 0.97)
+    advance(source)
+    target = ours.CyclicLR(make_optimizer(), 0.1, 0.2)
+    target.load_state_dict(source.state_dict())
+    target.optimizer.load_state_dict(source.optimizer.state_dict())
+    advance(source, target)
+    assert_same(source, target)
+
+
+def test_a_cycle_of_a_function_into_one_of_a_mode():
+    """The function is not saved, and what it was a function of does not carry over."""
+    loaded = []
+    for module in (theirs, ours):
+        source = module.CyclicLR(make_optimizer(), 0.1, 0.2, 3, scale_fn=slower, scale_mode="iterations")
+        target = module.CyclicLR(make_optimizer(), 0.1, 0.2, 3)
+        target.load_state_dict(source.state_dict())
+        assert target.scale_mode == "cycle" and target.scale_fn(3) == 1.0
+        loaded.append(target)
+    for _ in range(9):
+        advance(*loaded)
+        assert_same(*loaded)
+
+
+def test_state_of_callables():
+    """Objects are saved by their attributes, functions are not, and the dict that is loaded stays whole."""
+    for make in (
+        lambda m, f: m.LambdaLR(make_optimizer(), [slower, f]),
+        lambda m, f: m.MultiplicativeLR(make_optimizer(), [slower, f]),
+        lambda m, f: m.CyclicLR(make_optimizer(), 0.1, 0.2, scale_fn=f),
+    ):
+        saved = make(ours, Halving(4)).state_dict()
+        key = "lr_lambdas" if "lr_lambdas" in saved else "_scale_fn_custom"
+        assert saved[key] == make(theirs, Halving(4)).state_dict()[key]
+        function = Halving(8)
+        make(ours, function).load_state_dict(saved)
+        assert function.every == 4
+        assert saved[key] is not None
+        state = make(ours, function).state_dict()[key]
+        function.every = 5
+        assert state == saved[key]
+    assert ours.CyclicLR(make_optimizer(), 0.1, 0.2, scale_fn=slower).state_dict()["_scale_fn_custom"] is None
+
+
+@pytest.mark.parametrize("copying", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize("name", [n for n in MAKERS if n != "MultiplicativeLR"])  # its lambda cannot be pickled
+def test_copies_go_on_by_themselves(name, copying):
+    _, scheduler = pair(name)
+    for _ in range(4):
+        advance(scheduler)
+    # A pickled optimizer loses its wrapped step, and with it the warning that the order is wrong.
+    other = copying(scheduler)
+    other.optimizer = make_optimizer()
+    other.optimizer.load_state_dict(copy.deepcopy(scheduler.optimizer.state_dict()))
+    for _ in range(6):
+        advance(scheduler, other)
+        assert_same(scheduler, other)
+
+
+def test_state_dicts_load_with_weights_only(tmp_path):
+    for name in MAKERS:
+        _, scheduler = pair(name)
+        if name.startswith("MultiStepLR"):
+            continue  # torch too keeps a Counter
+        torch.save(scheduler.state_dict(), tmp_path / "state.pt")
+        assert torch.load(tmp_path / "state.pt", weights_only=True) == scheduler.state_dict()
+
+
+def test_the_optimizer_is_freed_at_once():
+    """No reference cycle through the wrapped step."""
+    for name in MAKERS:
+        _, scheduler = pair(name)
+        advance(scheduler)
+        freed = weakref.ref(scheduler.optimizer)
+        gc.disable()
+        try:
+            del scheduler
+            assert freed() is None, name
+        finally:
+            gc.enable()
+
+
+def test_a_long_decay_does_not_break_down():
+    """Where gamma^t is 0, and a change from outside still decays."""
+    expected, scheduler = pair("ExponentialLR")
+    for s in (expected, scheduler):
+        s.last_epoch = 10**6
+        advance(s)
+    assert_same(expected, scheduler)
+
+
+def test_a_long_cosine_keeps_its_digits_on_the_way_up():
+    """Where 1 - (1 + cos) / 2 would have lost eleven of them at the turn."""
+    expected, scheduler = (m.CosineAnnealingLR(make_optimizer(), 1000, 1e-3) for m in (theirs, ours))
+    for _ in range(2000):
+        advance(expected, scheduler)
+        assert_same(expected, scheduler, exact=False)
+
+
+def test_numpy_numbers():
+    numpy = pytest.importorskip("numpy")
+    for make in (
+        lambda m, o: m.MultiStepLR(o, numpy.array([3, 7])),
+        lambda m, o: m.ConstantLR(o, total_iters=numpy.int64(4)),
+        lambda m, o: m.LinearLR(o, total_iters=numpy.int64(4)),
+        lambda m, o: m.PolynomialLR(o, numpy.int64(4)),
+        lambda m, o: m.CosineAnnealingLR(o, numpy.int64(4)),
+        lambda m, o: m.StepLR(o, numpy.int64(4)),
+    ):
+        expected, scheduler = (make(m, make_optimizer()) for m in (theirs, ours))
+        for _ in range(10):
+            advance(expected, scheduler)
+            assert_same(expected, scheduler, exact=False)
+        assert numbers(scheduler._get_closed_form_lr()) == near(expected._get_closed_form_lr())
+
+
+@given(
+    st.sampled_from(["StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "PolynomialLR", "CosineAnnealingLR"]),
+    st.floats(0.05, 1.0),
+    st.integers(1, 30),
+    st.floats(0.1, 3.0),
+    st.integers(0, 100),
+)
+def test_any_options(name, gamma, length, power, seed):
+    makers = {
+        "StepLR": lambda m, o: m.StepLR(o, length, gamma),
+        "MultiStepLR": lambda m, o: m.MultiStepLR(o, random.Random(seed).choices(range(40), k=length), gamma),
+        "ConstantLR": lambda m, o: m.ConstantLR(o, gamma, length),
+        "LinearLR": lambda m, o: m.LinearLR(o, gamma, min(1.0, power), length),
+        "PolynomialLR": lambda m, o: m.PolynomialLR(o, length, power),
+        "CosineAnnealingLR": lambda m, o: m.CosineAnnealingLR(o, length, 0.04 * gamma),
+    }
+    schedulers = [makers[name](module, make_optimizer()) for module in (theirs, ours)]
+    for _ in range(40):
+        assert_same(*schedulers, exact(name))
+        advance(*schedulers)
+
+
+# Warnings
+
+
+def messages(record):
+    return [str(w.message) for w in record]
+
+
+def test_warns_of_a_wrong_order_once():
+    recorded = []
+    for module in (theirs, ours):
+        scheduler = module.StepLR(make_optimizer(), 3)
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            for _ in range(4):
+                scheduler.step()
+        recorded.append(messages(record))
+    assert recorded[0] == recorded[1]
+    assert len(recorded[1]) == 1 and "before `optimizer.step()`" in recorded[1][0]
+
+
+def test_warns_of_a_step_that_was_replaced():
+    recorded = []
+    for module in (theirs, ours):
+        scheduler = module.StepLR(make_optimizer(), 3)
+        scheduler.optimizer.step = lambda: None
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            scheduler.step()
+        recorded.append(messages(record))
+    assert recorded[0] == recorded[1]
+    assert "has been overridden" in recorded[1][0]
+
+
+@every_maker
+def test_get_lr_outside_of_step_warns(name):
+    expected, scheduler = pair(name)
+    for _ in range(3):
+        advance(expected, scheduler)
+    values = []
+    for s in (expected, scheduler):
+        with pytest.warns(UserWarning, match="please use `get_last_lr\\(\\)`") as record:
+            values.append(s.get_lr())
+        assert len(record) == 1
+    assert record[0].filename == __file__
+    assert values[1] == near(values[0])
+
+
+# Errors: each call on a module and an optimizer, with two groups and momentum.
+
+ERRORS = {
+    "not an optimizer": lambda m, o: m.StepLR(3, 3),
+    "not an optimizer, plateau": lambda m, o: m.ReduceLROnPlateau(3),
+    "not an optimizer, cyclic": lambda m, o: m.CyclicLR(3, 0.1, 0.2),
+    "not an optimizer, one cycle": lambda m, o: m.OneCycleLR(3, 0.1, 10),
+    "lambdas": lambda m, o: m.LambdaLR(o, [slower]),
+    "multiplicative lambdas": lambda m, o: m.MultiplicativeLR(o, [slower] * 3),
+    "lambda": lambda m, o: m.MultiplicativeLR(o, 0.5),
+    "constant factor": lambda m, o: m.ConstantLR(o, 1.1),
+    "negative constant factor": lambda m, o: m.ConstantLR(o, -0.1),
+    "start_factor": lambda m, o: m.LinearLR(o, 0.0),
+    "large start_factor": lambda m, o: m.LinearLR(o, 1.5),
+    "end_factor": lambda m, o: m.LinearLR(o, end_factor=-1),
+    "large end_factor": lambda m, o: m.LinearLR(o, end_factor=1.5),
+    "no way back": lambda m, o: [s := m.ConstantLR(o, 0.0, 1), advance(s)],
+    "no sequence": lambda m, o: m.SequentialLR(o, [], []),
+    "no chain": lambda m, o: m.ChainedScheduler([]),
+    "milestones": lambda m, o: m.SequentialLR(o, [m.StepLR(o, 1)], [1]),
+    "no optimizer": lambda m, o: m.SequentialLR(o, [3], []),
+    "no optimizer in a chain": lambda m, o: m.ChainedScheduler([3], o),
+    "plateau in a sequence": lambda m, o: m.SequentialLR(o, [m.ReduceLROnPlateau(o)], []),
+    "plateau in a chain": lambda m, o: m.ChainedScheduler([m.ReduceLROnPlateau(o)]),
+    "another optimizer": lambda m, o: m.SequentialLR(o, [m.StepLR(make_optimizer(), 1)], []),
+    "another optimizer in a chain": lambda m, o: m.ChainedScheduler([m.StepLR(make_optimizer(), 1)], o),
+    "plateau factor": lambda m, o: m.ReduceLROnPlateau(o, factor=1.0),
+    "plateau mode": lambda m, o: m.ReduceLROnPlateau(o, "middle"),
+    "plateau threshold_mode": lambda m, o: m.ReduceLROnPlateau(o, threshold_mode="x"),
+    "plateau min_lr": lambda m, o: m.ReduceLROnPlateau(o, min_lr=[0.1]),
+    "cyclic mode": lambda m, o: m.CyclicLR(o, 0.1, 0.2, mode="square"),
+    "cyclic base_lr": lambda m, o: m.CyclicLR(o, [0.1], 0.2),
+    "cyclic max_lr": lambda m, o: m.CyclicLR(o, 0.1, [0.2]),
+    "cyclic momentum": lambda m, o: m.CyclicLR(make_optimizer(torch.optim.Adagrad), 0.1, 0.2),
+    "cyclic base_momentum": lambda m, o: m.CyclicLR(o, 0.1, 0.2, base_momentum=[0.1]),
+    "restarts T_0": lambda m, o: m.CosineAnnealingWarmRestarts(o, 0),
+    "restarts fractional T_0": lambda m, o: m.CosineAnnealingWarmRestarts(o, 1.5),
+    "restarts T_mult": lambda m, o: m.CosineAnnealingWarmRestarts(o, 1, 0),
+    "restarts eta_min": lambda m, o: m.CosineAnnealingWarmRestarts(o, 1, eta_min=torch.tensor(0.1)),
+    "restarts epoch": lambda m, o: m.CosineAnnealingWarmRestarts(o, 1).step(-2),
+    "no length": lambda m, o: m.OneCycleLR(o, 0.1, epochs=3),
+    "total_steps": lambda m, o: m.OneCycleLR(o, 0.1, 0),
+    "fractional total_steps": lambda m, o: m.OneCycleLR(o, 0.1, 2.5),
+    "epochs": lambda m, o: m.OneCycleLR(o, 0.1, epochs=-1, steps_per_epoch=1),
+    "steps_per_epoch": lambda m, o: m.OneCycleLR(o, 0.1, epochs=1, steps_per_epoch=0),
+    "pct_start": lambda m, o: m.OneCycleLR(o, 0.1, 10, pct_start=1.1),
+    "integer pct_start": lambda m, o: m.OneCycleLR(o, 0.1, 10, pct_start=1),
+    "anneal_strategy": lambda m, o: m.OneCycleLR(o, 0.1, 10, anneal_strategy="x"),
+    "one cycle max_lr": lambda m, o: m.OneCycleLR(o, [0.1], 10),
+    "one cycle momentum": lambda m, o: m.OneCycleLR(make_optimizer(torch.optim.Adagrad), 0.1, 10),
+    "one cycle max_momentum": lambda m, o: m.OneCycleLR(o, 0.1, 10, max_momentum=[0.1] * 3),
+    "after one cycle": lambda m, o: [s := m.OneCycleLR(o, 0.1, 3)] + [advance(s) for _ in range(4)],
+    "no get_lr": lambda m, o: m.LRScheduler(o),
+    "a new group in LambdaLR": lambda m, o: grown(m.LambdaLR(o, slower)),
+    "a new group in CyclicLR": lambda m, o: grown(m.CyclicLR(o, 0.1, 0.2)),
+    "a new group under min_lrs": lambda m, o: grown(m.ReduceLROnPlateau(o, min_lr=[0.1, 0.2], patience=0), 1.0),
+}
+
+
+def grown(scheduler, *metric):
+    """A group is added after the scheduler was made; then two steps."""
+    scheduler.optimizer.add_param_group({"params": [torch.zeros((), requires_grad=True)], "lr": 0.7})
+    for _ in range(2):
+        scheduler.optimizer.step()
+        scheduler.step(*metric)
+    return scheduler
+
+
+def test_a_cycle_cannot_go_down_in_fewer_than_no_steps():
+    with pytest.raises(ValueError, match="step_size_down must not be negative; got -1"):
+        fx.schedules.cyclic(0.1, 0.2, 3, -1)
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_arguments(case):
+    errors = []
+    for module in (theirs, ours):
+        with pytest.raises(Exception) as error:
+            ERRORS[case](module, make_optimizer())
+        errors.append((type(error.value), str(error.value)))
+    assert errors[1] == errors[0]
+
+
+# Composition
+
+
+def step_lr(m, o):
+    return m.StepLR(o, 2, 0.5)
+
+
+SEQUENCES = {
+    "warmup": (lambda m, o: [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, 20)], [5]),
+    "no warmup": (lambda m, o: [m.LinearLR(o, total_iters=0), m.CosineAnnealingLR(o, 20)], [0]),
+    "three": (lambda m, o: [m.ConstantLR(o, 0.1, 4), m.ExponentialLR(o, 0.9), step_lr(m, o)], [4, 11]),
+    "restarts": (lambda m, o: [m.LambdaLR(o, slower), m.CosineAnnealingWarmRestarts(o, 3, 2)], [6]),
+    "a chain first": (
+        lambda m, o: [
+            m.ChainedScheduler([m.LinearLR(o, 0.1), m.ExponentialLR(o, 0.9), m.PolynomialLR(o, 9)]),
+            m.MultiStepLR(o, [2, 3]),
+        ],
+        [7],
+    ),
+    "a sequence first": (
+        lambda m, o: [m.SequentialLR(o, [m.ConstantLR(o), step_lr(m, o)], [3]), m.ExponentialLR(o, 0.9)],
+        [8],
+    ),
+}
+CHAINS = {
+    "two": lambda m, o: [m.ConstantLR(o, 0.1, 4), m.ExponentialLR(o, 0.9)],
+    "many": lambda m, o: [m.LinearLR(o), step_lr(m, o), m.MultiplicativeLR(o, Halving(5)), m.CosineAnnealingLR(o, 9)],
+    "a sequence": lambda m, o: [m.SequentialLR(o, [m.ConstantLR(o), step_lr(m, o)], [3]), m.ExponentialLR(o, 0.9)],
+}
+MIXES = [(theirs, ours), (ours, theirs), (ours, ours)]
+mixes = pytest.mark.parametrize("outer, inner", MIXES, ids=["torch of ours", "ours of torch", "ours"])
+
+
+def sequence(outer, inner, name, optimizer):
+    make, milestones = SEQUENCES[name]
+    return outer.SequentialLR(optimizer, make(inner, optimizer), milestones)
+
+
+def chain(outer, inner, name, optimizer):
+    return outer.ChainedScheduler(CHAINS[name](inner, optimizer))
+
+
+COMPOSITIONS = {
+    f"{make.__name__}, {name}": functools.partial(make, name=name)
+    for make, names in ((sequence, SEQUENCES), (chain, CHAINS))
+    for name in names
+}
+every_composition = pytest.mark.parametrize("make", COMPOSITIONS.values(), ids=COMPOSITIONS)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@mixes
+@every_composition
+def test_compositions(make, outer, inner):
+    expected = make(theirs, theirs, optimizer=make_optimizer())
+    scheduler = make(outer, inner, optimizer=make_optimizer())
+    for _ in range(30):
+        assert_same(expected, scheduler, exact=False)
+        advance(expected, scheduler)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("into_ours", [True, False])
+@every_composition
+def test_checkpoints_of_compositions(make, into_ours):
+    source, target = (make(m, m, optimizer=make_optimizer()) for m in ((theirs, ours) if into_ours else (ours, theirs)))
+    for _ in range(9):
+        advance(source)
+    saved = copy.deepcopy((source.state_dict(), source.optimizer.state_dict()))
+    given = copy.deepcopy(saved[0])
+    target.load_state_dict(given)
+    assert given.keys() == saved[0].keys()
+    target.optimizer.load_state_dict(saved[1])
+    assert target.state_dict().keys() == source.state_dict().keys()
+    for _ in range(15):
+        advance(source, target)
+        assert_same(source, target, exact=False)
+
+
+def test_our_compositions_refuse_torchs_plateau():
+    optimizer = make_optimizer()
+    with pytest.raises(ValueError, match="does not support `ReduceLROnPlateau`"):
+        ours.ChainedScheduler([theirs.ReduceLROnPlateau(optimizer)])
+
+
+def test_a_sequence_takes_its_start_from_the_initial_rates():
+    optimizer = make_optimizer()
+    parts = [ours.ConstantLR(optimizer, 0.1, 4), ours.ExponentialLR(optimizer, 0.9)]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(LRS[0] * 0.1)
+    scheduler = ours.SequentialLR(optimizer, parts, [4])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(LRS[0] * 0.1)
+    assert [part.last_epoch for part in parts] == [0, -1]
+    assert scheduler.get_last_lr() == parts[0].get_last_lr()
+
+
+# The rest
+
+
+@pytest.mark.parametrize("name", ["StepLR", "ExponentialLR", "LinearLR", "OneCycleLR only down"])
+def test_a_new_group_is_followed_where_torch_follows_it(name):
+    if name.startswith("OneCycleLR"):
+        for module in (theirs, ours):
+            with pytest.raises(KeyError):
+                grown(MAKERS[name](module, make_optimizer()))
+        return
+    expected, scheduler = (grown(MAKERS[name](module, make_optimizer())) for module in (theirs, ours))
+    assert len(scheduler.get_last_lr()) == 3
+    assert_same(expected, scheduler, exact(name))
+
+
+def test_users_can_subclass():
+    class Halves(ours.LRScheduler):
+        def get_lr(self):
+            return [lr / 2**self.last_epoch for lr in self.base_lrs]
+
+    class Slower(ours.ExponentialLR):
+        def get_lr(self):
+            return [max(lr, 0.2) for lr in super().get_lr()]
+
+    halves, slower = Halves(make_optimizer()), Slower(make_optimizer(), 0.5)
+    for _ in range(3):
+        advance(halves, slower)
+    assert halves.get_last_lr() == [lr / 8 for lr in LRS]
+    assert slower.get_last_lr() == [0.2, 0.2]
+
+
+def test_momentum_is_cycled_against_the_rate():
+    for optimizer_class, key in ((torch.optim.SGD, "momentum"), (torch.optim.Adam, "betas")):
+        optimizer = make_optimizer(optimizer_class)
+        scheduler = ours.OneCycleLR(optimizer, 1.0, 11, pct_start=0.5, base_momentum=0.5, max_momentum=0.9)
+        seen = []
+        for _ in range(11):
+            value = optimizer.param_groups[0][key]
+            seen.append((optimizer.param_groups[0]["lr"], value[0] if key == "betas" else value))
+            advance(scheduler)
+        # pct_start puts the peak between two steps.
+        assert max(seen)[1] == min(momentum for _, momentum in seen) < 0.55
+        assert seen[0][1] == 0.9 and seen[-1][1] == pytest.approx(0.9)
+
+
+def test_every_restart_is_found():
+    """torch's logarithm misses this one, and anneals to the end instead of starting anew."""
+    expected, scheduler = (m.CosineAnnealingWarmRestarts(make_optimizer(), 1, 3) for m in (theirs, ours))
+    expected.step(121)
+    scheduler.step(121)
+    assert expected.get_last_lr() == [0.0, 0.0]
+    assert scheduler.get_last_lr() == list(LRS)
+    assert (scheduler.T_cur, scheduler.T_i) == (0, 243)
+
+
+@pytest.mark.parametrize("epoch", [0.25, 2.5, 3.0, 7.75, 20.5])
+@pytest.mark.parametrize("T_mult", [1, 2])
+def test_restarts_at_fractional_epochs(epoch, T_mult):
+    expected, scheduler = (m.CosineAnnealingWarmRestarts(make_optimizer(), 3, T_mult) for m in (theirs, ours))
+    for s in (expected, scheduler):
+        s.step(epoch)
+    assert_same(expected, scheduler)
+    for s in (expected, scheduler):
+        s.step()
+    assert_same(expected, scheduler)
+    assert scheduler.last_epoch == expected.last_epoch
+
+
+METRICS = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
+
+
+@given(
+    METRICS,
+    st.sampled_from(["min", "max"]),
+    st.sampled_from(["rel", "abs"]),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from([0, 0.02, [0.01, 0.3]]),
+    st.sampled_from([1e-8, 0.03]),
+)
+def test_plateau(metrics, mode, threshold_mode, patience, cooldown, min_lr, eps):
+    expected, scheduler = (
+        m.ReduceLROnPlateau(make_optimizer(), mode, 0.5, patience, 0.1, threshold_mode, cooldown, min_lr, eps)
+        for m in (theirs, ours)
+    )
+    for metric in metrics:
+        for s in (expected, scheduler):
+            s.step(metric)
+        assert_same(expected, scheduler)
+        assert scheduler.state_dict() == expected.state_dict()
+        assert scheduler.in_cooldown == expected.in_cooldown
+
+
+def test_plateau_with_tensors():
+    lrs = [torch.tensor(lr, dtype=torch.float64) for lr in LRS]
+    scheduler = ours.ReduceLROnPlateau(make_optimizer(lrs=lrs), patience=0)
+    for metric in (torch.tensor(1.0), torch.tensor(2.0)):
+        scheduler.step(metric)
+    assert type(scheduler.best) is float
+    assert [group["lr"] for group in scheduler.optimizer.param_groups] == pytest.approx([lr * 0.1 for lr in LRS])
+    assert all(group["lr"] is lr for group, lr in zip(scheduler.optimizer.param_groups, lrs))
+    assert not any(last is lr for last, lr in zip(scheduler.get_last_lr(), lrs))
+
+
+@pytest.mark.parametrize("into_ours", [True, False])
+def test_plateau_checkpoints_go_both_ways(into_ours):
+    modules = (theirs, ours) if into_ours else (ours, theirs)
+    source = modules[0].ReduceLROnPlateau(make_optimizer(), "max", patience=1, cooldown=2)
+    target = modules[1].ReduceLROnPlateau(make_optimizer())
+    for metric in (1.0, 0.5, 0.4):
+        source.step(metric)
+    target.load_state_dict(pickle.loads(pickle.dumps(source.state_dict())))
+    target.optimizer.load_state_dict(source.optimizer.state_dict())
+    for metric in (0.3, 0.2, 2.0, 1.0, 1.0, 1.0):
+        source.step(metric)
+        target.step(metric)
+        assert target.state_dict() == source.state_dict()
+        assert_same(source, target)
+
+
+def test_plateau_at_an_epoch_warns():
+    scheduler = ours.ReduceLROnPlateau(make_optimizer())
+    with pytest.warns(UserWarning) as record:
+        scheduler.step(1.0, 7)
+    assert messages(record) == [ours.EPOCH_DEPRECATION_WARNING]
+    assert scheduler.last_epoch == 7
+
+
+def test_plateau_follows_a_new_group_with_one_min_lr():
+    expected, scheduler = (
+        grown(m.ReduceLROnPlateau(make_optimizer(), patience=0, min_lr=0.1), 1.0) for m in (theirs, ours)
+    )
+    assert_same(expected, scheduler)
+    assert scheduler.min_lrs == [0.1] * 3
