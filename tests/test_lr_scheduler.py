@@ -436,7 +436,7 @@ def test_a_long_decay_does_not_break_down():
 
 
 def test_a_long_cosine_keeps_its_digits_on_the_way_up():
-    """Where 1 - (1 + cos) / 2 would have lost eleven of them at the turn."""
+    """Where 1 - (1 + cos) / 2, for the height after the turn, would leave eleven."""
     expected, scheduler = (m.CosineAnnealingLR(make_optimizer(), 1000, 1e-3) for m in (theirs, ours))
     for _ in range(2000):
         advance(expected, scheduler)
