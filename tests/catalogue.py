@@ -378,6 +378,11 @@ def cases(
     return _parametrize("row, options, executor" if executors else "row, options", every, column)
 
 
+def once_maximized(row: Row, options: dict[str, Any]) -> bool:
+    """Every option, but ascent, which is the executor's and not the rule's, only with the richest."""
+    return not options.get("maximize") or options == row.richest
+
+
 def _parametrize(names: str, values: list[tuple[Any, str]], column: str) -> Callable[..., Any]:
     parameters = [pytest.param(*(v if isinstance(v, tuple) else (v,)), id=name) for v, name in values]
 

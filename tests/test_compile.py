@@ -6,7 +6,7 @@ import shutil
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases, rows
+from catalogue import ALGORITHMS, LINKS, cases, once_maximized, rows
 from trees import assert_equal, leaves, params_like, random_like, stack
 
 import optimfx as fx
@@ -17,11 +17,6 @@ CLOSE = dict(rtol=1e-12, atol=1e-12)
 
 def compiled(function, backend="eager"):
     return torch.compile(function, fullgraph=True, backend=backend)
-
-
-def once_maximized(row, options):
-    """Every option, but ascent, which is the executor's and not the rule's, only with the richest."""
-    return not options.get("maximize") or options == row.richest
 
 
 @cases(ALGORITHMS + LINKS, where=once_maximized, column="compile")

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases
+from catalogue import ALGORITHMS, LINKS, cases, once_maximized
 from trees import assert_equal, random_like
 
 import optimfx as fx
 from optimfx.execution import foreach, packed
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors)
+@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
 @pytest.mark.parametrize("executor", ["foreach", "packed"])
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)

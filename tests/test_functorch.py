@@ -3,7 +3,7 @@
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases, rows
+from catalogue import ALGORITHMS, LINKS, cases, once_maximized, rows
 from torch.fx.experimental.proxy_tensor import make_fx
 from trees import assert_equal, leaves, random_like, stack
 
@@ -111,7 +111,7 @@ def assert_derivative(function, x, direction, derivative):
     torch.testing.assert_close(derivative, difference(function, x, direction), rtol=1e-5, atol=1e-6)
 
 
-@cases(column="grad through the update")
+@cases(where=once_maximized, column="grad through the update")
 @CHAINS
 def test_gradient_through_three_updates(row, options, extra):
     """Reverse mode with respect to the parameters agrees with finite differences."""
@@ -125,7 +125,7 @@ def test_gradient_through_three_updates(row, options, extra):
     assert_derivative(function, params, direction, along)
 
 
-@cases(column="grad w.r.t. lr")
+@cases(where=once_maximized, column="grad w.r.t. lr")
 @CHAINS
 def test_gradient_with_respect_to_lr(row, options, extra):
     """Reverse mode with respect to a tensor learning rate agrees with finite differences."""
@@ -137,7 +137,7 @@ def test_gradient_with_respect_to_lr(row, options, extra):
     assert_derivative(function, lr, torch.ones_like(lr), torch.func.grad(function)(lr))
 
 
-@cases(column="jvp")
+@cases(where=once_maximized, column="jvp")
 @CHAINS
 def test_forward_mode_is_reverse_mode(row, options, extra):
     """With respect to the learning rate and the parameters at once."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases, rows
+from catalogue import ALGORITHMS, LINKS, cases, once_maximized, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from trees import assert_equal, leaves, random_like
@@ -120,7 +120,7 @@ def test_complex_is_pairs_of_reals(row, options, executor):
         assert all(leaf.is_complex() for leaf in leaves(state) if leaf.dim())
 
 
-@cases(column="half precision", executors=True)
+@cases(where=once_maximized, column="half precision", executors=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_rounded_once(row, options, dtype, executor):
     """One step equals the float32 step from the same values, rounded."""
@@ -139,7 +139,7 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
         assert_equal(half, full.to(half.dtype))
 
 
-@cases(where=lambda row, options: row.rule and row.takes("state_dtype"), executors=True)
+@cases(where=lambda row, options: row.rule and once_maximized(row, options), executors=True)
 @pytest.mark.parametrize(
     "dtype, state_dtype", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
 )

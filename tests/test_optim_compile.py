@@ -51,7 +51,7 @@ def test_one_graph_without_a_break(cls, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
-@names(DENSE)
+@names([optim.SGD, optim.Adam, optim.ASGD, optim.Adagrad, optim.Adafactor])  # each begins in another way
 def test_a_first_step_compiles_too(cls, fresh_compiler):
     params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float32)) for shape in shapes(cls)]
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]

@@ -3,7 +3,7 @@
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases, rows
+from catalogue import ALGORITHMS, LINKS, cases, once_maximized, rows
 from trees import assert_equal, clone, leaves, params_like, random_like
 
 import optimfx as fx
@@ -34,14 +34,14 @@ def test_nothing_is_written_to(row, options, executor):
     assert [leaf._version for leaf in leaves(given)] == versions
 
 
-@cases(EVERYTHING, column="in place", executors=True)
+@cases(EVERYTHING, where=once_maximized, column="in place", executors=True)
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_inplace_gives_the_same_in_the_same_buffers(row, options, executor, stepping, dtype):
     assert_inplace_is_the_same(row(**options), row.params(dtype), executor, stepping)
 
 
-@cases(EVERYTHING, column="complex", executors=True)
+@cases(EVERYTHING, where=once_maximized, column="complex", executors=True)
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 def test_inplace_complex(row, options, executor, stepping):
     assert_inplace_is_the_same(row(**options), row.params(torch.complex64), executor, stepping)

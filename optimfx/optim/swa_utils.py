@@ -71,7 +71,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
     Raises:
         ValueError: ``decay`` is out of range.
 
-    Pure: :func:`optimfx.transforms.average.ema_params`.
+    Pure: :func:`optimfx.ema_params`.
 
     >>> import torch
     >>> from optimfx.optim.swa_utils import get_ema_multi_avg_fn
@@ -90,7 +90,7 @@ def get_swa_multi_avg_fn() -> MultiAvgFn:
     Returns:
         A function for ``AveragedModel(multi_avg_fn=)``; it can be pickled, as torch's cannot.
 
-    Pure: :func:`optimfx.transforms.average.swa_params`. The weight is a float64 number, where torch rounds it to
+    Pure: :func:`optimfx.swa_params`. The weight is a float64 number, where torch rounds it to
     float32.
 
     >>> import torch

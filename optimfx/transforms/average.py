@@ -82,8 +82,7 @@ def ema_params(decay: Hyper = 0.999, *, state_dtype: DType | None = None) -> Gra
     module. Optax leaves this to the training loop, with ``incremental_update``.
 
     >>> import torch, optimfx as fx
-    >>> from optimfx.transforms.average import ema_params
-    >>> tx = fx.chain(fx.sgd(lr=1.0), ema_params(0.5))
+    >>> tx = fx.chain(fx.sgd(lr=1.0), fx.ema_params(0.5))
     >>> params = {"w": torch.tensor([8.0])}
     >>> state = tx.init(params)
     >>> for _ in range(3):
@@ -118,8 +117,7 @@ def swa_params(*, state_dtype: DType | None = None) -> GradientTransformation:
     :class:`optimfx.optim.swa_utils.AveragedModel` does the same for a module.
 
     >>> import torch, optimfx as fx
-    >>> from optimfx.transforms.average import swa_params
-    >>> tx = fx.chain(fx.sgd(lr=1.0), swa_params())
+    >>> tx = fx.chain(fx.sgd(lr=1.0), fx.swa_params())
     >>> params = {"w": torch.tensor([8.0])}
     >>> state = tx.init(params)
     >>> for _ in range(3):
