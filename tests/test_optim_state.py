@@ -116,6 +116,24 @@ def test_what_the_user_writes_is_used():
     assert optimizer.state[p]["step"] == 1
 
 
+def test_a_term_that_is_switched_on_later_begins_then():
+    """Momentum as torch begins it, with the gradient itself; amsgrad, on which torch raises a KeyError."""
+    p, q = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    theirs, ours = torch.optim.SGD([p], lr=0.1, dampening=0.5), optim.SGD([q], lr=0.1, dampening=0.5)
+    for momentum in (0.0, 0.9, 0.9):
+        for x, optimizer in ((p, theirs), (q, ours)):
+            x.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
+            optimizer.param_groups[0]["momentum"] = momentum
+            optimizer.step()
+        assert torch.equal(p, q)
+    adam = optim.Adam([q], lr=0.1)
+    adam.step()
+    adam.param_groups[0]["amsgrad"] = True
+    adam.step()
+    assert torch.equal(adam.state[q]["max_exp_avg_sq"], adam.state[q]["exp_avg_sq"])
+    assert adam.state[q]["step"] == 2
+
+
 @by_class
 def test_frozen_parameters_keep_their_own_count(info):
     """No gradient: no step, no state. Torch's trajectory when they come and go."""

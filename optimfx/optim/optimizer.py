@@ -135,13 +135,16 @@ class Optimizer(torch.optim.Optimizer):
         grads = [p.grad for p in params if p.grad is not None]
         self._check(group, params, grads)
         states = [self.state.get(p) or {} for p in params]
-        fresh = [not state for state in states]
+        needed = stepping.needed_slots(update)
+        fresh = [not state or any(state.get(name) is None for name in needed) for state in states]
         for i, new in enumerate(fresh):
             begun = self._begin(update, group, params[i]) if new else None
             if begun:
+                # What is there stays: of a term that was switched on later, only its own slots are new.
+                there = {name: value for name, value in states[i].items() if value is not None}
                 states[i] = self.state[params[i]]
-                states[i].update(begun)
-        # Without a count in the state, a state that is new is all that tells the first step from the later ones.
+                states[i].update({**begun, **there})
+        # Without a count in the state, a slot that is new is all that tells the first step from the later ones.
         steps: list[Any] = [1 if new else 2 for new in fresh]
         if self.counts:
             steps = [step + 1 for step in modes.numbers([state["step"] for state in states])]

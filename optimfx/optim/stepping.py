@@ -18,6 +18,8 @@ from optimfx.execution.run import execute, scalars_of
 
 ParamState = dict[str, Any]
 
+_NO_ELEMENTS = torch.empty(0)
+
 
 def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
     """The state of a parameter before its first step, under torch's keys.
@@ -43,6 +45,14 @@ def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -
 def slot_names(update: RuleUpdate) -> tuple[str, ...]:
     """The names of what the rule keeps for each parameter by itself."""
     return tuple(update.state_type._fields[update.shares :])
+
+
+def needed_slots(update: RuleUpdate) -> list[str]:
+    """The slots that every parameter has with these hyperparameters, where they do not depend on its shape."""
+    if not update.rule.elementwise:
+        return []
+    slots = update.rule.init(_NO_ELEMENTS, **_resolved(update, update.rule.init_names))
+    return [name for name, slot in zip(slot_names(update), slots) if slot is not None]
 
 
 def step(
