@@ -225,10 +225,7 @@ class SparseAdam(Optimizer):
         complexes = [place for p, place in places if p.is_complex()]
         check(not complexes, "Complex params at indices {}: SparseAdam does not support complex parameters", complexes)
 
-    def _takes_sparse(self, group: Group) -> bool:
-        return True
-
-    def _check(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, update: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         if not all(grad.is_sparse for grad in grads):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from optimfx.optim.checks import check, check_flags, check_lr
-from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -106,9 +105,6 @@ class Adagrad(Optimizer):
             for index, group in enumerate(self.param_groups):
                 for param in group["params"]:
                     self.state[param].update(self._begin(self._update(index, group), group, param))
-
-    def _takes_sparse(self, group: Group) -> bool:
-        return bool(group["weight_decay"] == 0)
 
 
 class RMSprop(Optimizer):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
+from optimfx.execution.hyper import first_scalars
 from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.checks import check_fused
@@ -133,7 +134,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
-        self._check(group, params, grads)
+        self._check(update, group, params, grads)
         states = [self.state.get(p) or {} for p in params]
         needed = stepping.needed_slots(update)
         fresh = [not state or any(state.get(name) is None for name in needed) for state in states]
@@ -169,18 +170,15 @@ class Optimizer(torch.optim.Optimizer):
         on_device = bool(group.get("capturable") or group.get("fused"))
         return stepping.begin(update, param, counts=self.counts, on_device=on_device)
 
-    def _check(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
         if group.get("fused"):
             for p in params:
                 check_fused(p)
-        if any(g.is_sparse for g in grads) and not self._takes_sparse(group):
+        if any(g.is_sparse for g in grads) and not update.rule.sparse(first_scalars(update)):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
-
-    def _takes_sparse(self, group: Group) -> bool:
-        return False
 
     def _update(self, index: int, group: Group) -> RuleUpdate:
         """The pure update of a group, made anew when the group or one of its flags is another."""

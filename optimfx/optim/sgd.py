@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from optimfx.optim.checks import check, check_flags, check_lr
-from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.asgd import asgd
 from optimfx.rules.rprop import rprop
@@ -45,9 +44,6 @@ class SGD(Optimizer):
         super().__init__(params, dict(**numbers, nesterov=nesterov, **flags))
         if fused:
             self._step_supports_amp_scaling = True
-
-    def _takes_sparse(self, group: Group) -> bool:
-        return bool(group["momentum"] == 0 and group["weight_decay"] == 0)
 
 
 class ASGD(Optimizer):
