@@ -1,56 +1,79 @@
-"""Where stepping leaves together overtakes one by one on a CPU: ``foreach.LARGE``, ``packed.SMALL``.
+"""Which executor is fastest on leaves of which size on a CPU: what the thresholds of ``optimfx.execution`` rest on.
 
-All run the same Adam step in one process, interleaved, and the best of several rounds counts; read the ratios, not
-the times. Run it with ``make bench``.
+All run the same Adam step in place in one process, in turns, and the best of several rounds counts; read the ratios,
+not the times. Run it with ``make bench``.
 """
 
 from __future__ import annotations
 
-import time
+import argparse
+from pathlib import Path
+from typing import Any
 
 import torch
+from results import path_of, save
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from timing import Method, best_of_rounds
+from torch import Tensor
 
 import optimfx as fx
 
 ELEMENTS = 1 << 22
 LEAVES = 512
-ROUNDS = 9
-EXECUTORS = ("eager", "foreach", "packed")
+REFERENCE = "eager"
 
 
-def best_times(size: int) -> dict[str, float]:
-    """Milliseconds of one step over leaves of this size, by executor."""
-    params = [torch.randn(size) for _ in range(max(2, min(LEAVES, ELEMENTS // size)))]
-    grads = [torch.randn_like(p) for p in params]
+def method(executor: str, given: list[Tensor]) -> Method:
+    """An Adam step by one executor, in place; the gradients, which are given up, are made anew before each."""
+    params: Any = [torch.zeros_like(g) for g in given]
+    grads = [g.clone() for g in given]
     tx = fx.adam()
     state = tx.init(params)
-    best = dict.fromkeys(EXECUTORS, float("inf"))
-    for _ in range(ROUNDS):
-        for name in best:
-            with fx.execution.use(name):
-                begin = time.perf_counter()
-                fx.step(tx, grads, state, params)
-                best[name] = min(best[name], 1e3 * (time.perf_counter() - begin))
-    return best
+
+    def step() -> None:
+        nonlocal params, state
+        with fx.execution.use(executor):
+            params, state = fx.step(tx, grads, state, params, inplace=True)
+
+    return Method(executor, step, lambda: torch._foreach_copy_(grads, given))
+
+
+def measure(size: int, rounds: int, budget: float) -> dict[str, Any]:
+    """Milliseconds of one step over leaves of this size, by executor, and the executor that would be chosen."""
+    grads = [torch.randn(size) for _ in range(max(2, min(LEAVES, ELEMENTS // size)))]
+    methods = [method(name, grads) for name in fx.execution.EXECUTORS]
+    for each in methods:
+        each.seconds()  # the first may compile
+    best, _ = best_of_rounds(methods, rounds, budget)
+    times = {name: 1e3 * seconds for name, seconds in best.items()}
+    return {"elements": size, "milliseconds": times, "chosen": fx.explain(fx.adam(), grads)[0].executor}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="at the most, for each size")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds for the rounds of a size")
+    parser.add_argument("--out", type=Path, default=path_of("executors"), help="the JSON file")
+    options = parser.parse_args()
+
     sizes = [4**k for k in range(3, 11)]
-    measured = [f"{name} (ms)" for name in EXECUTORS]
-    ratios = [f"{name} / eager" for name in EXECUTORS[1:]]
-    table = Table("elements", *measured, *ratios, "chosen", title="One Adam step out of place, CPU")
-    for size in track(sizes, description="measuring"):
-        times = best_times(size)
-        table.add_row(
-            f"{size:,}",
-            *(f"{times[name]:.2f}" for name in EXECUTORS),
-            *(f"{times[name] / times['eager']:.2f}" for name in EXECUTORS[1:]),
-            fx.explain(fx.adam(), [torch.empty(size)] * 2)[0].executor,
-        )
-    Console().print(table)
+    cells = [measure(size, options.rounds, options.budget) for size in track(sizes, description="measuring")]
+    names = list(fx.execution.EXECUTORS)
+    ratios = [f"{name} / {REFERENCE}" for name in names if name != REFERENCE]
+    table = Table(title="One Adam step in place, CPU")
+    for head in ("elements", *(f"{name}, ms" for name in names), *ratios):
+        table.add_column(head, justify="right")
+    table.add_column("chosen")
+    for cell in cells:
+        times = cell["milliseconds"]
+        over = (f"{times[name] / times[REFERENCE]:.2f}" for name in names if name != REFERENCE)
+        table.add_row(f"{cell['elements']:,}", *(f"{times[name]:.2f}" for name in names), *over, cell["chosen"])
+    console = Console(width=max(Console().width, 120))
+    console.print(table)
+    save(options.out, cells=cells)
+    console.print(str(options.out), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,12 @@ class Stepper:
         Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
     ``explain(params) -> list[Row]``
         What :func:`optimfx.explain` shows.
+
+    Attributes:
+        spares_updates: whether a step in place leaves the updates that it is given as they are.
     """
+
+    spares_updates: bool = False
 
     def __call__(
         self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
@@ -143,6 +148,7 @@ class Rule:
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
         sparse: whether, given its scalars, an element without gradient keeps its value and slots, so that a sparse
             gradient steps only the elements that it has.
+        aten: the name of torch's own kernels that do the same, if there are any.
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
     """
 
@@ -155,19 +161,23 @@ class Rule:
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     refusal: Callable[[Tensor], str | None] = lambda param: None
     sparse: Callable[[Any], bool] = lambda scalars: False
+    aten: str | None = None
     init_names: tuple[str, ...] = field(init=False, repr=False)
     begin_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
     carried: tuple[str, ...] = field(init=False, repr=False)
+    slots: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         fields = self.state._fields[1:] if self.state else ()
         scalar_names = tuple(inspect.signature(self.scalars).parameters)[1:]
+        carried = tuple(name for name in fields if name in scalar_names)
         names = {
             "init_names": tuple(inspect.signature(self.init).parameters)[1:],
             "begin_names": tuple(inspect.signature(self.begin).parameters),
             "scalar_names": scalar_names,
-            "carried": tuple(name for name in fields if name in scalar_names),
+            "carried": carried,
+            "slots": tuple(fields[len(carried) :]),
         }
         for name, value in names.items():
             object.__setattr__(self, name, value)
@@ -187,6 +197,7 @@ class RuleUpdate(Stepper):
     hyper: dict[str, Any]
     maximize: bool
     state_dtype: torch.dtype | None
+    spares_updates = True
 
     def init(self, params: Params) -> State:
         return execution.init(self, params)
@@ -194,13 +205,14 @@ class RuleUpdate(Stepper):
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
     ) -> tuple[PyTree, State]:
-        return execution.run(self, updates, state, params, stepping=stepping, inplace=inplace)
+        results, (after,) = execution.run([self], updates, [state], params, stepping=stepping, inplace=inplace)
+        return results, after
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         execution.check(self, updates, state, params)
 
     def explain(self, params: Params) -> list[execution.Row]:
-        return execution.explain_rule(self, params)
+        return execution.explain_rules([self], params)
 
     @property
     def counts(self) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import tree
-from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
-from optimfx.execution import Row, check_link, explain_link
+from optimfx.base import GradientTransformation, Params, PyTree, RuleUpdate, State, Stepper, Updates
+from optimfx.execution import Row, check_link, explain_link, explain_rules, run
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
 
@@ -34,19 +34,46 @@ class Chain(Stepper):
     ) -> tuple[PyTree, State]:
         if inplace:
             self.check(updates, state, params)
-        states = []
-        for i, (link, before) in enumerate(zip(self.links, self._states(state))):
-            meets = stepping and i == len(self.links) - 1
-            updates, after = run_link(link, updates, before, params, stepping=meets, inplace=inplace, **extra)
-            states.append(after)
-        return updates, self.pack(states)
+        before, after = self._states(state), []
+        for begin, end in self._passes():
+            meets = {"stepping": stepping and end == len(self.links), "inplace": inplace}
+            if end - begin > 1:
+                rules = [link.update for link in self.links[begin:end]]
+                updates, states = run(rules, updates, before[begin:end], params, **meets)
+                after += states
+            else:
+                updates, one = run_link(self.links[begin], updates, before[begin], params, **meets, **extra)
+                after.append(one)
+        return updates, self.pack(after)
+
+    def _passes(self) -> list[tuple[int, int]]:
+        """From where to where links run as one: elementwise rules, of which only the first may measure a norm."""
+        passes: list[tuple[int, int]] = []
+        joins = False
+        for i, link in enumerate(self.links):
+            rule = link.update.rule if isinstance(link.update, RuleUpdate) and link.update.rule.elementwise else None
+            begin = passes.pop()[0] if joins and rule and not rule.measures_norm else i
+            passes.append((begin, i + 1))
+            joins = rule is not None
+        return passes
+
+    @property
+    def spares_updates(self) -> bool:  # type: ignore[override]
+        """Whether a step in place leaves the updates as they are: in one pass, none is stored on the way."""
+        return len(self._passes()) == 1 and all(isinstance(link.update, RuleUpdate) for link in self.links)
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         for link, before in zip(self.links, self._states(state)):
             check_link(link, updates, before, params)
 
     def explain(self, params: Params) -> list[Row]:
-        return [row for link in self.links for row in explain_link(link, params)]
+        rows = []
+        for begin, end in self._passes():
+            if end - begin > 1:
+                rows += explain_rules([link.update for link in self.links[begin:end]], params)
+            else:
+                rows += explain_link(self.links[begin], params)
+        return rows
 
     def _states(self, state: State) -> list[State]:
         if not isinstance(state, (tuple, dict)) or len(state) != len(self.links):

@@ -18,7 +18,7 @@ from trees import params_like
 
 import optimfx as fx
 from optimfx.base import Stepper
-from optimfx.execution.hyper import first_scalars
+from optimfx.execution.hyper import first_step
 
 SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
 
@@ -129,12 +129,12 @@ class Row:
     def reads_param(self, options: dict[str, Any]) -> bool:
         """Whether an update needs the parameters."""
         update = self(**options).update
-        return self.evaluates or bool(self.rule and self.rule.reads_param(first_scalars(update)))
+        return self.evaluates or bool(self.rule and self.rule.reads_param(first_step(update).scalars))
 
     @property
     def executors(self) -> list[str]:
-        """The executors that can run it."""
-        return sorted(fx.execution.EXECUTORS) if self.rule and self.rule.elementwise else ["eager"]
+        """The executors that run it bit for bit alike; those that do not have tests of their own."""
+        return ["blocked", "eager", "foreach"] if self.rule and self.rule.elementwise else ["eager"]
 
     def twin(self, **options: Any) -> optax.GradientTransformation | None:
         """The same transformation from Optax, or None."""

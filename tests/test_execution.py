@@ -6,11 +6,11 @@ from catalogue import ALGORITHMS, LINKS, cases, once_maximized
 from trees import assert_equal, random_like
 
 import optimfx as fx
-from optimfx.execution import foreach, packed
+from optimfx.execution import blocked, foreach
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
-@pytest.mark.parametrize("executor", ["foreach", "packed"])
+@pytest.mark.parametrize("executor", ["foreach", "blocked"])
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
 def test_equals_eager(row, options, executor, stepping, dtype):
@@ -38,30 +38,17 @@ def executors(tx, params):
     return [row.executor for row in fx.explain(tx, params)]
 
 
-def test_small_leaves_run_together_and_large_ones_alone():
-    small = {"a": torch.zeros(8), "b": torch.zeros(8)}
-    middle = {"a": torch.zeros(packed.SMALL + 1), "b": torch.zeros(packed.SMALL + 1)}
-    large = {"a": torch.zeros(foreach.LARGE + 1), "b": torch.zeros(foreach.LARGE + 1)}
-    assert executors(fx.adam(), small) == ["packed"]
-    assert executors(fx.adam(), middle) == ["foreach"]
-    assert executors(fx.adam(), large) == ["eager"]
-    assert executors(fx.adam(), small["a"]) == ["eager"]
-
-
 def test_explain_groups_by_dtype_and_says_why():
     params = {"a": torch.zeros(8), "b": torch.zeros(8), "c": torch.zeros(3, dtype=torch.float64), "none": None}
     rows = fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adam()), params)
     assert [(row.transform, row.executor, row.leaves, row.elements, row.dtype) for row in rows] == [
-        ("clip_by_global_norm", "packed", 2, 16, "float32"),
-        ("clip_by_global_norm", "eager", 1, 3, "float64"),
-        ("adam", "packed", 2, 16, "float32"),
-        ("adam", "eager", 1, 3, "float64"),
+        ("clip_by_global_norm + adam", "aten", 2, 16, "float32"),
+        ("clip_by_global_norm + adam", "aten", 1, 3, "float64"),
     ]
-    assert rows[1].reason == "not packed: a single leaf; not foreach: a single leaf"
-    assert "many small leaves" in rows[0].reason
+    assert rows[0].reason == "torch's own kernel"
     header, *lines = repr(rows).splitlines()
     assert header.split() == ["transform", "executor", "leaves", "elements", "dtype", "device", "reason"]
-    assert len(lines) == 4
+    assert len(lines) == 2
 
 
 def test_explain_sees_through_every_combinator():
@@ -89,18 +76,18 @@ def test_explain_follows_use():
         with fx.execution.use("foreach"):
             assert executors(fx.adam(), params) == ["foreach"]
     assert (row.executor, row.reason) == ("eager", "forced by execution.use")
-    assert executors(fx.adam(), params) == ["packed"]
+    assert executors(fx.adam(), params) == ["aten"]
 
 
-def count_packed(monkeypatch):
+def count_blocked(monkeypatch):
     calls = []
-    run = packed.run
-    monkeypatch.setattr(packed, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    run = blocked.run
+    monkeypatch.setattr(blocked, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
     return calls
 
 
 def test_transformed_and_differentiated_calls_select_eager(monkeypatch):
-    calls = count_packed(monkeypatch)
+    calls = count_blocked(monkeypatch)
     params = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
     tx = fx.adam()
 

@@ -44,7 +44,10 @@ def test_steps_as_the_pure_algorithm(row, options, foreach):
 def test_signature_groups_and_copies(cls):
     """The algorithm's arguments by place and by name, then torch's flags."""
     pure = [name for name in inspect.signature(cls.factory).parameters if name != "state_dtype"]
-    assert list(inspect.signature(cls).parameters) == ["params", *pure, "foreach", "capturable", "differentiable"]
+    flags = ["foreach", "capturable", "differentiable"]
+    if cls.factory().update.rule.elementwise:
+        flags.append("fused")
+    assert list(inspect.signature(cls).parameters) == ["params", *pure, *flags]
     p = torch.nn.Parameter(torch.ones(2))
     optimizer = cls([p], 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.5

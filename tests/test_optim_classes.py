@@ -5,13 +5,29 @@ import inspect
 
 import pytest
 import torch
-from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+from catalogue import ALGORITHMS
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, OptimizerInput, optim_db
 
 import optimfx.optim as optim
+from optimfx.optim.beyond import Beyond
+
+
+def beyond(cls):
+    """A class that torch does not have, as an entry of torch's table, in which it stands for torch's class too."""
+    (row,) = [row for row in ALGORITHMS if row.name == cls.factory.__name__]
+    inputs = [OptimizerInput(None, kwargs, str(i)) for i, kwargs in enumerate((row.options[0], row.richest))]
+    return OptimizerInfo(cls, optim_inputs_func=lambda device: inputs, has_capturable_arg=True)
+
 
 CLASSES = {info.optim_cls: getattr(optim, info.optim_cls.__name__, None) for info in optim_db}
 DB = [info for info in optim_db if CLASSES[info.optim_cls] is not None]
+CLASSES |= {cls: cls for cls in Beyond.__subclasses__()}
+EVERY = DB + [beyond(cls) for cls in Beyond.__subclasses__()]
 STEPS = 10
+
+
+def by_class(infos=EVERY):
+    return pytest.mark.parametrize("info", infos, ids=lambda info: info.optim_cls.__name__)
 
 
 def inputs(extra=lambda info: [{}]):
@@ -34,6 +50,17 @@ def flags(info):
 def parameters(info, dtype=torch.float64):
     shapes = [(4, 3), (1, 5)] if info.optim_cls is torch.optim.Muon else [(4, 3), (3,), (), (2, 1, 2)]
     return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+
+
+def some_params(info, dtype=torch.float64):
+    """Those that can be given gradients of any value: a number has no sparse form."""
+    return parameters(info, dtype)[:1] if info.only_supports_sparse_grads else parameters(info, dtype)
+
+
+def richest(info):
+    """The longest option set of the table that a CPU takes."""
+    cases = [case.kwargs for case in info.optim_inputs_func(device="cpu") if "capturable" not in case.kwargs]
+    return max(cases, key=len)
 
 
 def pair(info, params, **options):
@@ -141,10 +168,13 @@ def test_side_by_side(info, options):
     assert_same_groups(theirs, ours)
 
 
-@pytest.mark.parametrize("info", DB, ids=lambda info: info.optim_cls.__name__)
+@by_class(DB)
 def test_signature(info):
     theirs, ours = (inspect.signature(cls.__init__).parameters for cls in (info.optim_cls, CLASSES[info.optim_cls]))
-    assert list(theirs) == list(ours)
+    ours_alone = [name for name in ours if name not in theirs]
+    assert [name for name in ours if name in theirs] == list(theirs)
+    assert ours_alone in ([], ["fused"])
+    assert all(ours[name].kind == inspect.Parameter.KEYWORD_ONLY for name in ours_alone)
     for name in theirs:
         assert theirs[name].kind == ours[name].kind, name
         assert theirs[name].default == ours[name].default, name

@@ -1,10 +1,10 @@
 """How a rule runs. Knows no algorithm: a rule comes in as data, and leaves as columns of tensors.
 
 ``run`` takes trees apart and puts them together; ``select`` chooses an executor for each group of leaves; an executor
-(``eager``, ``foreach``, ``packed``, ``sparse``) runs the rule on them.
+(``aten``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
 """
 
-from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rule
+from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, use
 
@@ -16,7 +16,7 @@ __all__ = [
     "check_link",
     "explain",
     "explain_link",
-    "explain_rule",
+    "explain_rules",
     "init",
     "run",
     "use",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,14 +70,20 @@ def columns_of(
     return Leaves([None] * size if params is None else reference, grads, columns[split:]), columns[:split], spec
 
 
+def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:
+    """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
+    if not update.rule.elementwise:
+        return []
+    slots = update.rule.init(_NO_ELEMENTS, **{name: hyper[name] for name in update.rule.init_names})
+    return [name for name, slot in zip(update.rule.slots, slots) if slot is not None]
+
+
 def _check_slots(update: Any, state: PyTree) -> None:
     """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
-    split = update.shares
-    if not (update.rule.elementwise and any(_absent(slot) for slot in state[split:])):
+    if not any(_absent(slot) for slot in state[update.shares :]) or _absent(state[0]):
         return
-    needed = update.rule.init(_NO_ELEMENTS, **{name: update.hyper[name] for name in update.rule.init_names})
-    for name, slot, need in zip(state._fields[split:], state[split:], needed):
-        if need is not None and _absent(slot) and not _absent(state[0]):
+    for name in needed(update, update.hyper):
+        if _absent(getattr(state, name)):
             raise ValueError(
                 f"state.{name} is missing, which {update.name} keeps with these hyperparameters: the state was begun "
                 f"with others. Begin a new one with init(params)."

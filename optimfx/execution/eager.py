@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.storage import apart, compute_dtype, load, store
 
 name = "eager"
+virtue = "leaf by leaf"
 
 
-def refusal(rule: Any, leaves: Leaves) -> str | None:
+def leaf(steps: Steps, param: Any, grad: Any, slots: Sequence[Any], stepping: bool) -> list[Any]:
+    """The rules on one leaf, or on what stands for several: the result and the new slots, none of them an input."""
+    result = grad
+    new: list[Any] = []
+    for i, step in enumerate(steps):
+        base = param if stepping and i == len(steps) - 1 else None
+        own = slots[len(new) : len(new) + len(step.rule.slots)]
+        result, *values = step.rule.leaf(base, param, -result if step.maximize else result, *own, step.scalars)
+        new += values
+    return apart((result, *new), (param, grad, *slots), (param if stepping else grad, *slots))
+
+
+def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
     """Why these leaves cannot run here: eager runs everything."""
     return None
 
@@ -20,17 +35,14 @@ def drawback(leaves: Leaves) -> str | None:
     return None
 
 
-def run(
-    rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
-) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     rows = []
     for param, grad, *old in leaves.rows():
         dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
         loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
         p, g, *s = loaded
-        values = rule.leaf(p if stepping else None, p, -g if maximize else g, *s, scalars)
-        values = apart(values, loaded, (p if stepping else g, *s))
+        values = leaf(steps, p, g, s, stepping)
         likes = (param if stepping else grad, *old)
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
     results, *slots = [list(column) for column in zip(*rows)]

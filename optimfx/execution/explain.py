@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from optimfx import tree
-from optimfx.execution.hyper import first_scalars
+from optimfx.execution.hyper import first_step
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.tree import PyTree
@@ -33,17 +34,16 @@ class Explanation(list[Row]):
 
 
 def explain(tx: Any, params: PyTree) -> Explanation:
-    """Which executor a step of these parameters would take, and why not one that is preferred to it.
+    """Which executor a step of these parameters in place takes, and why not one that is preferred to it.
 
     Args:
-        tx: any transformation; a chain is explained link by link.
+        tx: any transformation; the links of a chain that run as one are shown as one.
         params: the parameters; nothing is computed on them.
 
     >>> import torch, optimfx as fx
     >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
-    transform            executor  leaves  elements  dtype    device  reason
-    clip_by_global_norm  packed    2       72        float32  cpu     many small leaves, one call for all
-    adamw                packed    2       72        float32  cpu     many small leaves, one call for all
+    transform                    executor  leaves  elements  dtype    device  reason
+    clip_by_global_norm + adamw  aten      2       72        float32  cpu     torch's own kernel
     """
     return Explanation(explain_link(tx, params))
 
@@ -57,13 +57,14 @@ def explain_link(tx: Any, params: PyTree) -> list[Row]:
     return [_row(name, "as given", group, "a function of the whole tree") for group in _groups(params)]
 
 
-def explain_rule(update: Any, params: PyTree) -> list[Row]:
-    """The rows of a rule: the groups that it would run, and the choice for each."""
-    scalars = first_scalars(update)
+def explain_rules(links: Sequence[Any], params: PyTree) -> list[Row]:
+    """The rows of rules that run as one: the groups of leaves, and the choice for each."""
+    steps = tuple([first_step(link) for link in links])
+    name = " + ".join(step.name for step in steps)
     rows = []
     for group in _groups(params):
-        executor, reason = select(update.rule, group, scalars)
-        rows.append(_row(update.name, executor.name, group, reason))
+        executor, reason = select(steps, group, stepping=True, inplace=True)
+        rows.append(_row(name, executor.name, group, reason))
     return rows
 
 

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.execution import eager
+from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.storage import apart, compute_dtype, load, real, store
+from optimfx.execution.storage import compute_dtype, load, real, store
 
 name = "foreach"
-
-LARGE = 1 << 14
-"""Mean elements per leaf above which the list operations' temporaries, out of cache, cost more than the calls they
-save; ``benchmarks/executors.py`` measures it."""
+virtue = "one call for all leaves"
 
 
 def _operator(function: Any) -> Callable[..., Any]:
@@ -76,32 +75,23 @@ _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def refusal(rule: Any, leaves: Leaves) -> str | None:
+def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
     """Why these leaves cannot run here."""
-    return None if rule.elementwise else "the rule is not elementwise"
+    return None if all(step.rule.elementwise for step in steps) else "the rule is not elementwise"
 
 
 def drawback(leaves: Leaves) -> str | None:
     """Why another executor serves these leaves better."""
-    count = len(leaves.grads)
-    if count == 1:
-        return "a single leaf"
-    mean = sum(g.numel() for g in leaves.grads) // count
-    if leaves.grads[0].device.type == "cpu" and mean > LARGE:
-        return f"large leaves ({mean:,} elements on average)"
-    return None
+    return "a single leaf" if len(leaves.grads) == 1 else None
 
 
-def run(
-    rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
-) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
     lists: list[Any] = [None if column[0] is None else TensorList(_loaded(column, dtype)) for column in columns]
     param, grad, *old = lists
-    values = rule.leaf(param if stepping else None, param, -grad if maximize else grad, *old, scalars)
-    values = apart(values, lists, (param if stepping else grad, *old))
+    values = eager.leaf(steps, param, grad, old, stepping)
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
         [None] * len(like) if value is None else _stored(value.tensors, like, inplace)

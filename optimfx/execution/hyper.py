@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,8 +28,23 @@ def resolve(hyper: Any, step: Any) -> Any:
     return number(hyper(step) if callable(hyper) else hyper)
 
 
-def scalars_at(update: Any, step: Any, **given: Any) -> Any:
-    """The rule's scalars for the update that takes the count to ``step``: a number, a tensor, or ``None``.
+class Step(NamedTuple):
+    """One step of an algorithm, as all leaves that have taken equally many take it."""
+
+    name: str
+    rule: Any
+    count: Any  # of updates, with this one: a number, a tensor, or None where nobody counts
+    hyper: dict[str, Any]  # the values of the hyperparameters that the scalars depend on
+    scalars: Any  # what the rule makes of these
+    maximize: bool
+
+
+Steps: TypeAlias = tuple[Step, ...]
+"""The steps of algorithms that follow one another, each on what the one before it made of the gradient."""
+
+
+def step_at(update: Any, step: Any, **given: Any) -> Step:
+    """The step that takes the count to ``step``: a number, a tensor, or ``None``.
 
     ``given`` are the scalars that come from the state or the gradients rather than from the user.
     """
@@ -38,13 +53,13 @@ def scalars_at(update: Any, step: Any, **given: Any) -> Any:
         step = count(step)
         before = step - 1
     names = update.rule.scalar_names
-    hyper = {name: resolve(update.hyper[name], before) for name in names if name not in given}
-    return update.rule.scalars(step, **hyper, **{name: _wide(given[name]) for name in names if name in given})
+    hyper = {name: _wide(given[name]) if name in given else resolve(update.hyper[name], before) for name in names}
+    return Step(update.name, update.rule, step, hyper, update.rule.scalars(step, **hyper), update.maximize)
 
 
-def first_scalars(update: Any) -> Any:
-    """The scalars of the first step, with a gradient of norm 1: what they are made of, if not their values."""
-    return scalars_at(update, 1 if update.counts else None, **carried_at_first(update), global_norm=1.0)
+def first_step(update: Any) -> Step:
+    """The first step, with a gradient of norm 1: what its scalars are made of, if not their values."""
+    return step_at(update, 1 if update.counts else None, **carried_at_first(update), global_norm=1.0)
 
 
 def carried_at_first(update: Any) -> dict[str, Any]:

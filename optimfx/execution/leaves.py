@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
+_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
+
 
 class Leaves(NamedTuple):
     """Equal-length columns of tensors, a row for each leaf."""
@@ -16,6 +20,11 @@ class Leaves(NamedTuple):
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """``(param, grad, *slots)`` of each leaf."""
         return zip(self.params, self.grads, *self.slots)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all are torch's own tensors, no subclasses with a behaviour of theirs."""
+        return {*map(type, self.params), *map(type, self.grads)} <= _PLAIN
 
     def take(self, indices: Iterable[int]) -> Leaves:
         """The rows at these places."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from optimfx import modes, tree
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
-from optimfx.execution.hyper import carried_at_first, first_scalars, scalars_at, tensor_like
+from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, step_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.execution.storage import kept_as
@@ -47,35 +47,57 @@ def init(update: Any, params: PyTree) -> PyTree:
 
 
 def run(
-    update: Any, updates: PyTree, state: PyTree, params: PyTree | None, *, stepping: bool, inplace: bool
-) -> tuple[PyTree, PyTree]:
-    """One update of every leaf that has a gradient; with ``stepping``, the new parameters in place of the updates.
+    links: Sequence[Any],
+    updates: PyTree,
+    states: Sequence[PyTree],
+    params: PyTree | None,
+    *,
+    stepping: bool,
+    inplace: bool,
+) -> tuple[PyTree, list[PyTree]]:
+    """One update of every leaf that has a gradient, by rules that follow one another; and their states.
 
-    Nothing is written before everything is checked.
+    With ``stepping``, the last one gives the new parameters in place of the updates. What one hands to the next is not
+    stored. Nothing is written before everything is checked.
     """
-    leaves, before, spec = columns_of(update, updates, state, params)
+    taken = [columns_of(link, updates, state, params) for link, state in zip(links, states)]
+    first, _, spec = taken[0]
+    leaves = Leaves(first.params, first.grads, [slot for each, _, _ in taken for slot in each.slots])
+    shared = [column for _, before, _ in taken for column in before]
     with modes.donating(inplace):
-        runs = runs_of(before, [i for i, grad in enumerate(leaves.grads) if grad is not None])
-        counts = [tuple(column[run[0]] for column in before) for run in runs]
-        counts = [(count[0] + 1, *count[1:]) if count else () for count in counts]
-        places, scalars = scalars_of(update, leaves.grads, counts)
+        runs = runs_of(shared, [i for i, grad in enumerate(leaves.grads) if grad is not None])
+        counts = [[_next(before, run) for run in runs] for _, before, _ in taken]
+        plans = [steps_of(link, leaves.grads, each) for link, each in zip(links, counts)]
+        places = list(zip(*[where for where, _ in plans]))
+        steps = {place: tuple(each[at] for at, (_, each) in zip(place, plans)) for place in places}
         for run, place in zip(runs, places):
-            _check_params(update, scalars[place], params)
-            _check_layout(update, scalars[place], leaves.grads, run, spec)
-        results, slots = execute(update, leaves, runs, places, scalars, stepping=stepping, inplace=inplace)
-        after = _counted(update, before, runs, counts, [scalars[place] for place in places])
-        if inplace and not modes.tracing():
-            # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
-            for old, new in zip(before, after):
-                donate(old, new, runs)
+            for link, step in zip(links, steps[place]):
+                _check_params(link, step.scalars, params)
+                _check_layout(link, step.scalars, leaves.grads, run, spec)
+        results, slots = execute(leaves, runs, places, steps, stepping=stepping, inplace=inplace)
+        states = list(states)
+        for k, (link, (_, before, _)) in enumerate(zip(links, taken)):
+            after = _counted(before, runs, counts[k], [steps[place][k] for place in places])
+            if inplace and not modes.tracing():
+                # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
+                for old, new in zip(before, after):
+                    donate(old, new, runs)
+            own, slots = slots[: len(link.rule.slots)], slots[len(link.rule.slots) :]
+            if link.counts:
+                states[k] = state_of(link, spec, [*after, *own])
+    return tree.unflatten(spec, results), states
 
-    return tree.unflatten(spec, results), state_of(update, spec, [*after, *slots]) if update.counts else state
+
+def _next(before: Columns, run: list[int]) -> tuple[Any, ...]:
+    """What a run's leaves share at its next step: the count with it, and the scalars carried to it."""
+    count, *carried = [column[run[0]] for column in before] or [None]
+    return () if count is None else (count + 1, *carried)
 
 
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
     leaves, _, spec = columns_of(update, updates, state, params)
-    scalars = first_scalars(update)
+    scalars = first_step(update).scalars
     _check_params(update, scalars, params)
     _check_layout(update, scalars, leaves.grads, [i for i, grad in enumerate(leaves.grads) if grad is not None], spec)
 
@@ -109,36 +131,36 @@ def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[in
             )
 
 
-def scalars_of(update: Any, grads: Sequence[Any], counts: list[tuple[Any, ...]]) -> tuple[list[int], list[Any]]:
-    """For each step and its carried scalars, the place of its scalars in a list of the different ones."""
+def steps_of(update: Any, grads: Sequence[Any], counts: list[tuple[Any, ...]]) -> tuple[list[int], list[Step]]:
+    """For each count and its carried scalars, the place of their step in a list of the different ones."""
     measured = {"global_norm": tree.global_norm(grads)} if update.rule.measures_norm else {}
     known: dict[Any, int] = {}
     places: list[int] = []
-    scalars: list[Any] = []
+    steps: list[Step] = []
     for count in counts:
         values = tuple(modes.number(value) for value in count)
         numbers = not any(isinstance(value, Tensor) for value in values)
-        place = known.setdefault(values, len(scalars)) if numbers else len(scalars)
-        if place == len(scalars):
-            step, carried = (values[0], values[1:]) if values else (None, ())
-            scalars.append(scalars_at(update, step, **dict(zip(update.rule.carried, carried)), **measured))
+        place = known.setdefault(values, len(steps)) if numbers else len(steps)
+        if place == len(steps):
+            taken, carried = (values[0], values[1:]) if values else (None, ())
+            steps.append(step_at(update, taken, **dict(zip(update.rule.carried, carried)), **measured))
         places.append(place)
-    return places, scalars
+    return places, steps
 
 
 def execute(
-    update: Any,
     leaves: Leaves,
     runs: list[list[int]],
-    places: list[int],
-    scalars: list[Any],
+    places: Sequence[Any],
+    steps: Mapping[Any, Steps],
     *,
     stepping: bool,
     inplace: bool,
 ) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column, of runs of leaves; what is in no run stays as it is.
 
-    Leaves are stepped together that share scalars, device, layout and dtypes.
+    Leaves are stepped together that take the same steps, found by the place of their run, and that share device,
+    layout and dtypes.
     """
     groups: dict[Any, list[int]] = {}
     kinds = _kinds(leaves)
@@ -148,12 +170,12 @@ def execute(
             continue
         for i in run:
             groups.setdefault((place, kinds[i]), []).append(i)
-    plan = [(scalars[key[0]], group, leaves.take(group)) for key, group in groups.items()]
-    executors = [select(update.rule, taken, each).executor for each, _, taken in plan]
+    plan = [(steps[place], group, leaves.take(group)) for (place, _), group in groups.items()]
+    executors = [select(each, taken, stepping, inplace).executor for each, _, taken in plan]
     results = list(leaves.params if stepping else leaves.grads)
     slots = [list(column) for column in leaves.slots]
     for executor, (each, group, taken) in zip(executors, plan):
-        out, new = executor.run(update.rule, each, taken, stepping=stepping, maximize=update.maximize, inplace=inplace)
+        out, new = executor.run(each, taken, stepping=stepping, inplace=inplace)
         if taken is leaves:
             return out, new
         for column, values in zip((results, *slots), (out, *new)):
@@ -173,13 +195,11 @@ def _kinds(leaves: Leaves) -> list[Any] | None:
     ]
 
 
-def _counted(
-    update: Any, before: Columns, runs: list[list[int]], counts: list[tuple[Any, ...]], scalars: list[Any]
-) -> Columns:
+def _counted(before: Columns, runs: list[list[int]], counts: list[tuple[Any, ...]], steps: list[Step]) -> Columns:
     """The counts and carried scalars of every leaf after the step."""
     after = [list(column) for column in before]
-    for run, count, each in zip(runs, counts, scalars):
-        carried = [tensor_like(getattr(each, name), x) for name, x in zip(update.rule.carried, count[1:])]
+    for run, count, step in zip(runs, counts, steps):
+        carried = [tensor_like(getattr(step.scalars, name), x) for name, x in zip(step.rule.carried, count[1:])]
         for column, value in zip(after, (*count[:1], *carried)):
             for i in run:
                 column[i] = value

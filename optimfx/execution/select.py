@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from optimfx import modes
-from optimfx.execution import eager, foreach, packed, sparse
+from optimfx.execution import aten, blocked, compiled, eager, foreach, sparse
+from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 
-EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (packed, foreach, eager)}
-"""In order of preference. An executor is a module: ``name``, ``refusal``, ``drawback``, ``run``."""
+EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (aten, compiled, blocked, foreach, eager)}
+"""In order of preference. An executor is a module: ``name``, ``virtue``, ``refusal``, ``drawback``, ``run``."""
 
-_forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
+"""The executors that the user asked for."""
 
 
 class Choice(NamedTuple):
@@ -28,8 +30,12 @@ class Choice(NamedTuple):
 
 
 @contextmanager
-def use(name: str) -> Iterator[None]:
+def use(*names: str) -> Iterator[None]:
     """Force an executor for the calls inside.
+
+    Args:
+        names: of ``aten``, ``blocked``, ``compiled``, ``eager`` and ``foreach``, in order of preference: leaves are run
+            by the first that can.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.sgd(lr=0.1)
@@ -42,48 +48,49 @@ def use(name: str) -> Iterator[None]:
     Inside ``torch.compile`` the compiler decides, and this has no effect.
 
     Raises:
-        ValueError: there is no executor of this name; or, at the call, it cannot run these leaves.
+        ValueError: there is no executor of this name; or, at the call, none of them can run these leaves.
     """
-    if name not in EXECUTORS:
-        raise ValueError(f"there is no executor {name!r}; choose one of {', '.join(sorted(EXECUTORS))}.")
-    token = _forced.set(name)
+    for name in names:
+        if name not in EXECUTORS:
+            raise ValueError(f"there is no executor {name!r}; choose one of {', '.join(sorted(EXECUTORS))}.")
+    token = _asked.set(names)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _asked.reset(token)
 
 
-def select(rule: Any, leaves: Leaves, scalars: Any) -> Choice:
-    """The executor for leaves that share device, layout, dtypes and scalars."""
+def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choice:
+    """The executor for leaves that take the same steps and share device, layout and dtypes."""
     if leaves.grads[0].is_sparse:
         return Choice(sparse, "sparse gradients: the elements that are there")
     if torch.compiler.is_compiling():
         return Choice(eager, "torch.compile fuses it")
-    symbolic = _symbolic(leaves, scalars)
-    forced = _forced.get()
-    if forced is not None:
-        executor = EXECUTORS[forced]
-        why_not = executor.refusal(rule, leaves) or (symbolic if executor is not eager else None)
-        if why_not:
+    symbolic = _symbolic(leaves, steps)
+    names = _asked.get()
+    for executor in map(EXECUTORS.__getitem__, names):
+        why_not = executor.refusal(steps, leaves, stepping, inplace) or (symbolic if executor is not eager else None)
+        if why_not is None:
+            return Choice(executor, "forced by execution.use")
+        if executor.name == names[-1]:
             raise ValueError(f"execution.use({executor.name!r}): this executor cannot run these leaves: {why_not}.")
-        return Choice(executor, "forced by execution.use")
     if symbolic:
         return Choice(eager, symbolic)
-    reasons = []
+    why_nots = []
     for executor in EXECUTORS.values():
-        why_not = executor.refusal(rule, leaves) or executor.drawback(leaves)
+        why_not = executor.refusal(steps, leaves, stepping, inplace) or executor.drawback(leaves)
         if why_not is None:
             break
-        reasons.append(f"not {executor.name}: {why_not}")
-    return Choice(executor, "; ".join(reasons) or "many small leaves, one call for all")
+        why_nots.append(f"; not {executor.name}: {why_not}")
+    return Choice(executor, executor.virtue + "".join(why_nots))
 
 
-def _symbolic(leaves: Leaves, scalars: Any) -> str | None:
+def _symbolic(leaves: Leaves, steps: Steps) -> str | None:
     """What makes the leaves more than their values, so that only the reference will do."""
     if modes.tracing():
         return "inside a torch.func transform or a tracer"
     if not torch.is_grad_enabled():
         return None
     tensors = [t for row in leaves.rows() for t in row]
-    tensors += [s for s in scalars if isinstance(s, torch.Tensor)]
+    tensors += [s for step in steps for s in step.scalars if isinstance(s, torch.Tensor)]
     return "differentiated by autograd" if modes.differentiated(*tensors) else None

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import eager
+from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 
 name = "sparse"
 
 
-def run(
-    rule: Any, scalars: Any, leaves: Leaves, *, stepping: bool, maximize: bool, inplace: bool
-) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results (sparse updates, or with ``stepping`` whole parameters), and the new slots by column."""
     results = []
     columns: list[list[Any]] = [[] for _ in leaves.slots]
@@ -24,7 +23,7 @@ def run(
         grad = grad.coalesce()
         place = tuple(grad.indices())
         present = Leaves([_pick(param, place)], [grad.values()], [[_pick(slot, place)] for slot in slots])
-        (result,), new = eager.run(rule, scalars, present, stepping=stepping, maximize=maximize, inplace=False)
+        (result,), new = eager.run(steps, present, stepping=stepping, inplace=False)
         if stepping:
             results.append(_put(param, place, result, inplace))
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_betas, check_flags, check_lr
+from optimfx.optim.checks import check, check_betas, check_lr
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adam import adam
@@ -58,10 +58,7 @@ class Adam(Optimizer):
             fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        check_flags(defaults)
         super().__init__(params, defaults)
-        if fused:
-            self._step_supports_amp_scaling = True
 
 
 def _check_tensor_betas(betas: tuple[Any, Any], list_form: bool) -> None:
@@ -133,13 +130,14 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
         check_betas(betas)
         check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags))
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags), fused)
 
 
 class NAdam(Optimizer):
@@ -161,6 +159,7 @@ class NAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
@@ -169,7 +168,7 @@ class NAdam(Optimizer):
         check(momentum_decay >= 0.0, "Invalid momentum_decay value: {}", momentum_decay)
         numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
         flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
-        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags))
+        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags), fused)
 
 
 class RAdam(Optimizer):
@@ -190,6 +189,7 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
@@ -197,7 +197,7 @@ class RAdam(Optimizer):
         check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
         numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
-        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags))
+        super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags), fused)
 
 
 class SparseAdam(Optimizer):
@@ -232,7 +232,7 @@ class SparseAdam(Optimizer):
     def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
         return {**super()._begin(update, group, param), "step": 0}
 
-    def _count(self, states: list[dict[str, Any]]) -> None:
+    def _count(self, states: list[dict[str, Any]], steps: list[Any]) -> None:
         for state in states:
             state["step"] += 1
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_flags, check_lr
+from optimfx.optim.checks import check, check_lr
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -32,13 +32,14 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(0.0 <= rho <= 1.0, "Invalid rho value: {}", rho)
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
         check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
         flags = dict(maximize=maximize, capturable=capturable, foreach=foreach, differentiable=differentiable)
-        super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, **flags))
+        super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, **flags), fused)
 
 
 class Adafactor(Optimizer):
@@ -97,10 +98,7 @@ class Adagrad(Optimizer):
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
         numbers = dict(lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay, initial_accumulator_value=start)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, fused=fused)
-        check_flags(flags)
         super().__init__(params, {**numbers, **flags})
-        if fused:
-            self._step_supports_amp_scaling = True
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
                 for param in group["params"]:
@@ -125,6 +123,8 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(eps >= 0.0, "Invalid epsilon value: {}", eps)
@@ -133,4 +133,4 @@ class RMSprop(Optimizer):
         check(alpha >= 0.0, "Invalid alpha value: {}", alpha)
         numbers = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
         flags = dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
-        super().__init__(params, {**numbers, **flags})
+        super().__init__(params, {**numbers, **flags}, fused)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from torch import Tensor
+
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adan import adan
@@ -17,8 +19,8 @@ from optimfx.rules.novograd import novograd
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.yogi import yogi
 
-FLAGS = {"foreach": None, "capturable": False, "differentiable": False}
-"""What a class takes beside its algorithm's arguments, as torch's do."""
+FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+"""What a class takes beside its algorithm's arguments, as torch's do; ``fused`` where each element is by itself."""
 
 
 class Beyond(Optimizer):
@@ -29,6 +31,8 @@ class Beyond(Optimizer):
         first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         pure = [p for name, p in inspect.signature(cls.factory).parameters.items() if name != "state_dtype"]
         flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=d) for name, d in FLAGS.items()]
+        if not cls.factory().update.rule.elementwise:  # type: ignore[attr-defined]
+            flags = [flag for flag in flags if flag.name != "fused"]
         cls.__signature__ = inspect.Signature([first, *pure, *flags])  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,7 +40,10 @@ class Beyond(Optimizer):
         bound.apply_defaults()
         defaults = dict(bound.arguments)
         params = defaults.pop("params")
-        self.factory(**{name: value for name, value in defaults.items() if name not in FLAGS})
+        pure = {name: value for name, value in defaults.items() if name not in FLAGS}
+        if isinstance(defaults["lr"], Tensor):
+            pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
+        self.factory(**pure)
         super().__init__(params, defaults)
 
 

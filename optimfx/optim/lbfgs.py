@@ -101,4 +101,7 @@ class LBFGS(Optimizer):
         pairs = int((state.ro != 0).sum())
         kept.update(d=state.d, t=float(state.t), H_diag=state.H_diag.to(state.d), prev_flat_grad=state.prev_flat_grad)
         kept.update({name: list(getattr(state, name)[history_size - pairs :].unbind()) for name in LISTS})
-        return {**kept, "prev_loss": float(state.prev_loss), "al": [None] * history_size}
+        kept["prev_loss"] = float(state.prev_loss)
+        if kept["n_iter"] > 1:
+            kept["al"] = [None] * history_size  # torch's scratch space
+        return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
-from optimfx.execution.hyper import first_scalars
+from optimfx.execution import use
+from optimfx.execution.hyper import first_step
 from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
-from optimfx.optim.checks import check_fused
+from optimfx.optim.checks import check_flags, check_fused
 from optimfx.optim.live import Algorithm, Group
 
 Closure: TypeAlias = Callable[[], Any]
@@ -32,6 +34,7 @@ class Optimizer(torch.optim.Optimizer):
         counts: whether torch keeps a ``step`` in the state of this algorithm.
         sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
         complex_error: what a complex parameter is refused with, if it is.
+        fused: ``fused`` of a class whose twin in torch has no such flag; groups and checkpoints are as torch's.
     """
 
     factory: ClassVar[Callable[..., GradientTransformation]]
@@ -39,6 +42,7 @@ class Optimizer(torch.optim.Optimizer):
     counts: ClassVar[bool] = True
     sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
     complex_error: ClassVar[str] = ""
+    fused: bool | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Look into the factory once."""
@@ -46,9 +50,15 @@ class Optimizer(torch.optim.Optimizer):
         if "factory" in vars(cls):
             cls.algorithm = Algorithm.of(cls.factory)
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], fused: bool | None = None) -> None:
+        check_flags({"fused": fused, **defaults})
         super().__init__(params, defaults)
+        self.fused = fused
         self._updates: dict[int, tuple[Group, tuple[Any, ...], RuleUpdate]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled."""
+        return {**super().__getstate__(), "fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickled or loaded state; what an older version did not have yet gets its default."""
@@ -61,7 +71,8 @@ class Optimizer(torch.optim.Optimizer):
         }
         for index, group in enumerate(self.param_groups):
             for name, value in defaults.items():
-                group.setdefault(name, value)
+                if name != "fused" or name in self.defaults:
+                    group.setdefault(name, value)
             scalars = self._scalars(self._update(index, group))
             for param in group["params"]:
                 kept = self.state.get(param, {})
@@ -136,35 +147,49 @@ class Optimizer(torch.optim.Optimizer):
         grads = [p.grad for p in params if p.grad is not None]
         self._check(update, group, params, grads)
         states = [self.state.get(p) or {} for p in params]
-        needed = stepping.needed_slots(update)
-        fresh = [not state or any(state.get(name) is None for name in needed) for state in states]
-        for i, new in enumerate(fresh):
-            begun = self._begin(update, group, params[i]) if new else None
+        fresh = stepping.unbegun(update, states)
+        for i in sorted(fresh):
+            begun = self._begin(update, group, params[i])
             if begun:
                 # What is there stays: of a term that was switched on later, only its own slots are new.
                 there = {name: value for name, value in states[i].items() if value is not None}
                 states[i] = self.state[params[i]]
                 states[i].update({**begun, **there})
-        # Without a count in the state, a slot that is new is all that tells the first step from the later ones.
-        steps: list[Any] = [1 if new else 2 for new in fresh]
         if self.counts:
             steps = [step + 1 for step in modes.numbers([state["step"] for state in states])]
-        foreach = group.get("foreach")
-        executor = None if foreach is None or not update.rule.elementwise else "foreach" if foreach else "eager"
+        else:
+            # A slot that is new is all that tells the first step from the later ones.
+            steps = [1 if i in fresh else 2 for i in range(len(states))]
         stepping.step(
             update,
             params,
             grads,
             states,
             steps,
-            executor=executor,
+            executor=self._executor(update, group),
             differentiable=bool(group.get("differentiable", False)),
         )
         if self.counts:
-            self._count(states)
+            self._count(states, steps)
 
-    def _count(self, states: list[dict[str, Any]]) -> None:
-        torch._foreach_add_([state["step"] for state in states], 1)
+    def _executor(self, update: RuleUpdate, group: Group) -> AbstractContextManager[None]:
+        """What a group's flags ask for."""
+        if not update.rule.elementwise or torch.compiler.is_compiling():
+            return nullcontext()
+        if group.get("fused") or self.fused:
+            return use("aten", "compiled", "eager")
+        if group.get("foreach") is None:
+            return nullcontext()
+        # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
+        return use("foreach") if group["foreach"] else use("blocked", "eager")
+
+    def _count(self, states: list[dict[str, Any]], steps: list[Any]) -> None:
+        counts = [state["step"] for state in states]
+        if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
+            torch._foreach_add_(counts, 1)
+        else:
+            # A fifth of the time: adding a number is an allocation for each of them.
+            torch._foreach_copy_(counts, [torch.tensor(steps[0], dtype=counts[0].dtype)] * len(counts))
 
     def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
         on_device = bool(group.get("capturable") or group.get("fused"))
@@ -174,10 +199,12 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
-        if group.get("fused"):
+        if group.get("fused") or self.fused:
             for p in params:
                 check_fused(p)
-        if any(g.is_sparse for g in grads) and not update.rule.sparse(first_scalars(update)):
+        if group.get("foreach") and group.get("differentiable"):
+            raise AssertionError("_foreach ops don't support autograd")
+        if True in {g.is_sparse for g in grads} and not update.rule.sparse(first_step(update).scalars):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
     def _update(self, index: int, group: Group) -> RuleUpdate:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_flags, check_lr
+from optimfx.optim.checks import check, check_lr
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.asgd import asgd
 from optimfx.rules.rprop import rprop
@@ -40,10 +40,7 @@ class SGD(Optimizer):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         numbers = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
         flags = dict(maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
-        check_flags(flags)
         super().__init__(params, dict(**numbers, nesterov=nesterov, **flags))
-        if fused:
-            self._step_supports_amp_scaling = True
 
 
 class ASGD(Optimizer):
@@ -63,12 +60,14 @@ class ASGD(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        *,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
         numbers = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
-        super().__init__(params, {**numbers, **flags})
+        super().__init__(params, {**numbers, **flags}, fused)
 
 
 class Rprop(Optimizer):
@@ -87,8 +86,9 @@ class Rprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_lr(lr)
         check(0.0 < etas[0] < 1.0 < etas[1], "Invalid eta values: {}", f"{etas[0]}, {etas[1]}")
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
-        super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes, **flags))
+        super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes, **flags), fused)

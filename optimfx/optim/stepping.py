@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,14 +11,12 @@ from torch import Tensor
 
 from optimfx import modes
 from optimfx.base import RuleUpdate
-from optimfx.execution import use
+from optimfx.execution.columns import needed
 from optimfx.execution.hyper import resolve
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.run import execute, scalars_of
+from optimfx.execution.run import execute, steps_of
 
 ParamState = dict[str, Any]
-
-_NO_ELEMENTS = torch.empty(0)
 
 
 def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
@@ -44,15 +42,15 @@ def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -
 
 def slot_names(update: RuleUpdate) -> tuple[str, ...]:
     """The names of what the rule keeps for each parameter by itself."""
-    return tuple(update.state_type._fields[update.shares :])
+    return update.rule.slots
 
 
-def needed_slots(update: RuleUpdate) -> list[str]:
-    """The slots that every parameter has with these hyperparameters, where they do not depend on its shape."""
-    if not update.rule.elementwise:
-        return []
-    slots = update.rule.init(_NO_ELEMENTS, **_resolved(update, update.rule.init_names))
-    return [name for name, slot in zip(slot_names(update), slots) if slot is not None]
+def unbegun(update: RuleUpdate, states: Sequence[ParamState]) -> set[int]:
+    """The places of the states that lack something which the algorithm keeps with these hyperparameters."""
+    lacking = {i for i, state in enumerate(states) if not state}
+    for name in needed(update, _resolved(update, update.rule.init_names)):
+        lacking |= {i for i, state in enumerate(states) if state.get(name) is None}
+    return lacking
 
 
 def step(
@@ -62,7 +60,7 @@ def step(
     states: Sequence[ParamState],
     steps: Sequence[Any],
     *,
-    executor: str | None,
+    executor: AbstractContextManager[None],
     differentiable: bool,
 ) -> None:
     """Step the parameters and their states in place.
@@ -73,22 +71,26 @@ def step(
         grads: the gradients.
         states: the states that :func:`begin` made; those without a step in torch have none here.
         steps: the number of each parameter's step, from 1: numbers, or 0-d tensors.
-        executor: the one to force; ``None`` for the best.
+        executor: the one to run, by :func:`optimfx.execution.use`.
         differentiable: leave the step on autograd's tape.
     """
     rule = update.rule
     names = slot_names(update)
-    slots = [[state.get(name) for state in states] for name in names]
-    runs, counts = _runs(steps, [[state[name] for state in states] for name in rule.carried])
-    places, scalars = scalars_of(update, grads, counts)
+    kept = names if not rule.elementwise else needed(update, _resolved(update, rule.init_names))
+    # What is left in a state of a term that was switched off stays as it is.
+    slots = [[state.get(name) if name in kept else None for state in states] for name in names]
+    carried = [[state[name] for state in states] for name in rule.carried]
+    runs, counts = _runs(steps, [_clones(column) for column in carried] if differentiable else carried)
+    places, taken = steps_of(update, grads, counts)
+    alone = {place: (each,) for place, each in enumerate(taken)}
     leaves = Leaves(params, grads, slots)
-    if rule.elementwise and any(hasattr(p, "to_local") for p in params):
+    if rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
     if differentiable:
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
-    with use(executor) if executor and not torch.compiler.is_compiling() else nullcontext():
-        results, new = execute(update, leaves, runs, places, scalars, stepping=True, inplace=not differentiable)
+    with executor:
+        results, new = execute(leaves, runs, places, alone, stepping=True, inplace=not differentiable)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
             for old, value in zip(column, values):
@@ -97,7 +99,7 @@ def step(
     for run, place in zip(runs, places):
         for name in rule.carried:
             for i in run:
-                states[i][name].copy_(torch.as_tensor(getattr(scalars[place], name)))
+                states[i][name].copy_(torch.as_tensor(getattr(taken[place].scalars, name)))
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:

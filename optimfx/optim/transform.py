@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor
 
-from optimfx.base import GradientTransformation, RuleUpdate, State
+from optimfx.base import GradientTransformation, State
+from optimfx.execution import use
 from optimfx.inject import InjectHyperparamsState
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Closure, Optimizer
@@ -27,6 +29,7 @@ class TransformOptimizer(Optimizer):
         params: parameters, (name, parameter) pairs, or groups of either.
         tx: the transformation. What it keeps under ``inject_hyperparams`` becomes keys of the groups, which a scheduler
             can drive and a group may override; a schedule's value is shown there.
+        fused: compile what runs as one (see :func:`optimfx.explain`) where that is possible, as the classes do.
 
     Raises:
         ValueError, TypeError: as torch's optimizers raise for parameters, and the transformation for their kind.
@@ -43,9 +46,9 @@ class TransformOptimizer(Optimizer):
     0.05
     """
 
-    def __init__(self, params: Any, tx: GradientTransformation) -> None:
+    def __init__(self, params: Any, tx: GradientTransformation, *, fused: bool | None = None) -> None:
         self.tx = tx
-        super().__init__(params, _hyperparams(tx.init([torch.zeros(2, 2)])))
+        super().__init__(params, _hyperparams(tx.init([torch.zeros(2, 2)])), fused)
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
                 self._keep(index, tx.init(group["params"]))
@@ -68,12 +71,13 @@ class TransformOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             params = group["params"]
             grads = [p.grad for p in params]
-            if not isinstance(self.tx.update, RuleUpdate):
-                # A link in a chain reuses the buffers that it is given, and these are the user's.
+            if not getattr(self.tx.update, "spares_updates", False):
+                # A link reuses the buffers that it is given, and these are the user's.
                 grads = [None if g is None else g.clone() for g in grads]
             state = self.state_of(index)
             _write(state, group)
-            _, after = step(self.tx, grads, state, params, inplace=True)
+            with use("compiled", "eager") if self.fused and not torch.compiler.is_compiling() else nullcontext():
+                _, after = step(self.tx, grads, state, params, inplace=True)
             self._keep(index, after)
             group.update(_hyperparams(after))
         return loss

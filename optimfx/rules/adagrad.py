@@ -51,6 +51,7 @@ ADAGRAD = Rule(
     AdagradState,
     reads_param=lambda s: s.weight_decay is not None,
     sparse=lambda s: s.weight_decay is None,
+    aten="adagrad",
 )
 
 

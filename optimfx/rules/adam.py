@@ -86,7 +86,14 @@ def leaf(
     return ops.addcdiv(base, exp_avg, denom, value=-s.step_size), exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-ADAM = Rule(leaf, scalars, init, AdamState, lambda s: s.weight_decay is not None or s.shrinkage is not None)
+ADAM = Rule(
+    leaf,
+    scalars,
+    init,
+    AdamState,
+    reads_param=lambda s: s.weight_decay is not None or s.shrinkage is not None,
+    aten="adam",
+)
 
 
 def adam(

@@ -60,6 +60,7 @@ SGD = Rule(
     SGDState,
     reads_param=lambda s: s.weight_decay is not None,
     sparse=lambda s: s.weight_decay is None and ops.is_zero(s.momentum),
+    aten="sgd",
 )
 
 

@@ -10,7 +10,6 @@ import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
 from optimfx.optim.lr_scheduler.base import LRScheduler, values, write
-from optimfx.optim.lr_scheduler.plateau import ReduceLROnPlateau
 
 
 class _Composed(LRScheduler):
@@ -23,7 +22,7 @@ class _Composed(LRScheduler):
         for i, scheduler in enumerate(schedulers):
             if not hasattr(scheduler, "optimizer"):
                 raise TypeError(f"{name} at index {i} should have `optimizer` as its attribute.")
-            if isinstance(scheduler, (ReduceLROnPlateau, torch_schedulers.ReduceLROnPlateau)):
+            if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
                 raise ValueError(
                     f"{name} does not support `ReduceLROnPlateau` scheduler as it requires additional kwargs to be "
                     f"specified when calling `step`, but got one at index {i} in the given schedulers sequence."

@@ -6,14 +6,17 @@ import math
 import warnings
 from typing import Any, Literal, SupportsFloat
 
+import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from optimfx.optim.lr_scheduler.base import LRScheduler, check_optimizer, values, write
 
 
-class ReduceLROnPlateau(LRScheduler):
+class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
     r"""Reduce the rate when a metric has not improved for a while: :math:`\gamma \leftarrow \max(f \gamma, l)`.
+
+    Torch's class too, unlike the other schedulers: trainers ask for it by type, to know that ``step`` wants the metric.
 
     Args:
         optimizer: whose rates are scheduled.
@@ -45,6 +48,7 @@ class ReduceLROnPlateau(LRScheduler):
     best: float
     cooldown_counter: int
     num_bad_epochs: int
+    threshold: float
 
     def __init__(
         self,
@@ -62,8 +66,7 @@ class ReduceLROnPlateau(LRScheduler):
             raise ValueError("Factor should be < 1.0.")
         check_optimizer(optimizer)
         size = len(optimizer.param_groups)
-        listed = isinstance(min_lr, (list, tuple))
-        self.default_min_lr = None if listed else min_lr
+        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
         self.min_lrs: list[Any] = list(min_lr) if isinstance(min_lr, (list, tuple)) else [min_lr] * size
         if len(self.min_lrs) != size:
             raise ValueError(f"expected {size} min_lrs, got {len(self.min_lrs)}")
@@ -74,7 +77,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.eps = eps
         self.last_epoch = 0
         self._last_lr = values(optimizer, "lr")
-        self._set_mode(mode, threshold, threshold_mode)
+        self._init_is_better(mode, threshold, threshold_mode)
         self._reset()
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -93,7 +96,7 @@ class ReduceLROnPlateau(LRScheduler):
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            self._reduce_lr()
+            self._reduce_lr(self.last_epoch)
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
         self._last_lr = values(self.optimizer, "lr")
@@ -103,12 +106,7 @@ class ReduceLROnPlateau(LRScheduler):
         """Whether steps without improvement are not counted now."""
         return self.cooldown_counter > 0
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        super().load_state_dict(state_dict)
-        self._set_mode(self.mode, self.threshold, self.threshold_mode)
-
-    def _set_mode(self, mode: str, threshold: float, threshold_mode: str) -> None:
+    def _init_is_better(self, mode: str, threshold: float, threshold_mode: str) -> None:
         if mode not in {"min", "max"}:
             raise ValueError(f"mode {mode} is unknown!")
         if threshold_mode not in {"rel", "abs"}:
@@ -129,7 +127,7 @@ class ReduceLROnPlateau(LRScheduler):
         bar = best * (1.0 + margin) if self.threshold_mode == "rel" else best + margin
         return a > bar if self.mode == "max" else a < bar
 
-    def _reduce_lr(self) -> None:
+    def _reduce_lr(self, epoch: int) -> None:
         size = len(self.optimizer.param_groups)
         if len(self.min_lrs) != size:
             if self.default_min_lr is None:

@@ -1,0 +1,108 @@
+"""Writes the marked block of README.md from this machine's results. ``make bench`` runs it last."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cells import Cell, summary
+from results import FOLDER, ROOT, load, path_of
+
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+REFERENCE = "Optax, jit"
+WIDTH = 120
+
+
+def classes(content: dict[str, Any], picture: Path) -> Iterator[str]:
+    """A row for each workload and dtype: elementwise algorithms, geometric mean and worst."""
+    cells: list[Cell] = [cell for cell in content["cells"] if cell["elementwise"]]
+    if not cells:
+        return
+    yield "| workload | dtype | default flags | worst | `fused=True` | worst |"
+    yield "|---|---|---|---|---|---|"
+    for workload, dtype in dict.fromkeys((cell["workload"], cell["dtype"]) for cell in cells):
+        part = [cell for cell in cells if (cell["workload"], cell["dtype"]) == (workload, dtype)]
+        yield f"| `{workload}` | {dtype} | {_pair(part, 'ours')} | {_pair(part, 'ours fused')} |"
+    yield f"| all | | {_pair(cells, 'ours')} | {_pair(cells, 'ours fused')} |"
+    yield ""
+    sentence = (
+        "Time of a step of an `fx.optim` class over that of the fastest of torch's for-loop, foreach and fused, as "
+        f"geometric mean over {len({cell['algorithm'] for cell in cells})} elementwise algorithms, and the worst of "
+        "them; below 1 is faster."
+    )
+    if picture.is_relative_to(ROOT):
+        sentence += f" Each algorithm: [chart]({picture.relative_to(ROOT).as_posix()})."
+    yield textwrap.fill(sentence, WIDTH)
+    yield ""
+
+
+def functional(content: dict[str, Any]) -> Iterator[str]:
+    """A row for each method, a column for each number of models."""
+    cells = content["cells"]
+    heads = [f"{cell['models']} models" if cell["models"] > 1 else "one model" for cell in cells]
+    yield f"| a training step, time over that of {REFERENCE} | {' | '.join(heads)} |"
+    yield "|---|" + "---|" * len(cells)
+    for name in dict.fromkeys(name for cell in cells for name in cell["milliseconds"] if name != REFERENCE):
+        times = [cell["milliseconds"] for cell in cells]
+        yield f"| {name} | " + " | ".join(f"{t[name] / t[REFERENCE]:.2f}" if name in t else "" for t in times) + " |"
+    yield ""
+    sentence = (
+        f"A {content['network']} network on batches of {content['batch']} digits with AdamW, gradient included; many "
+        "models are one call, under `vmap`."
+    )
+    yield textwrap.fill(sentence, WIDTH)
+    yield ""
+
+
+def block(folder: Path) -> str:
+    """What stands between the marks."""
+    lines: list[str] = []
+    machine: dict[str, Any] = {}
+    for name in ("classes", "functional", "imports"):
+        path = path_of(name, folder)
+        content = load(path)
+        if content is None:
+            continue
+        machine = content["machine"]
+        if name == "classes":
+            lines += classes(content, path.with_suffix(".png"))
+        elif name == "functional":
+            lines += functional(content)
+        else:
+            lines += [f"Importing optimfx adds {content['seconds']['added']:.2f} s to importing torch.", ""]
+    if not machine:
+        raise SystemExit(f"there are no results of this machine in {folder}: make bench")
+    sentence = (
+        f"Measured by `make bench` on {machine['date']}: {machine['processor']}, {machine['cores']} cores, torch "
+        f"{machine['torch']}; all methods in turns, the best of several rounds."
+    )
+    lines.append(textwrap.fill(sentence, WIDTH))
+    return "\n".join(lines)
+
+
+def filled(page: str, text: str) -> str:
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"the page has no block from {BEGIN} to {END}")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def _pair(cells: list[Cell], name: str) -> str:
+    found = summary(cells, name)
+    return " | " if found is None else f"{found[0]:.2f} | {found[1]:.2f} ({found[2].partition(',')[0]})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the JSON files")
+    options = parser.parse_args()
+    options.page.write_text(filled(options.page.read_text(), block(options.results)))
+
+
+if __name__ == "__main__":
+    main()

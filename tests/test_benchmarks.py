@@ -1,0 +1,83 @@
+"""The benchmarks run and write what is read from them. No time is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def run(script, *arguments):
+    command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "name, tensors, elements",
+    [
+        ("one25M", 1, 25_000_000),
+        ("resnet50", 161, 25_557_032),
+        ("tiny1000", 1000, 64_000),
+        ("gpt2_small", 148, 124_439_808),
+    ],
+)
+def test_workloads(importable, name, tensors, elements):
+    import workloads
+
+    shapes = workloads.WORKLOADS[name]
+    assert (len(shapes), workloads.elements(shapes)) == (tensors, elements)
+
+
+def test_classes_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    out = results.path_of("classes", tmp_path)
+    arguments = ["--workloads", "tiny1000", "--dtypes", "float32", "--rounds", 1, "--out", out]
+    printed = run("classes.py", *arguments, "--algorithms", "Adam", "Adafactor")
+    assert "tiny1000, float32" in printed
+    content = json.loads(out.read_text())
+    assert {"processor", "cores", "torch", "date"} <= content["machine"].keys()
+    adam, adafactor = content["cells"]
+    assert (adam["workload"], adam["dtype"], adam["algorithm"]) == ("tiny1000", "float32", "Adam")
+    assert adam["elementwise"] and not adafactor["elementwise"]
+    methods = {"torch for-loop", "torch foreach", "torch fused", "ours", "ours for-loop", "ours fused"}
+    pure = {"pure in place", "pure out of place"}
+    assert adam["milliseconds"].keys() == adam["first_step_milliseconds"].keys() == methods | pure
+    assert adafactor["milliseconds"].keys() == methods - {"torch fused", "ours fused"} | pure
+    assert adam["rounds"] == 1
+    assert not adam["missing"] and not adam["peak_extra_percent"]
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    page = "before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n"
+    page = readme.filled(page, readme.block(tmp_path))
+    assert page.startswith("before\n<!-- benchmark:begin -->\n| workload |")
+    assert page.endswith("<!-- benchmark:end -->\nafter\n")
+    assert "| `tiny1000` | float32 | " in page
+    assert "old" not in page
+
+
+def test_peak_memory(importable):
+    import memory
+    import torch
+
+    tensor = torch.ones(1 << 24)
+    extra = memory.peak_extra_bytes(lambda: (tensor * 2).sum())
+    assert extra is None or 0.9 * tensor.nbytes < extra < 1.5 * tensor.nbytes
+
+
+def test_a_page_without_the_block_is_refused(importable):
+    import readme
+
+    with pytest.raises(SystemExit, match="no block"):
+        readme.filled("a page", "text")
