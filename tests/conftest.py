@@ -12,6 +12,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        # Workers that share cores wait for one another's threads, up to a thousand times as long as they work.
+        torch.set_num_threads(1)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(conformance.Plugin(config))
 

@@ -65,7 +65,7 @@ def test_compiled_equals_eager(row, options):
     assert_agrees(row(**options), ragged(row), "compiled")
 
 
-@cases(ALGORITHMS, where=lambda row, options: elementwise(row, options) and options == row.richest)
+@cases(ALGORITHMS, where=lambda row, options: row.name in ("adamw", "rmsprop", "lion") and options == row.richest)
 @pytest.mark.parametrize("stepping", [True, False], ids=["step", "update"])
 def test_compiled_out_of_place_equals_eager(row, options, stepping):
     assert_agrees(row(**options), ragged(row), "compiled", stepping=stepping, inplace=False)
@@ -186,15 +186,15 @@ def test_one_kernel_serves_every_number_and_size():
     assert len(set(compiled._kernels) - before) <= 1
 
 
-def test_without_a_compiler_the_blocked_executor_runs_and_that_is_said_once(monkeypatch):
+def test_without_a_compiler_the_blocked_executor_runs_and_that_is_said_once():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     compiled._has_compiler.cache_clear()
     params = [torch.randn(5)]
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found"):
-        assert_agrees(fx.rmsprop(), params, "compiled")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_agrees(fx.rmsprop(), params, "compiled")
+    with config.patch("cpp.cxx", ("no-such-compiler",)):
+        with pytest.warns(UserWarning, match=r"no C\+\+ compiler was found"):
+            assert_agrees(fx.rmsprop(), params, "compiled")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert_agrees(fx.rmsprop(), params, "compiled")
     compiled._has_compiler.cache_clear()

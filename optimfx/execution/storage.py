@@ -42,11 +42,13 @@ def kept_as(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
-    """A rule's values, copied where one is an input of another place: a state must not hold the caller's gradient."""
-    return [
-        torch.clone(value) if value is not own and any(value is x for x in inputs if x is not None) else value
-        for value, own in zip(values, owns)
-    ]
+    """A rule's values, copied where one stands in another place too: a state must not hold the caller's gradient."""
+    inputs = [x for x in inputs if x is not None]
+    apart: list[Any] = []
+    for value, own in zip(values, owns):
+        elsewhere = value is not None and value is not own and any(value is x for x in (*inputs, *apart))
+        apart.append(torch.clone(value) if elsewhere else value)
+    return apart
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:

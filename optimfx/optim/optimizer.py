@@ -146,15 +146,16 @@ class Optimizer(torch.optim.Optimizer):
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
         self._check(update, group, params, grads)
-        states = [self.state.get(p) or {} for p in params]
-        fresh = stepping.unbegun(update, states)
+        names = stepping.kept(update, counts=self.counts)
+        states: list[dict[str, Any]] = [{}] * len(params)
+        if names:
+            states = [self.state.get(p) or {} for p in params]
+        fresh = stepping.unbegun(names, states)
         for i in sorted(fresh):
-            begun = self._begin(update, group, params[i])
-            if begun:
-                # What is there stays: of a term that was switched on later, only its own slots are new.
-                there = {name: value for name, value in states[i].items() if value is not None}
-                states[i] = self.state[params[i]]
-                states[i].update({**begun, **there})
+            # What is there stays: of a term that was switched on later, only its own slots are new.
+            there = {name: value for name, value in states[i].items() if value is not None}
+            states[i] = self.state[params[i]]
+            states[i].update({**self._begin(update, group, params[i]), **there})
         if self.counts:
             steps = [step + 1 for step in modes.numbers([state["step"] for state in states])]
         else:
@@ -200,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
         if group.get("fused") or self.fused:
-            for p in params:
+            for p in {(p.device, p.dtype): p for p in params}.values():
                 check_fused(p)
         if group.get("foreach") and group.get("differentiable"):
             raise AssertionError("_foreach ops don't support autograd")

@@ -45,12 +45,16 @@ def slot_names(update: RuleUpdate) -> tuple[str, ...]:
     return update.rule.slots
 
 
-def unbegun(update: RuleUpdate, states: Sequence[ParamState]) -> set[int]:
-    """The places of the states that lack something which the algorithm keeps with these hyperparameters."""
-    lacking = {i for i, state in enumerate(states) if not state}
-    for name in needed(update, _resolved(update, update.rule.init_names)):
-        lacking |= {i for i, state in enumerate(states) if state.get(name) is None}
-    return lacking
+def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
+    """What the algorithm keeps for every parameter with these hyperparameters, as far as that is known beforehand."""
+    if not update.rule.elementwise:
+        return ["step"] if counts else list(slot_names(update))
+    return [*(["step"] if counts else []), *needed(update, _resolved(update, update.rule.init_names))]
+
+
+def unbegun(names: Sequence[str], states: Sequence[ParamState]) -> set[int]:
+    """The places of the states that lack one of these."""
+    return {i for name in names for i, state in enumerate(states) if state.get(name) is None}
 
 
 def step(
@@ -76,9 +80,11 @@ def step(
     """
     rule = update.rule
     names = slot_names(update)
-    kept = names if not rule.elementwise else needed(update, _resolved(update, rule.init_names))
     # What is left in a state of a term that was switched off stays as it is.
-    slots = [[state.get(name) if name in kept else None for state in states] for name in names]
+    live = kept(update, counts=False) if rule.elementwise else names
+    slots: list[list[Any]] = [
+        [state.get(name) for state in states] if name in live else [None] * len(states) for name in names
+    ]
     carried = [[state[name] for state in states] for name in rule.carried]
     runs, counts = _runs(steps, [_clones(column) for column in carried] if differentiable else carried)
     places, taken = steps_of(update, grads, counts)
@@ -93,13 +99,11 @@ def step(
         results, new = execute(leaves, runs, places, alone, stepping=True, inplace=not differentiable)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
-            for old, value in zip(column, values):
-                if old is not None:
-                    old.copy_(value)
+            _copy(column, values, differentiable)
     for run, place in zip(runs, places):
-        for name in rule.carried:
-            for i in run:
-                states[i][name].copy_(torch.as_tensor(getattr(taken[place].scalars, name)))
+        for name, column in zip(rule.carried, carried):
+            value = torch.as_tensor(getattr(taken[place].scalars, name))
+            _copy([column[i] for i in run], [value] * len(run), differentiable)
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
@@ -124,11 +128,19 @@ def _clones(tensors: Sequence[Any]) -> list[Any]:
     return [None if t is None else t.clone() for t in tensors]
 
 
+def _copy(old: Sequence[Any], new: Sequence[Any], differentiable: bool) -> None:
+    if not differentiable:
+        return torch._foreach_copy_(list(old), list(new))
+    for mine, value in zip(old, new):  # autograd does not know the list form
+        if mine is not None:
+            mine.copy_(value)
+
+
 def _runs(steps: Sequence[Any], carried: Sequence[Sequence[Any]]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
     """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves."""
-    every = list(zip(*map(modes.numbers, (steps, *carried))))
-    if len(set(every)) == 1 and not any(isinstance(value, Tensor) for value in every[0]):
-        return [list(range(len(every)))], every[:1]
+    if not (carried or isinstance(steps[0], Tensor)) and len(set(steps)) == 1:
+        return [list(range(len(steps)))], [(steps[0],)]
+    every = list(zip(steps, *map(modes.numbers, carried)))
     runs: list[list[int]] = []
     counts: list[tuple[Any, ...]] = []
     known: dict[tuple[Any, ...], int] = {}

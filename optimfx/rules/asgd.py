@@ -63,6 +63,8 @@ def leaf(base: Any, param: Any, grad: Any, ax: Any, s: Scalars) -> tuple[Any, An
         grad = ops.add(grad, param, alpha=s.weight_decay)
     stepped = ops.add(ops.decay(param, param, s.shrinkage), grad, alpha=-s.lr)
     result = stepped if base is not None else ops.add(ops.decay(None, param, s.shrinkage), grad, alpha=-s.lr)
+    if s.copies is True:  # until step t0, a number as a rule
+        return result, stepped
     return result, ops.where(s.copies, stepped, ax + (stepped - ax) * s.weight)
 
 

@@ -1,0 +1,86 @@
+"""What ``BLOCK``, ``SMALL`` and ``PACKED`` of the CPU's executors rest on: how long stretches and packed leaves may be.
+
+One RMSprop step in place over the same number of elements, in one process, in turns, and the best of several rounds
+counts; read the ratios, not the times. Run it with ``make bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from results import path_of, save
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from timing import Method, best_of_rounds
+
+import optimfx as fx
+from optimfx.execution import blocked, compiled
+
+ELEMENTS = 1 << 23
+BLOCKS = [1 << k for k in range(13, 22)]
+LEAVES = [1 << k for k in range(6, 18)]
+
+
+def method(name: str, executor: ModuleType, size: int, **thresholds: int) -> Method:
+    """A step over leaves of this size by an executor whose thresholds are others."""
+    params: Any = [torch.randn(size) for _ in range(min(1000, ELEMENTS // size))]
+    grads = [torch.randn(size) for _ in params]
+    tx = fx.rmsprop()
+    state = tx.init(params)
+
+    def step() -> None:
+        nonlocal params, state
+        for threshold, value in thresholds.items():
+            setattr(executor, threshold, value)
+        with fx.execution.use(executor.name):
+            params, state = fx.step(tx, grads, state, params, inplace=True)
+
+    return Method(name, step)
+
+
+def sweeps() -> Iterator[tuple[str, list[Method]]]:
+    """What is compared with what."""
+    yield "elements of a block", [method(f"{size:,}", blocked, ELEMENTS, BLOCK=size) for size in BLOCKS]
+    for executor in (blocked, compiled):
+        for size in LEAVES:
+            ways = {"alone": 0, "packed": size}
+            yield f"{executor.name}, leaves of {size:,}", [
+                method(name, executor, size, SMALL=small) for name, small in ways.items()
+            ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="at the most, for each sweep")
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds for the rounds of a sweep")
+    parser.add_argument("--out", type=Path, default=path_of("blocks"), help="the JSON file")
+    options = parser.parse_args()
+
+    kept = {(m, name): getattr(m, name) for m in (blocked, compiled) for name in ("BLOCK", "SMALL") if hasattr(m, name)}
+    cells = []
+    for title, methods in track(list(sweeps()), description="measuring"):
+        for each in methods:
+            each.seconds()  # the first makes workspaces, and may compile
+        best, _ = best_of_rounds(methods, options.rounds, options.budget)
+        cells.append({"sweep": title, "milliseconds": {name: 1e3 * seconds for name, seconds in best.items()}})
+    for (module, name), value in kept.items():
+        setattr(module, name, value)
+
+    table = Table(title="One RMSprop step in place, CPU, ms")
+    table.add_column("sweep")
+    table.add_column("by")
+    for cell in cells:
+        table.add_row(cell["sweep"], ", ".join(f"{name}: {ms:.2f}" for name, ms in cell["milliseconds"].items()))
+    console = Console(width=max(Console().width, 200))
+    console.print(table)
+    save(options.out, cells=cells)
+
+
+if __name__ == "__main__":
+    main()
