@@ -6,7 +6,7 @@ from catalogue import ALGORITHMS, LINKS, cases, once_maximized
 from trees import assert_equal, random_like
 
 import optimfx as fx
-from optimfx.execution import blocked, foreach
+from optimfx.execution import blocked, compiled, foreach
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
@@ -137,3 +137,12 @@ def test_parameters_that_require_grad_are_stepped_in_place():
     fx.step(tx, torch.ones(2), tx.init(w), w, inplace=True)
     assert w.requires_grad and w.grad_fn is None
     assert_equal(w.detach(), torch.tensor([0.5, 0.5]))
+
+
+def test_large_trees_in_half_precision_are_compiled_unasked():
+    few, many = (torch.empty(compiled.MANY + n, dtype=torch.bfloat16) for n in (-1, 0))
+    assert [executors(fx.rmsprop(), tree) for tree in ([few], [many], [many.float()])] == [
+        ["blocked"],
+        ["compiled"],
+        ["blocked"],
+    ]

@@ -150,3 +150,14 @@ def test_a_failed_call_changes_nothing(tx, fault):
     with pytest.raises(ValueError):
         tx.update(*arguments, inplace=True)
     assert_equal(arguments, before)
+
+
+@cases(EVERYTHING, executors=True)
+def test_no_two_results_share_memory(row, options, executor):
+    """Parameters and state can each be given up at the next step."""
+    tx, params = row(**options), row.params(torch.float32)
+    with fx.execution.use(executor):
+        results = fx.step(tx, random_like(params), tx.init(params), params)
+    # A count is shared by all leaves, and is a number.
+    memory = [leaf.untyped_storage().data_ptr() for leaf in leaves(results) if leaf.numel() and leaf.dim()]
+    assert len(memory) == len(set(memory))

@@ -21,6 +21,9 @@ virtue = "one compiled pass"
 
 SMALL = 1 << 13
 """Elements of a leaf above which packing costs more than the calls that it saves, by ``make bench``."""
+MANY = 1 << 20
+"""Elements in half precision from which on it is chosen unasked: there, to convert block by block takes longer than
+torch, which rounds at every operation, and one compiled pass a fraction of that, by ``make bench``."""
 EXAMPLE = 1 << 20
 """Elements that a kernel is compiled on. It takes any number of them, but decides on its threads by this one."""
 
@@ -42,6 +45,9 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
 
 def drawback(leaves: Leaves) -> str | None:
     """Why another executor serves these leaves better."""
+    dtype = leaves.grads[0].dtype
+    if not dtype.is_complex and dtype.itemsize < 4 and sum(map(Tensor.numel, leaves.grads)) >= MANY and _has_compiler():
+        return None
     return "has to be asked for, as compiling takes seconds"
 
 
