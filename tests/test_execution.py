@@ -1,9 +1,11 @@
 """Executors agree, and each is chosen where it should be."""
 
+import copy
+
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, once_maximized
-from trees import assert_equal, random_like
+from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx.execution import blocked, compiled, foreach
@@ -32,6 +34,30 @@ def test_equals_eager(row, options, executor, stepping, dtype):
         return params, state
 
     assert_equal(run(executor), run("eager"))
+
+
+@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
+@pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
+@pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_block_by_block_equals_at_once(row, options, stepping, inplace, dtype, monkeypatch):
+    """Bit for bit, where the rule is recorded and played on blocks, the last of which is shorter."""
+    monkeypatch.setattr(blocked, "SHORT", 8)
+    monkeypatch.setattr(blocked, "SMALL", 8)
+    monkeypatch.setattr(blocked, "BLOCK", 16)
+    tx, params = row(**options), [row.randn(39, dtype=dtype), row.randn(4, 4, dtype=dtype)]
+    state = tx.init(params)
+    for _ in range(3):
+        grads = random_like(params)
+        results = []
+        for executor in ("eager", "blocked"):
+            given = clone(grads), copy.deepcopy(state), clone(params)
+            with fx.execution.use(executor):
+                step = fx.step(tx, *given, inplace=inplace) if stepping else tx.update(*given, inplace=inplace)
+                results.append(step)
+        assert_equal(*reversed(results))
+        after, state = results[0]
+        params = after if stepping else params
 
 
 def executors(tx, params):

@@ -17,29 +17,35 @@ name = "aten"
 virtue = "torch's own kernel"
 
 
-def _adam(step: Step, slots: list[Any], counts: list[Tensor]) -> tuple[Any, list[Any], dict[str, Any]]:
+def _adam(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
     h = step.hyper
-    kernel = torch._fused_adamw_ if h["decoupled_weight_decay"] else torch._fused_adam_
+    kernel: Any = torch._fused_adamw_ if h["decoupled_weight_decay"] else torch._fused_adam_
     beta1, beta2 = h["betas"]
     hyper = {"lr": h["lr"], "beta1": beta1, "beta2": beta2, "eps": h["eps"], "weight_decay": h["weight_decay"]}
-    return kernel, [*slots, counts], {**hyper, "amsgrad": bool(slots[2])}
+    kernel(params, grads, *slots, counts, **hyper, amsgrad=bool(slots[2]), maximize=step.maximize)
 
 
-def _adagrad(step: Step, slots: list[Any], counts: list[Tensor]) -> tuple[Any, list[Any], dict[str, Any]]:
-    return torch._fused_adagrad_, [*slots, counts], step.hyper
+def _adagrad(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
+    kernel: Any = torch._fused_adagrad_
+    kernel(params, grads, *slots, counts, **step.hyper, maximize=step.maximize)
 
 
-def _sgd(step: Step, slots: list[Any], counts: list[Tensor]) -> tuple[Any, list[Any], dict[str, Any]]:
+def _sgd(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
+    if _is_sum(step):
+        torch._foreach_add_(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
+        return
+    kernel: Any = torch._fused_sgd_
     hyper = {name: value for name, value in step.hyper.items() if name != "sign"}
-    return torch._fused_sgd_, slots, {**hyper, "is_first_step": step.count == 1}
+    kernel(params, grads, *slots, **hyper, maximize=step.maximize, is_first_step=step.count == 1)
 
 
-CALLS: dict[str, Callable[..., tuple[Any, list[Any], dict[str, Any]]]] = {
-    "adam": _adam,
-    "adagrad": _adagrad,
-    "sgd": _sgd,
-}
-"""By what a rule calls the kernels that do the same as it: the kernel, what follows the gradients, and the rest."""
+def _is_sum(step: Step) -> bool:
+    """Whether a step of SGD is one addition, for which torch has a faster kernel, and one that is right in bfloat16."""
+    return step.rule.aten == "sgd" and not (step.hyper["momentum"] or step.hyper["weight_decay"])
+
+
+CALLS: dict[str, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
+"""The calls of torch's kernels, by what a rule that they equal calls them."""
 
 OURS = ("eps_root", "sign")
 """Hyperparameters that these rules have and torch's kernels do not."""
@@ -54,7 +60,7 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
         return "torch's kernel steps in place"
     if any(step.hyper.get(ours) for ours in OURS):
         return "a variant that torch's kernel does not have"
-    if step.rule.aten == "sgd" and leaves.grads[0].dtype.itemsize < 4:
+    if step.rule.aten == "sgd" and leaves.grads[0].dtype.itemsize < 4 and not _is_sum(step):
         return "torch's kernel is wrong in half precision"
     return blocked.refusal(steps, leaves, stepping, inplace) or _mismatch(step, _last(steps, leaves))
 
@@ -71,6 +77,8 @@ def _mismatch(step: Step, leaves: Leaves) -> str | None:
         return f"torch's kernel takes one real dtype, not {', '.join(sorted(map(str, dtypes)))}"
     if any(isinstance(value, Tensor) for value in (step.count, *step.hyper.values(), *step.hyper.get("betas", ()))):
         return "a hyperparameter is a tensor"
+    if _is_sum(step):
+        return None
     contiguous = methodcaller("is_contiguous")
     if not all(all(map(contiguous, column)) for column in columns):
         if not all(flat.same_order(list(row)) for row in zip(*columns)):
@@ -92,8 +100,7 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         last = last._replace(grads=[grad.clone() for grad in leaves.grads])
         others = leaves.slots[: len(leaves.slots) - len(last.slots)]
         blocked.run(tuple(before), last._replace(slots=others), stepping=False, inplace=True)
-    slots = [[] if column[0] is None else column for column in last.slots]
+    slots: list[Any] = [[] if column[0] is None else column for column in last.slots]
     counts = [torch.tensor(float(step.count))] * len(leaves.grads)
-    kernel, lists, hyper = CALLS[step.rule.aten](step, slots, counts)
-    kernel(last.params, last.grads, *lists, **hyper, maximize=step.maximize)
+    CALLS[step.rule.aten](step, last.params, last.grads, slots, counts)
     return list(leaves.params), [list(column) for column in leaves.slots]

@@ -40,7 +40,7 @@ def run(
 ) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column; leaves of up to ``small`` elements are packed."""
     ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
-    outs = _outs(ins, stepping)
+    outs = outs_of(ins, stepping)
     if not inplace:
         outs = [c if c[0] is None else [torch.empty_like(t) for t in c] for c in outs]
     sizes = list(map(Tensor.numel, leaves.grads))
@@ -52,7 +52,7 @@ def run(
             strays.append(i)
         else:
             row = stretches[: len(ins)]
-            kernel(row, _outs(row, stepping) if inplace else stretches[len(ins) :])
+            kernel(row, outs_of(row, stepping) if inplace else stretches[len(ins) :])
     for places, packs in ((little, _kept_packs), (strays, _packs)):
         if places:
             _run_packed(kernel, _taken(ins, places), _taken(outs, places), stepping, packs)
@@ -67,13 +67,13 @@ def _run_packed(kernel: Kernel, ins: list[Row], outs: list[Row], stepping: bool,
             if column[0] is not None:
                 torch._foreach_copy_(parts, column[begin:end])
         row = [None if column[0] is None else packed for column, packed in zip(ins, columns)]
-        kernel(row, _outs(row, stepping))
-        for column, parts in zip(outs, _outs(views, stepping)):
+        kernel(row, outs_of(row, stepping))
+        for column, parts in zip(outs, outs_of(views, stepping)):
             if column[0] is not None:
                 torch._foreach_copy_(column[begin:end], parts)
 
 
-def _outs(ins: list[Any], stepping: bool) -> list[Any]:
+def outs_of(ins: list[Any], stepping: bool) -> list[Any]:
     """What a rule gives back takes after what it was given: the parameter or the gradient, and the slots."""
     return [ins[0 if stepping else 1], *ins[2:]]
 

@@ -11,17 +11,14 @@ from torch import Tensor
 from optimfx.execution import eager
 from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
+from optimfx.execution.operators import Operators
 from optimfx.execution.storage import compute_dtype, load, real, store
 
 name = "foreach"
 virtue = "one call for all leaves"
 
 
-def _operator(function: Any) -> Callable[..., Any]:
-    return lambda *operands: function(*operands)
-
-
-class TensorList:
+class TensorList(Operators):
     """Tensors that a rule handles as if they were one.
 
     Python's operators and the words of :mod:`optimfx.ops` reach ``__torch_function__``, which maps a torch function to
@@ -39,19 +36,6 @@ class TensorList:
         size = next(len(a) for a in bare if isinstance(a, list))
         columns = [a if isinstance(a, list) else [a] * size for a in bare]
         return cls([func(*row, **(kwargs or {})) for row in zip(*columns)])
-
-    __add__ = __radd__ = _operator(torch.add)
-    __sub__ = _operator(torch.sub)
-    __rsub__ = _operator(torch.rsub)
-    __mul__ = __rmul__ = _operator(torch.mul)
-    __truediv__ = _operator(torch.div)
-    __rtruediv__ = _operator(lambda x, y: torch.reciprocal(x) * y)  # as torch.Tensor divides a number
-    __pow__ = _operator(torch.pow)
-    __neg__ = _operator(torch.neg)
-    __gt__ = _operator(torch.gt)
-    __ge__ = _operator(torch.ge)
-    __lt__ = _operator(torch.lt)
-    __le__ = _operator(torch.le)
 
 
 _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {

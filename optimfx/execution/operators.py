@@ -1,0 +1,29 @@
+"""Python's operators as torch functions, for what stands in a rule for a tensor without being one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def _operator(function: Any) -> Callable[..., Any]:
+    return lambda *operands: function(*operands)
+
+
+class Operators:
+    """Sends every operator on to ``__torch_function__``, as torch's functions do by themselves."""
+
+    __add__ = __radd__ = _operator(torch.add)
+    __sub__ = _operator(torch.sub)
+    __rsub__ = _operator(torch.rsub)
+    __mul__ = __rmul__ = _operator(torch.mul)
+    __truediv__ = _operator(torch.div)
+    __rtruediv__ = _operator(lambda x, y: torch.reciprocal(x) * y)  # as torch.Tensor divides a number
+    __pow__ = _operator(torch.pow)
+    __neg__ = _operator(torch.neg)
+    __gt__ = _operator(torch.gt)
+    __ge__ = _operator(torch.ge)
+    __lt__ = _operator(torch.lt)
+    __le__ = _operator(torch.le)
