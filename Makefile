@@ -24,6 +24,7 @@ lint: $(VENV)/.installed
 # TorchOpt is only measured beside; without it, its column stays empty.
 bench: $(VENV)/.installed
 	-$(BIN)/python -m pip install -q torchopt
+	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/executors.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/functional.py

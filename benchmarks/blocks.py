@@ -50,9 +50,10 @@ def sweeps() -> Iterator[tuple[str, list[Method]]]:
     for executor in (blocked, compiled):
         for size in LEAVES:
             ways = {"alone": 0, "packed": size}
-            yield f"{executor.name}, leaves of {size:,}", [
-                method(name, executor, size, SMALL=small) for name, small in ways.items()
-            ]
+            yield (
+                f"{executor.name}, leaves of {size:,}",
+                [method(name, executor, size, SMALL=small) for name, small in ways.items()],
+            )
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=25, help="at the most, for each cell")
-    parser.add_argument("--budget", type=float, default=2.5, help="seconds for the rounds of a cell")
+    parser.add_argument("--budget", type=float, default=1.2, help="seconds for the rounds of a cell")
     parser.add_argument("--out", type=Path, default=path_of("classes"), help="the JSON file; the chart goes beside it")
     options = parser.parse_args()
 

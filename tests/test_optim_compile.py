@@ -51,6 +51,42 @@ def test_one_graph_without_a_break(cls, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+@names(DENSE + Beyond.__subclasses__())
+def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compiler):
+    """From the first step on, without a tensor for it, as schedulers write it to the groups."""
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float32)) for shape in shapes(cls)]
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    compiled, eager = cls(params, lr=0.01), cls(others, lr=0.01)
+    gradients(params, others)
+    compiled.step()
+    eager.step()
+    step = torch.compile(lambda: compiled.step(), fullgraph=True, backend="eager")
+    for i in range(4):
+        for optimizer in (compiled, eager):
+            optimizer.param_groups[0]["lr"] = 0.01 / (i + 1)
+        gradients(params, others)
+        step()
+        eager.step()
+        for p, q in zip(params, others):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    assert fresh_compiler["stats"]["unique_graphs"] == 1
+
+
+@names([optim.SGD, optim.Adam])
+def test_a_compiled_learning_rate_is_no_constant(cls, fresh_compiler):
+    """Through the real compiler, of which the kernels ask for it at every step."""
+    (p,), (q,) = ([torch.nn.Parameter(torch.ones(5))] for _ in range(2))
+    compiled, eager = cls([p], lr=0.01), cls([q], lr=0.01)
+    step = torch.compile(lambda: compiled.step(), fullgraph=True)
+    for lr in (0.1, 0.2, 0.0, 0.3):
+        for optimizer in (compiled, eager):
+            optimizer.param_groups[0]["lr"] = lr
+        gradients([p], [q])
+        step()
+        eager.step()
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
 @names([optim.SGD, optim.Adam, optim.ASGD, optim.Adagrad, optim.Adafactor])  # each begins in another way
 def test_a_first_step_compiles_too(cls, fresh_compiler):
     params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float32)) for shape in shapes(cls)]

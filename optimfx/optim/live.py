@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
 
 from optimfx.base import GradientTransformation
 
@@ -36,6 +41,8 @@ class Algorithm(NamedTuple):
             value = group[name]
             if not self._is_numeric(name):
                 given[name] = value
+            elif name == "lr" and not isinstance(value, Tensor):
+                given[name] = LearningRate(group)
             elif isinstance(value, (tuple, list)):
                 given[name] = tuple(_reader(group, name, i) for i in range(len(value)))
             else:
@@ -52,3 +59,33 @@ class Algorithm(NamedTuple):
 
 def _reader(group: Group, name: str, index: int | None = None) -> Callable[[Any], Any]:
     return (lambda step: group[name]) if index is None else (lambda step: group[name][index])
+
+
+class LearningRate:
+    """A group's learning rate as a schedule that compiled graphs ask, too, whenever they run.
+
+    Dynamo takes a number that it reads for a constant, and traces anew when that changes. A graph has a call of
+    :func:`_learning_rate` in place of the number.
+    """
+
+    known: WeakValueDictionary[int, LearningRate] = WeakValueDictionary()
+    numbers = count()
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.number = next(self.numbers)
+        self.known[self.number] = self
+
+    def __call__(self, step: Any) -> Any:
+        return _learning_rate(self.number) if torch.compiler.is_compiling() else self.group["lr"]
+
+
+# The tag keeps compilers from computing it once and for all: it has no inputs, but it is no constant.
+@torch.library.custom_op("optimfx::learning_rate", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _learning_rate(number: int) -> Tensor:
+    return torch.tensor(float(LearningRate.known[number].group["lr"]), dtype=torch.float64)
+
+
+@_learning_rate.register_fake
+def _(number: int) -> Tensor:
+    return torch.empty((), dtype=torch.float64)

@@ -55,6 +55,9 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.fused = fused
         self._updates: dict[int, tuple[Group, tuple[Any, ...], RuleUpdate]] = {}
+        if hasattr(type(self), "algorithm"):
+            for index, group in enumerate(self.param_groups):
+                self._update(index, group)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
@@ -137,11 +140,23 @@ class Optimizer(torch.optim.Optimizer):
         if "capturable" in self.defaults:
             self._accelerator_graph_capture_health_check()
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
-            for index, group in enumerate(self.param_groups):
+            for index, group in enumerate(self._groups()):
                 params = [p for p in group["params"] if p.grad is not None]
                 if params:
                     self._step_group(self._update(index, group), group, params)
         return loss
+
+    def _groups(self) -> list[Group]:
+        """The groups; by a way on which Dynamo does not take every number in them for a constant."""
+        if torch.compiler.is_compiling():
+            return [group for group, _, _ in self._updates.values()]
+        return self.param_groups
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with hyperparameters of their own."""
+        super().add_param_group(param_group)
+        if hasattr(self, "_updates"):
+            self._update(len(self.param_groups) - 1, self.param_groups[-1])
 
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
         grads = [p.grad for p in params if p.grad is not None]

@@ -82,6 +82,8 @@ def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Sca
     exp_avg = ops.lerp(exp_avg, grad, s.weight1)
     exp_avg_sq = ops.addcmul(exp_avg_sq * s.beta2, grad, grad, value=s.weight2)
     direction = exp_avg / s.bias_correction1 * s.lr
+    if s.rectified is False:
+        return ops.add(base, direction, alpha=-1), exp_avg, exp_avg_sq
     adaptive = direction * (s.bias_correction2_sqrt / (ops.sqrt(exp_avg_sq) + s.eps)) * s.rectification
     return ops.add(base, ops.where(s.rectified, adaptive, direction), alpha=-1), exp_avg, exp_avg_sq
 
