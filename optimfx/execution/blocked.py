@@ -21,7 +21,7 @@ BLOCK = 1 << 18
 it."""
 SHORT = 1 << 14
 """Elements of a stretch up to which the rule simply runs on it."""
-SMALL = 1 << 13
+SMALL = 1 << 14
 """Elements of a leaf above which packing costs more than the calls that it saves, by the same sweep."""
 
 

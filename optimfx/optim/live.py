@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -68,8 +68,8 @@ class LearningRate:
     :func:`_learning_rate` in place of the number.
     """
 
-    known: WeakValueDictionary[int, LearningRate] = WeakValueDictionary()
-    numbers = count()
+    known: ClassVar[WeakValueDictionary[int, LearningRate]] = WeakValueDictionary()
+    numbers: ClassVar[Iterator[int]] = count()
 
     def __init__(self, group: Group) -> None:
         self.group = group
