@@ -26,12 +26,9 @@ def names(classes):
     return pytest.mark.parametrize("cls", classes, ids=lambda cls: cls.__name__)
 
 
-@names(DENSE + Beyond.__subclasses__())
-def test_one_graph_without_a_break(cls, fresh_compiler):
-    """Begun eagerly, so that the state is there: all further steps are one graph, whatever the learning rate.
-
-    In float32: torch.compile (2.13) loses what is written to a 0-d float64 tensor of the host.
-    """
+@names([optim.SGD, optim.Adam, optim.NAdam, optim.Muon, optim.Adafactor])
+def test_one_graph_for_a_tensor_that_is_the_learning_rate(cls, fresh_compiler):
+    """In float32: torch.compile (2.13) loses what is written to a 0-d float64 tensor of the host."""
     params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float32)) for shape in shapes(cls)]
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
     lr = torch.tensor(0.01, dtype=torch.float64)
@@ -53,7 +50,10 @@ def test_one_graph_without_a_break(cls, fresh_compiler):
 
 @names(DENSE + Beyond.__subclasses__())
 def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compiler):
-    """From the first step on, without a tensor for it, as schedulers write it to the groups."""
+    """Begun eagerly, so that the state is there: all further steps are one graph without a break.
+
+    The numbers are written to the groups, as schedulers do it.
+    """
     params = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float32)) for shape in shapes(cls)]
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
     compiled, eager = cls(params, lr=0.01), cls(others, lr=0.01)

@@ -44,6 +44,11 @@ def _is_sum(step: Step) -> bool:
     return step.rule.aten == "sgd" and not (step.hyper["momentum"] or step.hyper["weight_decay"])
 
 
+def _is_right_in_half(step: Step) -> bool:
+    """Whether torch's kernel computes in float32 then: Adagrad's rounds the decayed gradient, SGD's is plainly off."""
+    return step.rule.aten == "adam" or _is_sum(step) or (step.rule.aten == "adagrad" and not step.hyper["weight_decay"])
+
+
 CALLS: dict[str, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
 """The calls of torch's kernels, by what a rule that they equal calls them."""
 
@@ -60,7 +65,7 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
         return "torch's kernel steps in place"
     if any(step.hyper.get(ours) for ours in OURS):
         return "a variant that torch's kernel does not have"
-    if step.rule.aten == "sgd" and leaves.grads[0].dtype.itemsize < 4 and not _is_sum(step):
+    if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
         return "torch's kernel is wrong in half precision"
     return blocked.refusal(steps, leaves, stepping, inplace) or _mismatch(step, _last(steps, leaves))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -54,10 +54,9 @@ class Optimizer(torch.optim.Optimizer):
         check_flags({"fused": fused, **defaults})
         super().__init__(params, defaults)
         self.fused = fused
-        self._updates: dict[int, tuple[Group, tuple[Any, ...], RuleUpdate]] = {}
-        if hasattr(type(self), "algorithm"):
-            for index, group in enumerate(self.param_groups):
-                self._update(index, group)
+        self._updates: dict[int, tuple[Group, tuple[Any, ...], Any]] = {}
+        for index, group in enumerate(self.param_groups):
+            self._prepare(index, group)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
@@ -141,9 +140,13 @@ class Optimizer(torch.optim.Optimizer):
             self._accelerator_graph_capture_health_check()
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
             for index, group in enumerate(self._groups()):
-                params = [p for p in group["params"] if p.grad is not None]
+                params = group["params"]
+                grads = [p.grad for p in params]
+                given = [grad for grad in grads if grad is not None]
+                if len(given) < len(grads):
+                    params = [p for p, grad in zip(params, grads) if grad is not None]
                 if params:
-                    self._step_group(self._update(index, group), group, params)
+                    self._step_group(self._update(index, group), group, params, given)
         return loss
 
     def _groups(self) -> list[Group]:
@@ -156,10 +159,15 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group of parameters, with hyperparameters of their own."""
         super().add_param_group(param_group)
         if hasattr(self, "_updates"):
-            self._update(len(self.param_groups) - 1, self.param_groups[-1])
+            self._prepare(len(self.param_groups) - 1, self.param_groups[-1])
 
-    def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor]) -> None:
-        grads = [p.grad for p in params if p.grad is not None]
+    def _prepare(self, index: int, group: Group) -> None:
+        """Make the update of a group before anything is compiled; what it refuses, a step refuses, as in torch."""
+        if hasattr(type(self), "algorithm"):
+            with suppress(TypeError, ValueError):
+                self._update(index, group)
+
+    def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         self._check(update, group, params, grads)
         names = stepping.kept(update, counts=self.counts)
         states: list[dict[str, Any]] = [{}] * len(params)
@@ -223,14 +231,12 @@ class Optimizer(torch.optim.Optimizer):
         if True in {g.is_sparse for g in grads} and not update.rule.sparse(first_step(update).scalars):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _update(self, index: int, group: Group) -> RuleUpdate:
+    def _update(self, index: int, group: Group) -> Any:
         """The pure update of a group, made anew when the group or one of its flags is another."""
         flags = self.algorithm.statics(group)
         known = self._updates.get(index)
         if known is None or known[0] is not group or known[1] != flags:
-            update = self.algorithm.live(group).update
-            assert isinstance(update, RuleUpdate)
-            known = self._updates[index] = (group, flags, update)
+            known = self._updates[index] = (group, flags, self.algorithm.live(group).update)
         return known[2]
 
     def _scalars(self, update: RuleUpdate) -> tuple[str, ...]:
