@@ -128,6 +128,22 @@ def test_uncoalesced_sparse_gradients(info):
     assert_same_value(values(their), values(our), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"dampening": 0.5}, {"maximize": True}], ids=str)
+def test_momentum_of_sparse_gradients(options):
+    """Elements that have once had a gradient go on moving."""
+    their = torch.nn.Parameter(torch.randn(6, 2, dtype=torch.float64))
+    our = torch.nn.Parameter(their.detach().clone())
+    optimizers = [
+        module.SGD([p], lr=0.1, momentum=0.9, **options) for module, p in ((torch.optim, their), (optim, our))
+    ]
+    for row in (0, 3, 0, 5):
+        values = torch.randn(2, 2, dtype=torch.float64)
+        for p, optimizer in zip((their, our), optimizers):
+            p.grad = torch.sparse_coo_tensor([[row, 1]], values, (6, 2), check_invariants=True)
+            optimizer.step()
+    torch.testing.assert_close(our, their, rtol=1e-12, atol=1e-12)
+
+
 @by_class([i for i in TENSORS if not i.supports_sparse])
 def test_sparse_gradients_are_refused_in_torchs_words(info):
     def said(cls):

@@ -168,6 +168,7 @@ class Optimizer(torch.optim.Optimizer):
                 self._update(index, group)
 
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+        grads = self._taken(group, grads)
         self._check(update, group, params, grads)
         names = stepping.kept(update, counts=self.counts)
         states: list[dict[str, Any]] = [{}] * len(params)
@@ -195,6 +196,10 @@ class Optimizer(torch.optim.Optimizer):
         )
         if self.counts:
             self._count(states, steps)
+
+    def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+        """The gradients in the form in which the algorithm takes them."""
+        return grads
 
     def _executor(self, update: RuleUpdate, group: Group) -> AbstractContextManager[None]:
         """What a group's flags ask for."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from optimfx.optim.checks import check, check_lr
+from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.asgd import asgd
 from optimfx.rules.rprop import rprop
@@ -41,6 +42,12 @@ class SGD(Optimizer):
         numbers = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
         flags = dict(maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
         super().__init__(params, dict(**numbers, nesterov=nesterov, **flags))
+
+    def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+        """Dense with momentum: of a sparse gradient, torch keeps a sparse buffer, which moves what was ever there."""
+        if not group["momentum"] or group["weight_decay"]:
+            return grads
+        return [grad.to_dense() if grad.is_sparse else grad for grad in grads]
 
 
 class ASGD(Optimizer):
