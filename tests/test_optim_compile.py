@@ -72,6 +72,25 @@ def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compile
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+def test_a_compiled_step_has_every_group():
+    """One that is added later, too; and one whose hyperparameters the algorithm refuses is not passed over."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = optim.Adam(params[:1], lr=0.1)
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    for p in params:
+        p.grad = torch.ones(3)
+    step()
+    optimizer.add_param_group({"params": params[1:], "lr": 0.2})
+    step()
+    torch.testing.assert_close([p.detach() for p in params], [torch.full((3,), 0.8)] * 2)
+    (w,) = refused = [torch.nn.Parameter(torch.ones(2, 2))]
+    w.grad = torch.ones(2, 2)
+    muon = optim.Muon(refused, ns_steps=-1)
+    with pytest.raises(Exception, match="ns_steps"):
+        torch.compile(lambda: muon.step(), backend="eager")()
+    assert torch.equal(w.detach(), torch.ones(2, 2))
+
+
 @names([optim.SGD, optim.Adam])
 def test_a_compiled_learning_rate_is_no_constant(cls, fresh_compiler):
     """Through the real compiler, of which the kernels ask for it at every step."""

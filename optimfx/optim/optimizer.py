@@ -54,7 +54,7 @@ class Optimizer(torch.optim.Optimizer):
         check_flags({"fused": fused, **defaults})
         super().__init__(params, defaults)
         self.fused = fused
-        self._updates: dict[int, tuple[Group, tuple[Any, ...], Any]] = {}
+        self._updates: dict[int, tuple[Group, tuple[Any, ...] | None, Any]] = {}
         for index, group in enumerate(self.param_groups):
             self._prepare(index, group)
 
@@ -164,6 +164,7 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, index: int, group: Group) -> None:
         """Make the update of a group before anything is compiled; what it refuses, a step refuses, as in torch."""
         if hasattr(type(self), "algorithm"):
+            self._updates[index] = (group, None, None)
             with suppress(TypeError, ValueError):
                 self._update(index, group)
 
