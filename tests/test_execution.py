@@ -8,7 +8,7 @@ from catalogue import ALGORITHMS, LINKS, cases, once_maximized
 from trees import assert_equal, clone, random_like
 
 import optimfx as fx
-from optimfx.execution import blocked, compiled, foreach
+from optimfx.execution import blocked, compiled, flat, foreach
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
@@ -43,7 +43,8 @@ def test_equals_eager(row, options, executor, stepping, dtype):
 def test_block_by_block_equals_at_once(row, options, stepping, inplace, dtype, monkeypatch):
     """Bit for bit, where the rule is recorded and played on blocks, the last of which is shorter."""
     monkeypatch.setattr(blocked, "SHORT", 8)
-    monkeypatch.setattr(blocked, "SMALL", 8)
+    monkeypatch.setattr(flat, "SMALL", 8)
+    monkeypatch.setattr(flat, "plan", flat.plan.__wrapped__)  # what it keeps was made for the other limit
     monkeypatch.setattr(blocked, "BLOCK", 16)
     tx, params = row(**options), [row.randn(39, dtype=dtype), row.randn(4, 4, dtype=dtype)]
     state = tx.init(params)

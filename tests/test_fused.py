@@ -52,7 +52,7 @@ def elementwise(row, options):
     return bool(row.rule and row.rule.elementwise)
 
 
-SIZES = [0, 1, 7, 4 * blocked.SMALL + 3]
+SIZES = [0, 1, 7, 4 * flat.SMALL + 3]
 
 
 def ragged(row, dtype=torch.float32):
@@ -76,7 +76,7 @@ def test_compiled_in_other_dtypes_equals_eager(dtype):
     def randn(*shape):
         return torch.randn(shape, dtype=dtype)
 
-    assert_agrees(fx.adamw(lr=0.1), [randn(3, 5), randn(blocked.SMALL + 1), randn(2)], "compiled")
+    assert_agrees(fx.adamw(lr=0.1), [randn(3, 5), randn(flat.SMALL + 1), randn(2)], "compiled")
 
 
 KERNELS = ("sgd", "adam", "adamw", "adagrad")
@@ -114,8 +114,8 @@ def with_gaps(tree):
 def test_memory_orders(executor, hand, inplace):
     """The elements of a leaf are those of its gradient and state, however each of them lies in memory."""
     params = hand([torch.randn(8, 64, 5, 7), torch.randn(3, 4, 2, 2), torch.randn(129, 65), torch.randn(5)])
-    if executor == "aten" and (hand is with_gaps or not inplace):
-        with pytest.raises(ValueError, match=r"memory orders|in place"):
+    if executor == "aten" and not inplace:
+        with pytest.raises(ValueError, match="in place"):
             assert_agrees(fx.adam(), params, executor, inplace=inplace, hand=hand)
     else:
         assert_agrees(fx.adam(), params, executor, inplace=inplace, hand=hand)
@@ -124,7 +124,7 @@ def test_memory_orders(executor, hand, inplace):
 @pytest.mark.parametrize("executor", ["blocked", "compiled"])
 @pytest.mark.parametrize("size", [flat.PACKED - 1, flat.PACKED, flat.PACKED + 1, 2 * blocked.BLOCK + 1])
 def test_the_edges_of_blocks_and_workspaces(executor, size):
-    small = [torch.randn(blocked.SMALL) for _ in range(size // blocked.SMALL)] + [torch.randn(size % blocked.SMALL)]
+    small = [torch.randn(flat.SMALL) for _ in range(size // flat.SMALL)] + [torch.randn(size % flat.SMALL)]
     assert_agrees(fx.rmsprop(), [*small, torch.randn(size)], executor, steps=1)
 
 
@@ -145,7 +145,7 @@ CHAINS = {
 @pytest.mark.parametrize("inplace", [True, False], ids=["in place", "out of place"])
 def test_a_chain_in_one_pass_equals_its_links_one_by_one(make, executor, inplace):
     tx = make()
-    params = [torch.randn(7, 3), torch.randn(blocked.SMALL + 1), torch.randn(2)]
+    params = [torch.randn(7, 3), torch.randn(flat.SMALL + 1), torch.randn(2)]
     state = tx.init(params)
     for _ in range(3):
         grads = random_like(params)
@@ -178,7 +178,7 @@ def test_one_kernel_serves_every_number_and_size():
     before = set(compiled._kernels)
     for step in range(12):
         if step == 3:
-            optimizer.add_param_group({"params": [torch.nn.Parameter(torch.randn(blocked.SMALL + step))]})
+            optimizer.add_param_group({"params": [torch.nn.Parameter(torch.randn(flat.SMALL + step))]})
         for group in optimizer.param_groups:
             group.update(lr=0.1 / (1 + step), betas=(0.9 - step / 100, 0.99), eps=1e-8 * (1 + step))
             for p in group["params"]:

@@ -151,6 +151,28 @@ def a_state_in_another_order(optimizer, params):
             state[name] = state[name].t().contiguous().t()
 
 
+def a_state_transposed_in_place(optimizer, params):
+    for value in optimizer.state[params[1]].values():
+        if value.dim():
+            value.t_()
+
+
+def a_state_in_other_memory(optimizer, params):
+    for value in optimizer.state[params[1]].values():
+        value.data = value.data.clone().mul_(2)
+
+
+def another_step(optimizer, params):
+    if "step" in optimizer.state[params[1]]:
+        optimizer.state[params[1]]["step"].fill_(100)
+
+
+def gradients_end_to_end(optimizer, params):
+    whole = torch.linspace(-1, 1, sum(p.numel() for p in params))
+    for p, part in zip(params, whole.split([p.numel() for p in params])):
+        p.grad = part.view_as(p)
+
+
 def other_hyperparameters(optimizer, params):
     optimizer.param_groups[0].update(lr=0.3, weight_decay=0.2)
 
@@ -168,6 +190,10 @@ CHANGES = [
     a_tensor_written_to,
     a_state_begun_anew,
     a_state_in_another_order,
+    a_state_transposed_in_place,
+    a_state_in_other_memory,
+    another_step,
+    gradients_end_to_end,
     other_hyperparameters,
 ]
 
@@ -189,7 +215,7 @@ def test_nothing_that_is_kept_between_steps_goes_stale(cls, change, fused):
         if step == 3:
             change(optimizer, params)
             change(reference, twins)
-            if change is not a_parameter_that_sits_out:
+            if change not in (a_parameter_that_sits_out, gradients_end_to_end):
                 give_gradients(params, twins)
         optimizer.step()
         with fx.execution.use("eager"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import methodcaller
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,12 +81,6 @@ def _mismatch(step: Step, leaves: Leaves) -> str | None:
         return f"torch's kernel takes one real dtype, not {', '.join(sorted(map(str, dtypes)))}"
     if any(isinstance(value, Tensor) for value in (step.count, *step.hyper.values(), *step.hyper.get("betas", ()))):
         return "a hyperparameter is a tensor"
-    if _is_sum(step):
-        return None
-    contiguous = methodcaller("is_contiguous")
-    if not all(all(map(contiguous, column)) for column in columns):
-        if not all(flat.same_order(list(row)) for row in zip(*columns)):
-            return "columns in different memory orders"
     return None
 
 
@@ -105,7 +98,14 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         last = last._replace(grads=[grad.clone() for grad in leaves.grads])
         others = leaves.slots[: len(leaves.slots) - len(last.slots)]
         blocked.run(tuple(before), last._replace(slots=others), stepping=False, inplace=True)
-    slots: list[Any] = [[] if column[0] is None else column for column in last.slots]
-    counts = [torch.tensor(float(step.count))] * len(leaves.grads)
-    CALLS[step.rule.aten](step, last.params, last.grads, slots, counts)
+    if _is_sum(step):
+        _call(step, [last.params, last.grads])
+    else:
+        dtype = last.params[0].dtype
+        flat.run(lambda row, _: _call(step, [[t] for t in row]), last, stepping=True, inplace=True, dtype=dtype)
     return list(leaves.params), [list(column) for column in leaves.slots]
+
+
+def _call(step: Step, columns: Sequence[Any]) -> None:
+    params, grads, *slots = [[] if column[0] is None else column for column in columns]
+    CALLS[step.rule.aten](step, params, grads, slots, [torch.tensor(float(step.count))] * len(grads))

@@ -21,8 +21,6 @@ BLOCK = 1 << 18
 it."""
 SHORT = 1 << 14
 """Elements of a stretch up to which the rule simply runs on it."""
-SMALL = 1 << 14
-"""Elements of a leaf above which packing costs more than the calls that it saves, by the same sweep."""
 
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
@@ -58,7 +56,7 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
             places = flat.outs_of(block, stepping) if over else _cut(outs, begin, end)
             player.play(block, places, scratch if end - begin == BLOCK else _cut(scratch, 0, end - begin))
 
-    return flat.run(kernel, leaves, stepping=stepping, inplace=inplace, small=SMALL)
+    return flat.run(kernel, leaves, stepping=stepping, inplace=inplace)
 
 
 def _at_once(steps: Steps, row: flat.Row, outs: flat.Row, stepping: bool) -> None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
+PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
+"""Torch's own types of tensors, and no tensor."""
 
 
 class Leaves(NamedTuple):
@@ -24,7 +25,7 @@ class Leaves(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether all are torch's own tensors, no subclasses with a behaviour of theirs."""
-        return {*map(type, self.params), *map(type, self.grads)} <= _PLAIN
+        return {*map(type, self.params), *map(type, self.grads)} <= PLAIN
 
     def take(self, indices: Iterable[int]) -> Leaves:
         """The rows at these places."""

@@ -10,6 +10,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx import modes, tree
+from optimfx.execution import flat
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, step_at, tensor_like
@@ -43,6 +44,8 @@ def init(update: Any, params: PyTree) -> PyTree:
     nothing = (None,) * (len(update.state_type._fields) - update.shares)
     rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
     slots = [[kept_as(slot, update.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
+    if not modes.tracing():
+        slots = [flat.together(column) for column in slots]
     return state_of(update, spec, [*shared, *slots])
 
 
@@ -187,7 +190,7 @@ def execute(
 def _kinds(leaves: Leaves) -> list[Any] | None:
     """What leaves must have in common to be stepped together, or ``None`` where all have it."""
     columns = (leaves.params, leaves.grads, *leaves.slots)
-    if all(len({None if t is None else t.dtype for t in column}) == 1 for column in columns):
+    if all(len(_dtypes(column)) == 1 for column in columns):
         grads = [grad for grad in leaves.grads if grad is not None]
         # A device is an object to make; for a thousand leaves, asking whether it is the host costs a third of that.
         one_device = {grad.is_cpu for grad in grads} == {True} or len({grad.device for grad in grads}) == 1
@@ -197,6 +200,12 @@ def _kinds(leaves: Leaves) -> list[Any] | None:
         (None if grad is None else (grad.device, grad.layout), *[None if t is None else t.dtype for t in (grad, *rest)])
         for rest, grad in zip(zip(leaves.params, *leaves.slots), leaves.grads)
     ]
+
+
+def _dtypes(column: Sequence[Any]) -> set[Any]:
+    if {*map(type, column)} == {type(None)}:
+        return {None}
+    return {None if t is None else t.dtype for t in column}
 
 
 def _counted(before: Columns, runs: list[list[int]], counts: list[tuple[Any, ...]], steps: list[Step]) -> Columns:

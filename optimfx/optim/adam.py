@@ -232,7 +232,7 @@ class SparseAdam(Optimizer):
     def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
         return {**super()._begin(update, group, param), "step": 0}
 
-    def _count(self, states: list[dict[str, Any]], steps: list[Any]) -> None:
+    def _count(self, counts: Any, steps: list[Any], states: list[dict[str, Any]]) -> None:
         for state in states:
             state["step"] += 1
 

@@ -101,8 +101,8 @@ class Adagrad(Optimizer):
         super().__init__(params, {**numbers, **flags})
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
-                for param in group["params"]:
-                    self.state[param].update(self._begin(self._update(index, group), group, param))
+                params = group["params"]
+                self._begin_states(self._update(index, group), group, params, range(len(params)))
 
 
 class RMSprop(Optimizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, ClassVar, TypeAlias
 
@@ -18,6 +18,7 @@ from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.checks import check_flags, check_fused
 from optimfx.optim.live import Algorithm, Group
+from optimfx.optim.scalars import Scalars
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -118,6 +119,10 @@ class Optimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
             if keep_dtype:
                 restore_dtypes(self.state, self.param_groups, state_dict)
+            for group in self.param_groups:
+                states = [self.state[p] for p in group["params"] if p in self.state]
+                for state, moved in zip(states, stepping.together(states)):
+                    state.update(moved)
         except BaseException:
             self.state, self.param_groups = before
             raise
@@ -142,11 +147,11 @@ class Optimizer(torch.optim.Optimizer):
             for index, group in enumerate(self._groups()):
                 params = group["params"]
                 grads = [p.grad for p in params]
-                given = [grad for grad in grads if grad is not None]
-                if len(given) < len(grads):
+                if type(None) in set(map(type, grads)):
                     params = [p for p, grad in zip(params, grads) if grad is not None]
+                    grads = [grad for grad in grads if grad is not None]
                 if params:
-                    self._step_group(self._update(index, group), group, params, given)
+                    self._step_group(self._update(index, group), group, params, grads)
         return loss
 
     def _groups(self) -> list[Group]:
@@ -172,17 +177,15 @@ class Optimizer(torch.optim.Optimizer):
         grads = self._taken(group, grads)
         self._check(update, group, params, grads)
         names = stepping.kept(update, counts=self.counts)
-        states: list[dict[str, Any]] = [{}] * len(params)
-        if names:
-            states = [self.state.get(p) or {} for p in params]
-        fresh = stepping.unbegun(names, states)
-        for i in sorted(fresh):
-            # What is there stays: of a term that was switched on later, only its own slots are new.
-            there = {name: value for name, value in states[i].items() if value is not None}
-            states[i] = self.state[params[i]]
-            states[i].update({**self._begin(update, group, params[i]), **there})
+        states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
+        columns = stepping.columns(update, states, names)
+        fresh = stepping.unbegun(columns, names)
+        if fresh:
+            self._begin_states(update, group, params, sorted(fresh))
+            columns = stepping.columns(update, states, names)
         if self.counts:
-            steps = [step + 1 for step in modes.numbers([state["step"] for state in states])]
+            counts = Scalars(columns["step"])
+            steps = [step + 1 for step in counts.read()]
         else:
             # A slot that is new is all that tells the first step from the later ones.
             steps = [1 if i in fresh else 2 for i in range(len(states))]
@@ -190,13 +193,13 @@ class Optimizer(torch.optim.Optimizer):
             update,
             params,
             grads,
-            states,
+            columns,
             steps,
             executor=self._executor(update, group),
             differentiable=bool(group.get("differentiable", False)),
         )
         if self.counts:
-            self._count(states, steps)
+            self._count(counts, steps, states)
 
     def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """The gradients in the form in which the algorithm takes them."""
@@ -213,13 +216,18 @@ class Optimizer(torch.optim.Optimizer):
         # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
         return use("foreach") if group["foreach"] else use("blocked", "eager")
 
-    def _count(self, states: list[dict[str, Any]], steps: list[Any]) -> None:
-        counts = [state["step"] for state in states]
+    def _count(self, counts: Scalars, steps: list[Any], states: list[dict[str, Any]]) -> None:
         if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
-            torch._foreach_add_(counts, 1)
+            counts.advance()
         else:
-            # A fifth of the time: adding a number is an allocation for each of them.
-            torch._foreach_copy_(counts, [torch.tensor(steps[0], dtype=counts[0].dtype)] * len(counts))
+            counts.write(steps[0])
+
+    def _begin_states(self, update: RuleUpdate, group: Group, params: list[Tensor], places: Sequence[int]) -> None:
+        """Begin the states at these places. What is there stays: of a term switched on later, only its slots are new."""
+        begun = [self._begin(update, group, params[i]) for i in places]
+        for i, new in zip(places, begun if modes.tracing() else stepping.together(begun)):
+            state = self.state[params[i]]
+            state.update({name: value for name, value in new.items() if state.get(name) is None})
 
     def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
         on_device = bool(group.get("capturable") or group.get("fused"))

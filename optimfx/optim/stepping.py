@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx import modes
 from optimfx.base import RuleUpdate
+from optimfx.execution import flat
 from optimfx.execution.columns import needed
 from optimfx.execution.hyper import resolve
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.run import execute, steps_of
+from optimfx.optim.scalars import Scalars
 
 ParamState = dict[str, Any]
+Columns = dict[str, list[Any]]
 
 
 def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
@@ -36,32 +38,45 @@ def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -
     first = rule.begin(**_resolved(update, rule.begin_names))
     state.update({name: torch.as_tensor(value, **scalar) for name, value in zip(rule.carried, first)})
     slots = rule.init(param, **_resolved(update, rule.init_names))
-    state.update({name: slot for name, slot in zip(slot_names(update), slots) if slot is not None})
+    state.update({name: slot for name, slot in zip(update.rule.slots, slots) if slot is not None})
     return state
 
 
-def slot_names(update: RuleUpdate) -> tuple[str, ...]:
-    """The names of what the rule keeps for each parameter by itself."""
-    return update.rule.slots
+def together(states: Sequence[ParamState]) -> list[ParamState]:
+    """The states of one algorithm, with the small tensors of each name end to end in memory."""
+    names = {name: None for state in states for name in state}
+    columns = [[state.get(name) for state in states] for name in names]
+    moved = [flat.together([x if isinstance(x, Tensor) else None for x in column]) for column in columns]
+    rows = zip(*[[x if new is None else new for x, new in zip(*pair)] for pair in zip(columns, moved)])
+    return [{name: x for name, x in zip(names, row) if name in state} for state, row in zip(states, rows)]
 
 
 def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
     """What the algorithm keeps for every parameter with these hyperparameters, as far as that is known beforehand."""
     if not update.rule.elementwise:
-        return ["step"] if counts else list(slot_names(update))
-    return [*(["step"] if counts else []), *needed(update, _resolved(update, update.rule.init_names))]
+        return ["step"] if counts else list(update.rule.slots)
+    counted = ["step", *update.rule.carried] if counts else list(update.rule.carried)
+    return [*counted, *needed(update, _resolved(update, update.rule.init_names))]
 
 
-def unbegun(names: Sequence[str], states: Sequence[ParamState]) -> set[int]:
-    """The places of the states that lack one of these."""
-    return {i for name in names for i, state in enumerate(states) if state.get(name) is None}
+def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
+    """What the states hold under these names, and for a rule on whole tensors, whose shapes decide what is kept, of
+    every slot: a value for each parameter, or ``None``."""
+    every = names if update.rule.elementwise else {**dict.fromkeys(names), **dict.fromkeys(update.rule.slots)}
+    return {name: [state.get(name) for state in states] for name in every}
+
+
+def unbegun(columns: Columns, names: Sequence[str]) -> set[int]:
+    """The places of the parameters that lack one of these."""
+    lacking = [name for name in names if type(None) in set(map(type, columns[name]))]
+    return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
 
 
 def step(
     update: RuleUpdate,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    states: Sequence[ParamState],
+    columns: Columns,
     steps: Sequence[Any],
     *,
     executor: AbstractContextManager[None],
@@ -73,20 +88,16 @@ def step(
         update: the algorithm.
         params: the parameters, with their gradients and states.
         grads: the gradients.
-        states: the states that :func:`begin` made; those without a step in torch have none here.
+        columns: what :func:`columns` found in the states.
         steps: the number of each parameter's step, from 1: numbers, or 0-d tensors.
         executor: the one to run, by :func:`optimfx.execution.use`.
         differentiable: leave the step on autograd's tape.
     """
     rule = update.rule
-    names = slot_names(update)
-    # What is left in a state of a term that was switched off stays as it is.
-    live = kept(update, counts=False) if rule.elementwise else names
-    slots: list[list[Any]] = [
-        [state.get(name) for state in states] if name in live else [None] * len(states) for name in names
-    ]
-    carried = [[state[name] for state in states] for name in rule.carried]
-    runs, counts = _runs(steps, [_clones(column) for column in carried] if differentiable else carried)
+    # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
+    slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
+    carried = [Scalars(_clones(columns[name]) if differentiable else columns[name]) for name in rule.carried]
+    runs, counts = _runs(steps, [each.read() for each in carried])
     places, taken = steps_of(update, grads, counts)
     alone = {place: (each,) for place, each in enumerate(taken)}
     leaves = Leaves(params, grads, slots)
@@ -99,11 +110,17 @@ def step(
         results, new = execute(leaves, runs, places, alone, stepping=True, inplace=not differentiable)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
-            _copy(column, values, differentiable)
+            _copy(column, values)
     for run, place in zip(runs, places):
-        for name, column in zip(rule.carried, carried):
+        for name, each in zip(rule.carried, carried):
             value = torch.as_tensor(getattr(taken[place].scalars, name))
-            _copy([column[i] for i in run], [value] * len(run), differentiable)
+            own = [columns[name][i] for i in run]
+            if differentiable:
+                _copy(own, [value] * len(run))
+            elif len(run) == len(params):
+                each.write(value)
+            else:
+                Scalars(own).write(value)
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
@@ -128,10 +145,9 @@ def _clones(tensors: Sequence[Any]) -> list[Any]:
     return [None if t is None else t.clone() for t in tensors]
 
 
-def _copy(old: Sequence[Any], new: Sequence[Any], differentiable: bool) -> None:
-    if not differentiable:
-        return torch._foreach_copy_(list(old), list(new))
-    for mine, value in zip(old, new):  # autograd does not know the list form
+def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
+    """On autograd's tape, which does not know the list form."""
+    for mine, value in zip(old, new):
         if mine is not None:
             mine.copy_(value)
 
@@ -140,7 +156,7 @@ def _runs(steps: Sequence[Any], carried: Sequence[Sequence[Any]]) -> tuple[list[
     """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves."""
     if not (carried or isinstance(steps[0], Tensor)) and len(set(steps)) == 1:
         return [list(range(len(steps)))], [(steps[0],)]
-    every = list(zip(steps, *map(modes.numbers, carried)))
+    every = list(zip(steps, *carried))
     runs: list[list[int]] = []
     counts: list[tuple[Any, ...]] = []
     known: dict[tuple[Any, ...], int] = {}

@@ -1,0 +1,44 @@
+"""What a kernel is made for, and what it is given: a rule's scalars, with those left open that change by the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.hyper import Step
+
+
+class Open(Enum):
+    """Stands for a scalar that a kernel is given at each call; of the others it is made."""
+
+    NUMBER = 0
+    CONDITION = 1
+
+
+def form_of(step: Step) -> tuple[Any, ...]:
+    """The scalars with those that may change from step to step left open."""
+    flags = [isinstance(x, bool) for x in step.scalars]
+    numbers = [isinstance(x, (int, float, Tensor)) and not flag for x, flag in zip(step.scalars, flags)]
+    conditions = [isinstance(x, Tensor) and x.dtype is torch.bool for x in step.scalars]
+    if any(flags) and step.count is not None and not isinstance(step.count, Tensor):
+        # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
+        probe = step.rule.scalars(torch.tensor(step.count, dtype=torch.float64), **step.hyper)
+        conditions = [known or (flag and isinstance(x, Tensor)) for known, flag, x in zip(conditions, flags, probe)]
+    form = [Open.NUMBER if number else x for x, number in zip(step.scalars, numbers)]
+    return tuple([Open.CONDITION if condition else x for x, condition in zip(form, conditions)])
+
+
+def left_open(scalars: Any, form: tuple[Any, ...]) -> list[Any]:
+    """The values of the scalars that are left open."""
+    return [x for x, part in zip(scalars, form) if isinstance(part, Open)]
+
+
+def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
+    """The step with the scalars that are left open taken from the numbers."""
+    values = [next(numbers) if isinstance(part, Open) else part for part in form]
+    scalars = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
+    return step._replace(scalars=type(step.scalars)(*scalars))

@@ -1,0 +1,43 @@
+"""Scalars that torch keeps for every parameter, read and written as one where they lie end to end in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx import modes
+from optimfx.execution.flat import end_to_end
+
+
+class Scalars:
+    """One scalar of each of some parameters, such as the number of steps taken."""
+
+    def __init__(self, column: Sequence[Any]) -> None:
+        self.column = column
+        plain = not modes.tracing() and {*map(type, column)} == {Tensor} and not modes.differentiated(*column)
+        self.line = end_to_end(column, range(len(column) + 1)) if plain else None
+
+    def read(self) -> list[Any]:
+        """Each as a number, where it is on the host."""
+        if self.line is None or not self.line.is_cpu:
+            return modes.numbers(self.column)
+        first = self.line[0]
+        return [first.item()] * len(self.column) if bool((self.line == first).all()) else self.line.tolist()
+
+    def write(self, value: Any) -> None:
+        """The same value to all."""
+        value = torch.as_tensor(value)
+        if self.line is None:
+            torch._foreach_copy_(list(self.column), [value] * len(self.column))
+        else:
+            self.line.copy_(value)
+
+    def advance(self) -> None:
+        """Each by one."""
+        if self.line is None:
+            torch._foreach_add_(list(self.column), 1)
+        else:
+            self.line.add_(1)
