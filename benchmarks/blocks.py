@@ -20,15 +20,18 @@ from rich.table import Table
 from timing import Method, best_of_rounds
 
 import optimfx as fx
-from optimfx.execution import blocked, compiled
+from optimfx.execution import blocked, compiled, flat
 
 ELEMENTS = 1 << 23
 BLOCKS = [1 << k for k in range(13, 22)]
 LEAVES = [1 << k for k in range(6, 18)]
 
 
+THRESHOLDS: dict[str, ModuleType] = {"BLOCK": blocked, "SMALL": flat}
+
+
 def method(name: str, executor: ModuleType, size: int, **thresholds: int) -> Method:
-    """A step over leaves of this size by an executor whose thresholds are others."""
+    """A step over leaves of this size by an executor, with other thresholds."""
     params: Any = [torch.randn(size) for _ in range(min(1000, ELEMENTS // size))]
     grads = [torch.randn(size) for _ in params]
     tx = fx.rmsprop()
@@ -37,7 +40,7 @@ def method(name: str, executor: ModuleType, size: int, **thresholds: int) -> Met
     def step() -> None:
         nonlocal params, state
         for threshold, value in thresholds.items():
-            setattr(executor, threshold, value)
+            setattr(THRESHOLDS[threshold], threshold, value)
         with fx.execution.use(executor.name):
             params, state = fx.step(tx, grads, state, params, inplace=True)
 
@@ -63,15 +66,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=path_of("blocks"), help="the JSON file")
     options = parser.parse_args()
 
-    kept = {(m, name): getattr(m, name) for m in (blocked, compiled) for name in ("BLOCK", "SMALL") if hasattr(m, name)}
+    kept = {name: getattr(module, name) for name, module in THRESHOLDS.items()}
     cells = []
     for title, methods in track(list(sweeps()), description="measuring"):
         for each in methods:
             each.seconds()  # the first makes workspaces, and may compile
         best, _ = best_of_rounds(methods, options.rounds, options.budget)
         cells.append({"sweep": title, "milliseconds": {name: 1e3 * seconds for name, seconds in best.items()}})
-    for (module, name), value in kept.items():
-        setattr(module, name, value)
+    for name, value in kept.items():
+        setattr(THRESHOLDS[name], name, value)
 
     table = Table(title="One RMSprop step in place, CPU, ms")
     table.add_column("sweep")

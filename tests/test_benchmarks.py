@@ -67,6 +67,14 @@ def test_classes_then_readme(importable, tmp_path):
     assert "old" not in page
 
 
+def test_first_steps_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    run("first_steps.py", "--algorithms", "Adagrad", "--out", results.path_of("first_steps", tmp_path))
+    assert "The first step with `fused=True` compiles a kernel, in 0.0 s" in readme.block(tmp_path)
+
+
 def test_peak_memory(importable):
     import memory
     import torch

@@ -44,7 +44,6 @@ def test_block_by_block_equals_at_once(row, options, stepping, inplace, dtype, m
     """Bit for bit, where the rule is recorded and played on blocks, the last of which is shorter."""
     monkeypatch.setattr(blocked, "SHORT", 8)
     monkeypatch.setattr(flat, "SMALL", 8)
-    monkeypatch.setattr(flat, "plan", flat.plan.__wrapped__)  # what it keeps was made for the other limit
     monkeypatch.setattr(blocked, "BLOCK", 16)
     tx, params = row(**options), [row.randn(39, dtype=dtype), row.randn(4, 4, dtype=dtype)]
     state = tx.init(params)

@@ -57,7 +57,8 @@ def run(
     outs: list[Any] = [list(column) for column in outs_of(ins, stepping)]
     dtype = dtype or compute_dtype([column[0] for column in ins if column[0] is not None])
     pairs = leaves.grads[0].is_complex()
-    large, little, packs = plan(tuple([grad.shape for grad in leaves.grads]), len(ins), dtype, pairs, get_ident())
+    shapes = tuple([grad.shape for grad in leaves.grads])
+    large, little, packs = plan(shapes, SMALL, len(ins), dtype, pairs, get_ident())
     strays = []
     for i in large:
         row = [column[i] for column in ins]
@@ -84,11 +85,13 @@ def run(
 
 
 @lru_cache(maxsize=32)
-def plan(shapes: tuple[torch.Size, ...], columns: int, dtype: torch.dtype, pairs: bool, thread: int) -> Plan:
+def plan(
+    shapes: tuple[torch.Size, ...], small: int, columns: int, dtype: torch.dtype, pairs: bool, thread: int
+) -> Plan:
     """How leaves of these shapes are run; the workspaces are those of one thread. ``pairs`` are of complex numbers."""
     sizes = [shape.numel() for shape in shapes]
-    little = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
-    large = [i for i, size in enumerate(sizes) if size > SMALL or len(sizes) == 1]
+    little = [i for i, size in enumerate(sizes) if size <= small and len(sizes) > 1]
+    large = [i for i, size in enumerate(sizes) if size > small or len(sizes) == 1]
     return Plan(large, little, _packs([torch.Size((*shapes[i], *([2] * pairs))) for i in little], columns, dtype))
 
 
