@@ -42,6 +42,7 @@ from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
+from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
 from optimfx.transforms.stateless import identity, set_to_zero, stateless
@@ -64,6 +65,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
+    "kahan", "master_params", "stochastic_rounding",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
     # hyperparameters over time

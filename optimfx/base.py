@@ -30,6 +30,7 @@ Hyper: TypeAlias = float | Tensor | Schedule
 
 DType: TypeAlias = torch.dtype
 BFLOAT16 = torch.bfloat16
+FLOAT32 = torch.float32
 
 
 class TransformInit(Protocol):
@@ -129,7 +130,8 @@ class Rule:
         Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. A parameter ``global_norm`` gets the
         2-norm of all gradients; one named like a field of the state gets that scalar, *carried* from the last step.
         Returns a NamedTuple, in which what is neither a number nor a tensor is static: it selects a branch of ``leaf``.
-        A field named like one of the state is what is carried on.
+        A field named like one of the state is what is carried on; in one named ``param_dtype``, ``leaf`` finds the
+        dtype of the parameter, of its parts if it is complex.
     ``begin(**hyper)``
         The values with which the carried scalars begin, as a tuple; they are kept in float64.
     ``refusal(param)``
@@ -150,6 +152,8 @@ class Rule:
             gradient steps only the elements that it has.
         aten: the name of torch's own kernels that do the same, if there are any.
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
+        positional: whether it matters to an elementwise ``leaf`` where in its tensor an element stands, so that leaves
+            may only be flattened.
     """
 
     leaf: Callable[..., Any]
@@ -158,6 +162,7 @@ class Rule:
     state: type[Any] | None = None
     reads_param: Callable[[Any], bool] = lambda scalars: False
     elementwise: bool = True
+    positional: bool = False
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     refusal: Callable[[Tensor], str | None] = lambda param: None
     sparse: Callable[[Any], bool] = lambda scalars: False

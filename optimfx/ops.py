@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from optimfx.modes import decided, number
+from optimfx.rounding import rounded, rounded_stochastically
 
 __all__ = [
     "abs",
@@ -50,6 +51,8 @@ __all__ = [
     "mean",
     "minimum",
     "norm",
+    "rounded",
+    "rounded_stochastically",
     "rows",
     "rsqrt",
     "sign",

@@ -134,7 +134,9 @@ class Row:
     @property
     def executors(self) -> list[str]:
         """The executors that run it bit for bit alike; those that do not have tests of their own."""
-        return ["blocked", "eager", "foreach"] if self.rule and self.rule.elementwise else ["eager"]
+        if not (self.rule and self.rule.elementwise):
+            return ["eager"]
+        return ["eager", "foreach"] if self.rule.positional else ["blocked", "eager", "foreach"]
 
     def twin(self, **options: Any) -> optax.GradientTransformation | None:
         """The same transformation from Optax, or None."""
@@ -336,6 +338,9 @@ LINKS = [
     Row("ema", product(decay=[0.9], debias=[False, True]), optax=lambda decay, debias: optax.ema(decay, debias)),
     Row("ema_params", [{}, dict(decay=0.5)]),
     Row("swa_params", [{}]),
+    Row("kahan", [{}]),
+    Row("master_params", [{}, dict(state_dtype=torch.float64)]),
+    Row("stochastic_rounding", [{}, dict(seed=3)]),
     Row(
         "add_decayed_weights",
         [dict(weight_decay=0.1)],

@@ -12,11 +12,13 @@ from optimfx import ops
 ROOT = Path(fx.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 RULES = sorted(path for path in (ROOT / "rules").glob("*.py") if path.name != "__init__.py")
+KERNELS = sorted((ROOT / "execution" / "triton").glob("*.py"))
 
 # What each part of the package may import of it, when it runs. Nothing may import optim.
 ALLOWED = {
     "modes": set(),
-    "ops": {"modes"},
+    "rounding": set(),
+    "ops": {"modes", "rounding"},
     "tree": set(),
     "linalg": {"ops"},
     "execution": {"execution", "modes", "ops", "tree"},
@@ -91,8 +93,8 @@ def test_a_rule_knows_only_the_vocabulary(path):
                 assert called.startswith("ops.") or another_rules, f"{called} is not of the vocabulary"
 
 
-@pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)
-def test_a_rule_is_short(path):
+@pytest.mark.parametrize("path", RULES + KERNELS, ids=lambda p: p.stem)
+def test_a_rule_and_what_makes_a_kernel_of_it_is_short(path):
     assert len(path.read_text().splitlines()) <= 180
 
 
@@ -104,6 +106,21 @@ def test_a_file_is_short(path):
 @pytest.mark.parametrize("word", ops.__all__)
 def test_a_word_of_the_vocabulary_is_documented(word):
     assert getattr(ops, word).__doc__
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_triton_is_imported_only_where_it_is_needed(path):
+    """Where it is missing, importing any part of the package, and collecting its doctests, must still do."""
+    for node in ast.parse(path.read_text()).body:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not [module for module in modules if module.partition(".")[0] == "triton"]
+
+
+def test_only_the_audit_of_the_kernels_knows_what_they_are_of():
+    """It runs as a program, and compiles all that the package exports."""
+    files = [path for path in KERNELS if "import optimfx as fx" in path.read_text()]
+    assert [path.stem for path in files] == ["audit"]
 
 
 def test_execution_names_no_algorithm():

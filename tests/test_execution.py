@@ -11,7 +11,7 @@ import optimfx as fx
 from optimfx.execution import blocked, compiled, flat, foreach
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
+@cases(ALGORITHMS + LINKS, where=lambda row, options: "blocked" in row.executors and once_maximized(row, options))
 @pytest.mark.parametrize("executor", ["foreach", "blocked"])
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
@@ -36,7 +36,7 @@ def test_equals_eager(row, options, executor, stepping, dtype):
     assert_equal(run(executor), run("eager"))
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: "foreach" in row.executors and once_maximized(row, options))
+@cases(ALGORITHMS + LINKS, where=lambda row, options: "blocked" in row.executors and once_maximized(row, options))
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

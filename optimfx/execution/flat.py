@@ -98,14 +98,13 @@ def plan(
 def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensors with the small ones end to end in memory, so that no step has to copy them."""
     moved = list(tensors)
-    kinds: dict[torch.dtype, list[int]] = {}
+    kinds: dict[torch.dtype, dict[int, Tensor]] = {}
     for i, t in enumerate(tensors):
         if t is not None and _may_move(t):
-            kinds.setdefault(t.dtype, []).append(i)
-    for places in kinds.values():
-        own = [tensors[i] for i in places]
-        column = torch.cat([t.view(-1) for t in own])
-        for i, part in zip(places, _parts(column, [t.shape for t in own])):
+            kinds.setdefault(t.dtype, {})[i] = t
+    for own in kinds.values():
+        column = torch.cat([t.view(-1) for t in own.values()])
+        for i, part in zip(own, _parts(column, [t.shape for t in own.values()])):
             moved[i] = part
     return moved
 
@@ -132,7 +131,7 @@ def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None
     return first.as_strided((offsets[-1],), (1,)) if all(map(Tensor.is_contiguous, parts)) else None
 
 
-def _run_pack(kernel: Kernel, pack: Pack, ins: list[Row], stepping: bool, inplace: bool) -> list[Row]:
+def _run_pack(kernel: Kernel, pack: Pack, ins: list[Row], stepping: bool, inplace: bool) -> list[Any]:
     """The results and the new slots of the leaves of one pack, by column."""
     columns: list[Any] = [None if column[0] is None else column[pack.begin : pack.end] for column in ins]
     likes = outs_of(columns, stepping)
@@ -150,7 +149,9 @@ def _run_pack(kernel: Kernel, pack: Pack, ins: list[Row], stepping: bool, inplac
         kernel(row, fresh)
         return [None if column is None else _parts(column, pack.shapes) for column in fresh]
     kernel(row, outs_of(row, stepping))
-    news = likes if inplace else [None if parts is None else [torch.empty_like(t) for t in parts] for parts in likes]
+    news: list[Any] = (
+        likes if inplace else [None if parts is None else [torch.empty_like(t) for t in parts] for parts in likes]
+    )
     for parts, whole, column, views in zip(news, *[outs_of(x, stepping) for x in (row, pack.columns, pack.views)]):
         if parts is not None and whole is column:
             torch._foreach_copy_(parts, views)

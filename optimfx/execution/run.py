@@ -16,7 +16,7 @@ from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, step_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
-from optimfx.execution.storage import kept_as
+from optimfx.execution.storage import kept_as, real
 from optimfx.tree import PyTree
 
 
@@ -173,7 +173,8 @@ def execute(
             continue
         for i in run:
             groups.setdefault((place, kinds[i]), []).append(i)
-    plan = [(steps[place], group, leaves.take(group)) for (place, _), group in groups.items()]
+    parts = [leaves.take(group) for group in groups.values()]
+    plan = [(_typed(steps[place], part), group, part) for ((place, _), group), part in zip(groups.items(), parts)]
     executors = [select(each, taken, stepping, inplace).executor for each, _, taken in plan]
     results = list(leaves.params if stepping else leaves.grads)
     slots = [list(column) for column in leaves.slots]
@@ -185,6 +186,20 @@ def execute(
             for i, value in zip(group, values):
                 column[i] = value
     return results, slots
+
+
+def _typed(steps: Steps, leaves: Leaves) -> Steps:
+    """The steps with the dtype of the parameters, where a rule asks for it."""
+    asking = ["param_dtype" in step.scalars._fields for step in steps]
+    if not any(asking):
+        return steps
+    dtype = real(leaves.params[0]).dtype
+    return tuple(
+        [
+            step._replace(scalars=step.scalars._replace(param_dtype=dtype)) if asks else step
+            for step, asks in zip(steps, asking)
+        ]
+    )
 
 
 def _kinds(leaves: Leaves) -> list[Any] | None:

@@ -71,6 +71,7 @@ _WITH_OUT: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied}
     )
 }
 """Functions that can write their result, in the dtype that the rule computes in, to a given place."""
+_PLACED = frozenset(_WITH_OUT.values())
 
 
 class Player:
@@ -97,9 +98,11 @@ class Player:
         self.values = tape.values
         last = {value: len(tape.calls) for value in self.results}
         for at, call in reversed(list(enumerate(tape.calls))):
+            # A function that is not given a place may hand back what it was given: then that is in use for as long.
+            until = at if call.function in _PLACED else max(at, last.get(call.result, at))
             for arg in call.args:
                 if isinstance(arg, Value):
-                    last.setdefault(arg.index, at)
+                    last[arg.index] = max(until, last.get(arg.index, at))
         free: list[int] = []
         held: dict[int, int] = {}
         self.scratch = 0
@@ -111,7 +114,7 @@ class Player:
             done = [value for value in made if last.get(value, at) <= at]
             made -= set(done)
             place = buffer = None
-            if call.function in _WITH_OUT.values():
+            if call.function in _PLACED:
                 for j, (result, safe, below) in enumerate(zip(self.results, direct, over)):
                     if result == call.result and safe and (below is None or last.get(below.index, -1) <= at):
                         place = j

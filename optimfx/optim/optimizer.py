@@ -223,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
             counts.write(steps[0])
 
     def _begin_states(self, update: RuleUpdate, group: Group, params: list[Tensor], places: Sequence[int]) -> None:
-        """Begin the states at these places. What is there stays: of a term switched on later, only its slots are new."""
+        """Begin the states at these places. Of a term that was switched on later, only its slots are new."""
         begun = [self._begin(update, group, params[i]) for i in places]
         for i, new in zip(places, begun if modes.tracing() else stepping.together(begun)):
             state = self.state[params[i]]

@@ -60,8 +60,10 @@ def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
 
 
 def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
-    """What the states hold under these names, and for a rule on whole tensors, whose shapes decide what is kept, of
-    every slot: a value for each parameter, or ``None``."""
+    """What the states hold under these names: a value for each parameter, or ``None``.
+
+    A rule on whole tensors, whose shapes decide what it keeps, has every slot.
+    """
     every = names if update.rule.elementwise else {**dict.fromkeys(names), **dict.fromkeys(update.rule.slots)}
     return {name: [state.get(name) for state in states] for name in every}
 
