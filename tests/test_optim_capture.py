@@ -8,6 +8,8 @@ import pytest
 import torch
 from test_optim_classes import CLASSES, EVERY, assert_same_value, by_class, give_gradients, parameters, take_step
 
+from optimfx.optim.scalars import Scalars
+
 CAPTURABLE = [info for info in EVERY if info.has_capturable_arg]
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are captured on a GPU only")
 
@@ -77,6 +79,24 @@ def test_capturable_steps_alike_without_a_graph(info):
             take_step(info, optimizer, params)
         runs.append([p.detach() for p in params])
     assert_same_value(*runs, rtol=0, atol=0)
+
+
+@by_class(CAPTURABLE)
+def test_counts_that_stay_on_their_device_step_each_parameter_by_its_own(info, monkeypatch):
+    """As a vector, one for each parameter; a host that has to be asked stands for the device."""
+    runs = []
+    for vector in (lambda scalars: None, lambda scalars: scalars.line):
+        monkeypatch.setattr(Scalars, "vector", property(vector))
+        torch.manual_seed(0)
+        params = parameters(info)
+        optimizer = CLASSES[info.optim_cls](params)
+        for sits_out in (None, params[0], None):
+            give_gradients(info, params)
+            if sits_out is not None:
+                sits_out.grad = None
+            take_step(info, optimizer, params)
+        runs.append([[p.detach() for p in params], [*optimizer.state.values()]])
+    assert_same_value(*runs, rtol=1e-5, atol=1e-6)  # scalars in the kernels' precision, or as numbers
 
 
 @needs_a_gpu

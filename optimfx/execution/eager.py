@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.execution.hyper import Steps
+from optimfx.execution.hyper import Steps, is_own, own
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.storage import apart, compute_dtype, load, store
 
@@ -38,11 +38,12 @@ def drawback(leaves: Leaves) -> str | None:
 def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     rows = []
-    for param, grad, *old in leaves.rows():
+    alike = not is_own(steps)
+    for i, (param, grad, *old) in enumerate(leaves.rows()):
         dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
         loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
         p, g, *s = loaded
-        values = leaf(steps, p, g, s, stepping)
+        values = leaf(steps if alike else own(steps, i), p, g, s, stepping)
         likes = (param if stepping else grad, *old)
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
     results, *slots = [list(column) for column in zip(*rows)]

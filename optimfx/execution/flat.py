@@ -98,10 +98,10 @@ def plan(
 def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensors with the small ones end to end in memory, so that no step has to copy them."""
     moved = list(tensors)
-    kinds: dict[torch.dtype, dict[int, Tensor]] = {}
+    kinds: dict[Any, dict[int, Tensor]] = {}
     for i, t in enumerate(tensors):
         if t is not None and _may_move(t):
-            kinds.setdefault(t.dtype, {})[i] = t
+            kinds.setdefault((t.dtype, t.device), {})[i] = t
     for own in kinds.values():
         column = torch.cat([t.view(-1) for t in own.values()])
         for i, part in zip(own, _parts(column, [t.shape for t in own.values()])):
@@ -110,8 +110,9 @@ def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _may_move(t: Tensor) -> bool:
-    host = type(t) in PLAIN and t.is_cpu and t.layout is torch.strided and not t.requires_grad
-    return host and t.numel() <= SMALL and t.is_contiguous()
+    own = type(t) in PLAIN and t.layout is torch.strided and not t.requires_grad
+    # On other devices only scalars, which no kernel wants aligned.
+    return own and (t.dim() == 0 or (t.is_cpu and t.numel() <= SMALL and t.is_contiguous()))
 
 
 def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None:

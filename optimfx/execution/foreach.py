@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import eager
-from optimfx.execution.hyper import Steps
+from optimfx.execution.hyper import Steps, is_own
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.operators import Operators
 from optimfx.execution.storage import compute_dtype, load, real, store
@@ -61,6 +61,8 @@ _LIST_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
     """Why these leaves cannot run here."""
+    if is_own(steps):
+        return "each leaf has scalars of its own"
     return None if all(step.rule.elementwise for step in steps) else "the rule is not elementwise"
 
 

@@ -43,6 +43,30 @@ Steps: TypeAlias = tuple[Step, ...]
 """The steps of algorithms that follow one another, each on what the one before it made of the gradient."""
 
 
+def is_own(steps: Steps) -> bool:
+    """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
+    return any(map(_is_vector, _flat([step.scalars for step in steps])))
+
+
+def own(steps: Steps, places: Any) -> Steps:
+    """The steps of the leaf at one of the places, or of the leaves at several."""
+
+    def at(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return type(x)(*map(at, x))
+        return x[places] if _is_vector(x) else x
+
+    return tuple([step._replace(scalars=at(step.scalars)) for step in steps])
+
+
+def _is_vector(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 0
+
+
+def _flat(scalars: Any) -> list[Any]:
+    return [x for part in scalars for x in _flat(part)] if isinstance(scalars, (tuple, list)) else [scalars]
+
+
 def step_at(update: Any, step: Any, **given: Any) -> Step:
     """The step that takes the count to ``step``: a number, a tensor, or ``None``.
 

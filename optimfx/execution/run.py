@@ -13,7 +13,7 @@ from optimfx import modes, tree
 from optimfx.execution import flat
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
-from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, step_at, tensor_like
+from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.execution.storage import kept_as, real
@@ -163,7 +163,7 @@ def execute(
     """The results, and the new slots by column, of runs of leaves; what is in no run stays as it is.
 
     Leaves are stepped together that take the same steps, found by the place of their run, and that share device,
-    layout and dtypes.
+    layout and dtypes. A run of all leaves may have steps whose scalars are vectors, a number for each leaf.
     """
     groups: dict[Any, list[int]] = {}
     kinds = _kinds(leaves)
@@ -174,7 +174,10 @@ def execute(
         for i in run:
             groups.setdefault((place, kinds[i]), []).append(i)
     parts = [leaves.take(group) for group in groups.values()]
-    plan = [(_typed(steps[place], part), group, part) for ((place, _), group), part in zip(groups.items(), parts)]
+    plan = [
+        (_typed(steps[place] if part is leaves else own(steps[place], group), part), group, part)
+        for ((place, _), group), part in zip(groups.items(), parts)
+    ]
     executors = [select(each, taken, stepping, inplace).executor for each, _, taken in plan]
     results = list(leaves.params if stepping else leaves.grads)
     slots = [list(column) for column in leaves.slots]

@@ -185,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
             columns = stepping.columns(update, states, names)
         if self.counts:
             counts = Scalars(columns["step"])
-            steps = [step + 1 for step in counts.read()]
+            steps: Any = [step + 1 for step in counts.read()] if counts.vector is None else counts.vector + 1
         else:
             # A slot that is new is all that tells the first step from the later ones.
             steps = [1 if i in fresh else 2 for i in range(len(states))]
@@ -210,13 +210,13 @@ class Optimizer(torch.optim.Optimizer):
         if not update.rule.elementwise or torch.compiler.is_compiling():
             return nullcontext()
         if group.get("fused") or self.fused:
-            return use("aten", "compiled", "eager")
+            return use("triton", "aten", "compiled", "foreach", "eager")
         if group.get("foreach") is None:
             return nullcontext()
         # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
         return use("foreach") if group["foreach"] else use("blocked", "eager")
 
-    def _count(self, counts: Scalars, steps: list[Any], states: list[dict[str, Any]]) -> None:
+    def _count(self, counts: Scalars, steps: Any, states: list[dict[str, Any]]) -> None:
         if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
             counts.advance()
         else:

@@ -20,6 +20,11 @@ class Scalars:
         plain = not modes.tracing() and {*map(type, column)} == {Tensor} and not modes.differentiated(*column)
         self.line = end_to_end(column, range(len(column) + 1)) if plain else None
 
+    @property
+    def vector(self) -> Tensor | None:
+        """All as they lie on a device that the host does not wait for, if they lie end to end there."""
+        return None if self.line is None or self.line.is_cpu else self.line
+
     def read(self) -> list[Any]:
         """Each as a number, where it is on the host."""
         if self.line is None or not self.line.is_cpu:

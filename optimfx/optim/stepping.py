@@ -79,7 +79,7 @@ def step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     columns: Columns,
-    steps: Sequence[Any],
+    steps: Any,
     *,
     executor: AbstractContextManager[None],
     differentiable: bool,
@@ -91,7 +91,7 @@ def step(
         params: the parameters, with their gradients and states.
         grads: the gradients.
         columns: what :func:`columns` found in the states.
-        steps: the number of each parameter's step, from 1: numbers, or 0-d tensors.
+        steps: the number of each parameter's step, from 1: numbers, 0-d tensors, or a vector.
         executor: the one to run, by :func:`optimfx.execution.use`.
         differentiable: leave the step on autograd's tape.
     """
@@ -99,7 +99,7 @@ def step(
     # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
     carried = [Scalars(_clones(columns[name]) if differentiable else columns[name]) for name in rule.carried]
-    runs, counts = _runs(steps, [each.read() for each in carried])
+    runs, counts = _runs(steps, carried)
     places, taken = steps_of(update, grads, counts)
     alone = {place: (each,) for place, each in enumerate(taken)}
     leaves = Leaves(params, grads, slots)
@@ -118,7 +118,7 @@ def step(
             value = torch.as_tensor(getattr(taken[place].scalars, name))
             own = [columns[name][i] for i in run]
             if differentiable:
-                _copy(own, [value] * len(run))
+                _copy(own, value.expand(len(run)))
             elif len(run) == len(params):
                 each.write(value)
             else:
@@ -154,11 +154,18 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
             mine.copy_(value)
 
 
-def _runs(steps: Sequence[Any], carried: Sequence[Sequence[Any]]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
-    """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves."""
+def _runs(steps: Any, carried: Sequence[Scalars]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
+    """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves.
+
+    A vector of steps is one run, with vectors of what is carried.
+    """
+    everyone = list(range(len(steps)))
+    if isinstance(steps, Tensor):
+        vectors = [torch.stack(list(each.column)) if each.vector is None else each.vector for each in carried]
+        return [everyone], [(steps, *vectors)]
     if not (carried or isinstance(steps[0], Tensor)) and len(set(steps)) == 1:
-        return [list(range(len(steps)))], [(steps[0],)]
-    every = list(zip(steps, *carried))
+        return [everyone], [(steps[0],)]
+    every = list(zip(steps, *[each.read() for each in carried]))
     runs: list[list[int]] = []
     counts: list[tuple[Any, ...]] = []
     known: dict[tuple[Any, ...], int] = {}

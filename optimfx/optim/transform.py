@@ -76,7 +76,9 @@ class TransformOptimizer(Optimizer):
                 grads = [None if g is None else g.clone() for g in grads]
             state = self.state_of(index)
             _write(state, group)
-            with use("compiled", "eager") if self.fused and not torch.compiler.is_compiling() else nullcontext():
+            # torch's kernels take one algorithm, not what stands before it in a chain.
+            one_pass = use("triton", "compiled", "foreach", "eager")
+            with one_pass if self.fused and not torch.compiler.is_compiling() else nullcontext():
                 _, after = step(self.tx, grads, state, params, inplace=True)
             self._keep(index, after)
             group.update(_hyperparams(after))
