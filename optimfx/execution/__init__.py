@@ -1,7 +1,7 @@
 """How a rule runs. Knows no algorithm: a rule comes in as data, and leaves as columns of tensors.
 
 ``run`` takes trees apart and puts them together; ``select`` chooses an executor for each group of leaves; an executor
-(``aten``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
+(``triton``, ``aten``, ``compiled``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
 """
 
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules

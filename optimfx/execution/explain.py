@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from optimfx import tree
-from optimfx.execution.hyper import first_step
+from optimfx.execution.hyper import first_step, typed
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
 from optimfx.tree import PyTree
@@ -63,7 +63,7 @@ def explain_rules(links: Sequence[Any], params: PyTree) -> list[Row]:
     name = " + ".join(step.name for step in steps)
     rows = []
     for group in _groups(params):
-        executor, reason = select(steps, group, stepping=True, inplace=True)
+        executor, reason = select(typed(steps, group.params[0]), group, stepping=True, inplace=True)
         rows.append(_row(name, executor.name, group, reason))
     return rows
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from optimfx.execution.storage import real
 from optimfx.modes import number
 
 
@@ -53,10 +54,19 @@ def own(steps: Steps, places: Any) -> Steps:
 
     def at(x: Any) -> Any:
         if isinstance(x, tuple):
-            return type(x)(*map(at, x))
+            return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
         return x[places] if _is_vector(x) else x
 
     return tuple([step._replace(scalars=at(step.scalars)) for step in steps])
+
+
+def typed(steps: Steps, param: Tensor | None) -> Steps:
+    """The steps with the dtype of the parameter, or of its parts if it is complex, where a rule asks for it."""
+    asking = ["param_dtype" in step.scalars._fields for step in steps]
+    if param is None or not any(asking):
+        return steps
+    given = {"param_dtype": real(param).dtype}
+    return tuple([s._replace(scalars=s.scalars._replace(**given)) if asks else s for s, asks in zip(steps, asking)])
 
 
 def _is_vector(x: Any) -> bool:

@@ -27,3 +27,9 @@ class Operators:
     __ge__ = _operator(torch.ge)
     __lt__ = _operator(torch.lt)
     __le__ = _operator(torch.le)
+    __eq__ = _operator(torch.eq)
+    __ne__ = _operator(torch.ne)
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise TypeError("a rule may not branch on the elements of a tensor; choose between values with ops.where")

@@ -13,10 +13,10 @@ from optimfx import modes, tree
 from optimfx.execution import flat
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
-from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like
+from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
-from optimfx.execution.storage import kept_as, real
+from optimfx.execution.storage import kept_as
 from optimfx.tree import PyTree
 
 
@@ -175,7 +175,7 @@ def execute(
             groups.setdefault((place, kinds[i]), []).append(i)
     parts = [leaves.take(group) for group in groups.values()]
     plan = [
-        (_typed(steps[place] if part is leaves else own(steps[place], group), part), group, part)
+        (typed(steps[place] if part is leaves else own(steps[place], group), part.params[0]), group, part)
         for ((place, _), group), part in zip(groups.items(), parts)
     ]
     executors = [select(each, taken, stepping, inplace).executor for each, _, taken in plan]
@@ -189,20 +189,6 @@ def execute(
             for i, value in zip(group, values):
                 column[i] = value
     return results, slots
-
-
-def _typed(steps: Steps, leaves: Leaves) -> Steps:
-    """The steps with the dtype of the parameters, where a rule asks for it."""
-    asking = ["param_dtype" in step.scalars._fields for step in steps]
-    if not any(asking):
-        return steps
-    dtype = real(leaves.params[0]).dtype
-    return tuple(
-        [
-            step._replace(scalars=step.scalars._replace(param_dtype=dtype)) if asks else step
-            for step, asks in zip(steps, asking)
-        ]
-    )
 
 
 def _kinds(leaves: Leaves) -> list[Any] | None:

@@ -11,12 +11,15 @@ from typing import NamedTuple
 import torch
 
 from optimfx import modes
-from optimfx.execution import aten, blocked, compiled, eager, foreach, sparse
+from optimfx.execution import aten, blocked, compiled, eager, foreach, sparse, triton
 from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 
-EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (aten, compiled, blocked, foreach, eager)}
+EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (triton, aten, compiled, blocked, foreach, eager)}
 """In order of preference. An executor is a module: ``name``, ``virtue``, ``refusal``, ``drawback``, ``run``."""
+
+EVIDENT = ("not on a CPU", "not on a GPU")
+"""Refusals that nobody has to be told of."""
 
 _asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
 """The executors that the user asked for."""
@@ -34,8 +37,8 @@ def use(*names: str) -> Iterator[None]:
     """Force an executor for the calls inside.
 
     Args:
-        names: of ``aten``, ``blocked``, ``compiled``, ``eager`` and ``foreach``, in order of preference: leaves are run
-            by the first that can.
+        names: of ``aten``, ``blocked``, ``compiled``, ``eager``, ``foreach`` and ``triton``, in order of preference:
+            leaves are run by the first that can.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.sgd(lr=0.1)
@@ -78,10 +81,11 @@ def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choic
         return Choice(eager, symbolic)
     why_nots = []
     for executor in EXECUTORS.values():
-        why_not = executor.refusal(steps, leaves, stepping, inplace) or executor.drawback(leaves)
+        why_not = executor.drawback(leaves) or executor.refusal(steps, leaves, stepping, inplace)
         if why_not is None:
             break
-        why_nots.append(f"; not {executor.name}: {why_not}")
+        if why_not not in EVIDENT:
+            why_nots.append(f"; not {executor.name}: {why_not}")
     return Choice(executor, executor.virtue + "".join(why_nots))
 
 

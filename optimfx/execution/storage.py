@@ -25,7 +25,12 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
     Half precision is computed in float32, so that each stored value is rounded once.
     """
-    dtype = reduce(torch.promote_types, [real(t).dtype for t in tensors])
+    return computed_in([real(t).dtype for t in tensors])
+
+
+def computed_in(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype in which a rule computes on reals of these dtypes."""
+    dtype = reduce(torch.promote_types, dtypes)
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 

@@ -118,7 +118,7 @@ def step(
             value = torch.as_tensor(getattr(taken[place].scalars, name))
             own = [columns[name][i] for i in run]
             if differentiable:
-                _copy(own, value.expand(len(run)))
+                _copy(own, list(value.expand(len(run))))
             elif len(run) == len(params):
                 each.write(value)
             else:

@@ -1,0 +1,97 @@
+"""One launch for all leaves: their memory as a kernel may read and write it, and the kernel on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution import flat
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.triton import tables
+
+BLOCK = 1024
+"""Elements that one program takes: with four warps, each thread loads 16 bytes of float32 twice, and no registers
+spill."""
+WARPS = 4
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+"""Every operation rounds, as they do one by one."""
+
+
+def run(
+    kernel: Any, scalars: Sequence[Any], leaves: Leaves, *, stepping: bool, inplace: bool, positional: bool
+) -> tuple[list[Any], list[list[Any]]]:
+    """The results, and the new slots by column; ``positional`` if the order of the elements matters."""
+    ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
+    outs = flat.outs_of(ins, stepping)
+    if not inplace:
+        outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]
+    read = [column for column in ins if column[0] is not None]
+    written = [column for column in outs if column[0] is not None]
+    columns = read if inplace else [*read, *written]
+    back: list[tuple[Tensor, Tensor]] = []
+    if not all(map(_plain, columns)):
+        columns, back = _straightened(columns, written, positional)
+    launch(kernel, columns, scalars)
+    for own, copy in back:
+        own.copy_(copy)
+    for column in written if inplace else ():
+        _count_writes(column)
+    return list(outs[0]), [list(column) for column in outs[1:]]
+
+
+def launch(kernel: Any, columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any]) -> None:
+    """Run the kernel on columns of tensors that lie in memory in the same order, without gaps."""
+    device = columns[0][0].device
+    with _on(device):
+        plan = tables.plan(tuple(numels(columns[0])), BLOCK, device)
+        if not plan.programs:
+            return
+        table, hyper, align = tables.call(columns, scalars, device)
+        kernel[(plan.programs,)](
+            *(table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, len(columns[0])),
+            BLOCK=BLOCK,
+            ALIGN=align,
+            **OPTIONS,
+        )
+
+
+def numels(column: Sequence[Tensor]) -> list[int]:
+    """How many reals each tensor holds."""
+    sizes = list(map(Tensor.numel, column))
+    return [2 * size for size in sizes] if column[0].is_complex() else sizes
+
+
+def _plain(column: Sequence[Tensor]) -> bool:
+    """Whether memory holds the elements one after the other, in the order of the dimensions, as they are."""
+    conjugate = column[0].is_complex() and any(map(Tensor.is_conj, column))
+    return all(map(Tensor.is_contiguous, column)) and not conjugate and not any(map(Tensor.is_neg, column))
+
+
+def _straightened(
+    columns: Sequence[Sequence[Tensor]], written: Sequence[Sequence[Tensor]], positional: bool
+) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
+    """The columns with copies where leaves do not lie in one order, and what is to be copied back to where."""
+    straight, back = [list(column) for column in columns], []
+    for i, row in enumerate(zip(*columns)):
+        in_order = _plain(row) or (flat.same_order(list(row)) and not positional)
+        if in_order and not any(t.is_neg() or t.is_conj() for t in row):
+            continue
+        for own, column, into in zip(columns, straight, row):
+            column[i] = into.resolve_conj().resolve_neg().contiguous()
+            if column[i] is not into and any(own is other for other in written):
+                back.append((into, column[i]))
+    return straight, back
+
+
+def _count_writes(column: Sequence[Tensor]) -> None:
+    """Tell autograd, which cannot see what a kernel writes to; tensors made in inference mode are not counted."""
+    inference = any(map(Tensor.is_inference, column))
+    torch.autograd.graph.increment_version([t for t in column if not t.is_inference()] if inference else column)
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

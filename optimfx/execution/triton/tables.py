@@ -1,0 +1,102 @@
+"""What a kernel finds on the device: which program takes what, where the tensors lie, and the numbers of the step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
+from operator import or_
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+ALIGNED = 16
+"""Bytes that a thread loads or stores at once, if every tensor begins at a multiple of them."""
+PLANS = 64
+"""Plans that are kept."""
+
+
+class Plan(NamedTuple):
+    """Which chunk of which tensor each program takes."""
+
+    tensor_of: Tensor
+    chunk_of: Tensor
+    numels: Tensor
+
+    @property
+    def programs(self) -> int:
+        return len(self.tensor_of)
+
+
+class Call(NamedTuple):
+    """Where the tensors of one call lie, and its scalars."""
+
+    table: Tensor
+    hyper: Tensor
+    align: int
+
+
+_plans: dict[Any, Plan] = {}
+_captured: list[Any] = []
+"""What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
+
+
+def plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
+    """The plan for tensors of so many elements, in chunks of ``block``."""
+    key = (numels, block, device)
+    found = _plans.get(key)
+    if found is None:
+        found = _plan(numels, block, device)
+        if capturing(device):
+            # Its tables are there only once the graph has run.
+            _captured.append(found)
+            return found
+        while len(_plans) >= PLANS:
+            del _plans[next(iter(_plans))]
+        _plans[key] = found
+    elif capturing(device):
+        _captured.append(found)
+    return found
+
+
+def call(columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any], device: torch.device) -> Call:
+    """The table of the columns' addresses, row by row, and the scalars, in one copy to the device.
+
+    Scalars that are tensors already are joined with the others there, so that nothing waits for the device.
+    """
+    addresses = array("q", chain.from_iterable([map(Tensor.data_ptr, column) for column in columns]))
+    align = 1 if reduce(or_, addresses) % ALIGNED else ALIGNED
+    split = len(addresses)
+    addresses.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in scalars]).tobytes())
+    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
+    hyper = table[split:].view(torch.float64)
+    if any(isinstance(x, Tensor) for x in scalars):
+        places = zip(scalars, hyper.unbind())
+        hyper = torch.stack([x.to(place) if isinstance(x, Tensor) else place for x, place in places])
+    return Call(table, hyper, align)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is launched now is recorded into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
+    sizes = torch.tensor(numels)
+    chunks = (sizes + block - 1) // block
+    tensor_of = torch.repeat_interleave(torch.arange(len(numels)), chunks)
+    chunk_of = torch.arange(len(tensor_of)) - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
+    return Plan(_to(tensor_of.int(), device), _to(chunk_of.int(), device), _to(sizes, device))
+
+
+def _to(host: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device that the host does not wait for."""
+    if device.type == "cpu":
+        return host
+    # From memory of its own each time: the copy may still be under way when the next step begins.
+    pinned = host.pin_memory()
+    if capturing(device):
+        _captured.append(pinned)
+    return pinned.to(device, non_blocking=True)
