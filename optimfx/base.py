@@ -172,8 +172,10 @@ class Rule:
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
     carried: tuple[str, ...] = field(init=False, repr=False)
     slots: tuple[str, ...] = field(init=False, repr=False)
+    number: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "number", execution.numbered(self))
         fields = self.state._fields[1:] if self.state else ()
         scalar_names = tuple(inspect.signature(self.scalars).parameters)[1:]
         carried = tuple(name for name in fields if name in scalar_names)

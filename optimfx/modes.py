@@ -24,8 +24,13 @@ def _transformed() -> bool:
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
+        or forward_mode()
     )
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are computed along with values."""
+    return forward_ad._current_level >= 0
 
 
 def differentiated(*tensors: Tensor | None) -> bool:

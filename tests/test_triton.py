@@ -29,8 +29,9 @@ needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is the
 
 
 @needs_triton
-def test_interpreted_kernels_equal_eager():
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted.py", TRITON_INTERPRET="1")
+@pytest.mark.parametrize("file", ["interpreted.py", "interpreted_op.py"])
+def test_interpreted_kernels_equal_eager(file):
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "skipped" not in done.stdout
 

@@ -7,6 +7,7 @@
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, use
+from optimfx.execution.triton.op import numbered
 
 __all__ = [
     "EXECUTORS",
@@ -18,6 +19,7 @@ __all__ = [
     "explain_link",
     "explain_rules",
     "init",
+    "numbered",
     "run",
     "use",
 ]

@@ -14,6 +14,7 @@ from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
 from optimfx.execution import use
 from optimfx.execution.hyper import first_step
+from optimfx.execution.triton import build
 from optimfx.optim import stepping
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.checks import check_flags, check_fused
@@ -184,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
             self._begin_states(update, group, params, sorted(fresh))
             columns = stepping.columns(update, states, names)
         if self.counts:
-            counts = Scalars(columns["step"])
+            counts = Scalars(columns["step"], together=modes.tracing() and build.serves(params[0].device))
             steps: Any = [step + 1 for step in counts.read()] if counts.vector is None else counts.vector + 1
         else:
             # A slot that is new is all that tells the first step from the later ones.

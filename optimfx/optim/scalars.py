@@ -13,16 +13,24 @@ from optimfx.execution.flat import end_to_end
 
 
 class Scalars:
-    """One scalar of each of some parameters, such as the number of steps taken."""
+    """One scalar of each of some parameters, such as the number of steps taken.
 
-    def __init__(self, column: Sequence[Any]) -> None:
+    Args:
+        column: the scalars.
+        together: whether to have them as a vector, though a tracer hides where they lie.
+    """
+
+    def __init__(self, column: Sequence[Any], *, together: bool = False) -> None:
         self.column = column
+        self.together = together
         plain = not modes.tracing() and {*map(type, column)} == {Tensor} and not modes.differentiated(*column)
         self.line = end_to_end(column, range(len(column) + 1)) if plain else None
 
     @property
     def vector(self) -> Tensor | None:
-        """All as they lie on a device that the host does not wait for, if they lie end to end there."""
+        """All, if they lie end to end on a device that the host does not wait for, or were to be taken together."""
+        if self.together:
+            return torch.stack(list(self.column))
         return None if self.line is None or self.line.is_cpu else self.line
 
     def read(self) -> list[Any]:
@@ -36,7 +44,7 @@ class Scalars:
         """The same value to all."""
         value = torch.as_tensor(value)
         if self.line is None:
-            torch._foreach_copy_(list(self.column), [value] * len(self.column))
+            torch._foreach_copy_(list(self.column), list(value.expand(len(self.column))))
         else:
             self.line.copy_(value)
 

@@ -16,6 +16,7 @@ ARGUMENTS = {
     "chunk_of": "*i32",
     "numels": "*i64",
     "hyper": "*fp64",
+    "width": "i32",
     "tensors": "i32",
     "BLOCK": "constexpr",
     "ALIGN": "constexpr",

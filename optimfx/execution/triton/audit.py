@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 
 import optimfx as fx
-from optimfx.execution import triton as executor
 from optimfx.execution.hyper import first_step
 from optimfx.execution.leaves import Leaves
+from optimfx.execution.open import form_of
 from optimfx.execution.storage import kept_as
 from optimfx.execution.triton.ahead import Compiled, compiled
+from optimfx.execution.triton.kernels import source as made_for
 from optimfx.execution.triton.launch import BLOCK, WARPS
 
 CAPABILITIES = (80, 90, 100)
@@ -107,7 +108,8 @@ def source(links: list[Any], dtype: torch.dtype) -> str:
         begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
         slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
     steps = tuple([first_step(link) for link in links])
-    text, refusal = executor.source(steps, Leaves([param], [param], slots), stepping=True, inplace=True)
+    leaves = Leaves([param], [param], slots)
+    text, refusal = made_for(steps, list(map(form_of, steps)), leaves, stepping=True, inplace=True)
     assert refusal is None, refusal
     return text
 

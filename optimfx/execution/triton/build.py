@@ -9,16 +9,17 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 
-@cache
-def installed() -> bool:
-    """Whether there is Triton."""
-    return find_spec("triton") is not None
+INSTALLED = find_spec("triton") is not None
+"""Whether there is Triton."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton runs its kernels in Python, on the host; it decides this when it is first imported."""
 
 
-def interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on the host; to be decided before it is first imported."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+def serves(device: torch.device) -> bool:
+    """Whether there are kernels for tensors on this device."""
+    return INSTALLED and device.type == ("cpu" if INTERPRETED else "cuda")
 
 
 @cache

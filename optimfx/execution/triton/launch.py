@@ -22,9 +22,27 @@ OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 
 
 def run(
-    kernel: Any, scalars: Sequence[Any], leaves: Leaves, *, stepping: bool, inplace: bool, positional: bool
+    kernel: Any,
+    scalars: Any,
+    leaves: Leaves,
+    *,
+    stepping: bool,
+    inplace: bool,
+    positional: bool,
+    members: int = 1,
 ) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column; ``positional`` if the order of the elements matters."""
+    """The results, and the new slots by column.
+
+    Args:
+        kernel: for these rules and dtypes.
+        scalars: in the kernel's order, numbers and tensors: of one number, or of one for each member or leaf; or all in
+            one tensor, a row for each.
+        leaves: of one shape in each row.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        positional: whether the order of the elements matters.
+        members: of how many tensors of equal size each leaf consists, along its first dimension.
+    """
     ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
     outs = flat.outs_of(ins, stepping)
     if not inplace:
@@ -34,8 +52,8 @@ def run(
     columns = read if inplace else [*read, *written]
     back: list[tuple[Tensor, Tensor]] = []
     if not all(map(_plain, columns)):
-        columns, back = _straightened(columns, written, positional)
-    launch(kernel, columns, scalars)
+        columns, back = _straightened(columns, written, positional or members > 1)
+    launch(kernel, columns, scalars, members)
     for own, copy in back:
         own.copy_(copy)
     for column in written if inplace else ():
@@ -43,16 +61,17 @@ def run(
     return list(outs[0]), [list(column) for column in outs[1:]]
 
 
-def launch(kernel: Any, columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any]) -> None:
+def launch(kernel: Any, columns: Sequence[Sequence[Tensor]], scalars: Any, members: int = 1) -> None:
     """Run the kernel on columns of tensors that lie in memory in the same order, without gaps."""
     device = columns[0][0].device
     with _on(device):
-        plan = tables.plan(tuple(numels(columns[0])), BLOCK, device)
+        sizes = [numel // members for numel in numels(columns[0]) for _ in range(members)]
+        plan = tables.plan(tuple(sizes), BLOCK, device)
         if not plan.programs:
             return
-        table, hyper, align = tables.call(columns, scalars, device)
+        table, hyper, width, align = tables.call(columns, scalars, device, members)
         kernel[(plan.programs,)](
-            *(table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, len(columns[0])),
+            *(table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes)),
             BLOCK=BLOCK,
             ALIGN=align,
             **OPTIONS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from operator import or_
@@ -34,7 +34,8 @@ class Call(NamedTuple):
     """Where the tensors of one call lie, and its scalars."""
 
     table: Tensor
-    hyper: Tensor
+    hyper: Tensor  # shape=(scalars * width,): of each scalar, one number for all tensors or ``width`` that take turns
+    width: int
     align: int
 
 
@@ -61,21 +62,33 @@ def plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
     return found
 
 
-def call(columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any], device: torch.device) -> Call:
+def call(columns: Sequence[Sequence[Tensor]], scalars: Any, device: torch.device, parts: int = 1) -> Call:
     """The table of the columns' addresses, row by row, and the scalars, in one copy to the device.
 
-    Scalars that are tensors already are joined with the others there, so that nothing waits for the device.
+    Scalars that are tensors already are joined with the others there, so that nothing waits for the device; they may be
+    joined by the caller, in rows. Each tensor is entered as so many parts of equal size.
     """
-    addresses = array("q", chain.from_iterable([map(Tensor.data_ptr, column) for column in columns]))
+    rows = [map(Tensor.data_ptr, column) if parts == 1 else _inside(column, parts) for column in columns]
+    addresses = array("q", chain.from_iterable(rows))
     align = 1 if reduce(or_, addresses) % ALIGNED else ALIGNED
+    if isinstance(scalars, Tensor):
+        table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
+        return Call(table, scalars.contiguous(), scalars[:1].numel() or 1, align)
     split = len(addresses)
     addresses.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in scalars]).tobytes())
     table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
     hyper = table[split:].view(torch.float64)
+    width = max([x.numel() for x in scalars if isinstance(x, Tensor)], default=1)
     if any(isinstance(x, Tensor) for x in scalars):
         places = zip(scalars, hyper.unbind())
-        hyper = torch.stack([x.to(place) if isinstance(x, Tensor) else place for x, place in places])
-    return Call(table, hyper, align)
+        hyper = torch.cat([(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in places])
+    return Call(table, hyper, width, align)
+
+
+def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
+    for t in column:
+        begin, size = t.data_ptr(), t.nbytes // parts
+        yield from (begin + size * part for part in range(parts))
 
 
 def capturing(device: torch.device) -> bool:

@@ -33,22 +33,23 @@ def place(table, column, tensors, tensor, dtype: tl.constexpr, ALIGN: tl.constex
 CHUNK = """
 
 @triton.jit
-def chunk(table, tensors, tensor, hyper, offsets, mask, ALIGN: tl.constexpr):
+def chunk(table, tensors, tensor, hyper, width, offsets, mask, ALIGN: tl.constexpr):
     {statements}
 
 
-@triton.jit(do_not_specialize=["table", "tensor_of", "chunk_of", "numels", "hyper", "tensors"])
-def kernel(table, tensor_of, chunk_of, numels, hyper, tensors, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
+@triton.jit(do_not_specialize=["table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tensors"])
+def kernel(table, tensor_of, chunk_of, numels, hyper, width, tensors, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
     program = tl.program_id(0)
     tensor = tl.load(tensor_of + program)
     begin = tl.load(chunk_of + program).to(tl.int64) * BLOCK
     numel = tl.load(numels + tensor)
     offsets = begin + tl.arange(0, BLOCK)
+    hyper += tensor % width
     # A mask, were it there for whole chunks too, would make every access one of a single number.
     if begin + BLOCK <= numel:
-        chunk(table, tensors, tensor, hyper, offsets, None, ALIGN)
+        chunk(table, tensors, tensor, hyper, width, offsets, None, ALIGN)
     else:
-        chunk(table, tensors, tensor, hyper, offsets, offsets < numel, ALIGN)
+        chunk(table, tensors, tensor, hyper, width, offsets, offsets < numel, ALIGN)
 """
 
 
@@ -112,7 +113,7 @@ def statements(recording: Recording, layout: Layout) -> list[str]:
         printer.lines.append(f"p{row} = place(table, {row}, tensors, tensor, {dtype}, ALIGN) + offsets")
     for at, scalar in enumerate(recording.scalars):
         if scalar.index in wanted:
-            printer.scalar(scalar.index, f"tl.load(hyper + {at})")
+            printer.scalar(scalar.index, f"tl.load(hyper + {at} * width)")
     for column, value in reads.items():
         cast = "" if layout.dtypes[column] == layout.compute else f".to({printer.dtype})"
         printer.lines.append(f"v{value.index} = tl.load(p{rows[column]}, mask=mask){cast}")

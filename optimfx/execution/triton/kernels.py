@@ -1,0 +1,37 @@
+"""Which kernel rules have, if they have one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optimfx.execution.hyper import Steps
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.storage import computed_in
+from optimfx.execution.triton import build
+from optimfx.execution.triton.lower import LoweringError, record
+from optimfx.execution.triton.template import Layout, module
+
+_sources: dict[Any, tuple[str, str | None]] = {}
+
+
+def source(
+    steps: Steps, forms: Sequence[tuple[Any, ...]], leaves: Leaves, stepping: bool, inplace: bool
+) -> tuple[str, str | None]:
+    """The source of the kernel for these rules and dtypes, or why there is none."""
+    # Who only asks, as ``explain`` does, has no slots: then they are as the gradients.
+    slots = leaves.slots or [leaves.grads for step in steps for _ in step.rule.slots]
+    columns = [leaves.params, leaves.grads, *slots]
+    dtypes = tuple([None if column[0] is None else column[0].dtype.to_real() for column in columns])
+    rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
+    key = (rules, dtypes, stepping, inplace)
+    if key not in _sources:
+        compute = computed_in([dtype for dtype in dtypes if dtype is not None])
+        try:
+            recording = record(steps, forms, [dtype is not None for dtype in dtypes], stepping)
+            layout = Layout(dtypes, compute, stepping, inplace)
+            names = [step.name for step in steps]
+            _sources[key] = module(names, recording, layout, build.INTERPRETED), None
+        except LoweringError as reason:
+            _sources[key] = "", str(reason)
+    return _sources[key]
