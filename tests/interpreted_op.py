@@ -12,6 +12,7 @@ from trees import assert_equal, clone, random_like
 import optimfx as fx
 from optimfx import optim
 from optimfx.execution.triton import launch
+from optimfx.execution.triton.spelling import spell
 
 CHAIN = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=0.1)),
@@ -196,9 +197,7 @@ EMPTY = fx.EmptyState()
 
 
 def test_an_op_keeps_the_rules_of_torch():
-    from optimfx.execution.triton import op
-
-    word = op.spell(*some(fx.rmsprop(lr=0.1)))
+    word = spell(*some(fx.rmsprop(lr=0.1)))
     params, grads, slots = [randn(3)], [randn(3)], [randn(3).abs()]
     hyper = torch.tensor([0.1, 0.9, 0.1, 1e-8, 0.0], dtype=F64)
     torch.library.opcheck(torch.ops.optimfx.update, (word, True, params, grads, slots, hyper, 1))

@@ -7,7 +7,7 @@
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, use
-from optimfx.execution.triton.op import numbered
+from optimfx.execution.triton.spelling import numbered
 
 __all__ = [
     "EXECUTORS",

@@ -14,7 +14,7 @@ from optimfx import modes
 from optimfx.execution import aten, blocked, compiled, eager, foreach, sparse, triton
 from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.triton import op
+from optimfx.execution.triton import traced
 
 EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (triton, aten, compiled, blocked, foreach, eager)}
 """In order of preference. An executor is a module: ``name``, ``virtue``, ``refusal``, ``drawback``, ``run``."""
@@ -69,8 +69,8 @@ def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choic
     if leaves.grads[0].is_sparse:
         return Choice(sparse, "sparse gradients: the elements that are there")
     if torch.compiler.is_compiling():
-        alone = op.refusal(steps, leaves)
-        return Choice(eager, "torch.compile fuses it") if alone else Choice(op, op.virtue)
+        alone = traced.refusal(steps, leaves)
+        return Choice(eager, "torch.compile fuses it") if alone else Choice(traced, traced.virtue)
     symbolic = _symbolic(leaves, steps)
     names = _asked.get()
     for executor in map(EXECUTORS.__getitem__, names):
@@ -80,7 +80,7 @@ def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choic
         if executor.name == names[-1]:
             raise ValueError(f"execution.use({executor.name!r}): this executor cannot run these leaves: {why_not}.")
     if symbolic:
-        return Choice(eager, symbolic) if op.refusal(steps, leaves) else Choice(op, op.virtue)
+        return Choice(eager, symbolic) if traced.refusal(steps, leaves) else Choice(traced, traced.virtue)
     why_nots = []
     for executor in EXECUTORS.values():
         why_not = executor.drawback(leaves) or executor.refusal(steps, leaves, stepping, inplace)

@@ -1,0 +1,100 @@
+"""Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: the kernel as an op.
+
+Whoever traces spells which rules the op runs, and the op reads it (``spelling``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx import modes
+from optimfx.execution.hyper import Steps
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.triton import build
+from optimfx.execution.triton.op import plain
+from optimfx.execution.triton.spelling import letter, spell
+from optimfx.execution.triton.words import DTYPES
+
+name = "triton"
+virtue = "one kernel for all leaves, as an op"
+
+
+def refusal(steps: Steps, leaves: Leaves) -> str | None:
+    """Why an op cannot run these leaves, which may be tracers."""
+    if not build.serves(leaves.grads[0].device):
+        return "no kernels here"
+    if modes.forward_mode() or (torch.compiler.is_compiling() and _differentiated(steps, leaves)):
+        return "a derivative that a kernel does not have"
+    if not all(step.rule.elementwise for step in steps):
+        return "the rule is not elementwise"
+    columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
+    if not all(column[0].dtype in DTYPES for column in columns):
+        return "no kernel for these dtypes"
+    return None if all(letter(x) for step in steps for x in step.scalars) else "a scalar that is not one"
+
+
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
+    """The results, and the new slots by column."""
+    word = spell(steps, leaves)
+    device = leaves.grads[0].device
+    scalars = [x for step in steps for x in step.scalars if letter(x) in ("n", "c")]
+    numbers = [_number(x, device) for x in scalars] or [torch.zeros(0, dtype=torch.float64, device=device)]
+    hyper = torch.stack(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
+    params, grads = [] if leaves.params[0] is None else list(leaves.params), list(leaves.grads)
+    slots = [t for column in leaves.slots if column[0] is not None for t in column]
+    if inplace and stepping and torch.compiler.is_compiling():
+        torch.ops.optimfx.step_(word, params, grads, slots, hyper)
+        return params, [list(column) for column in leaves.slots]
+    if _differentiated(steps, leaves):
+        how = word, stepping, 1, len(params), len(grads)
+        new = list(Differentiable.apply(*how, hyper, *params, *grads, *slots))  # type: ignore[no-untyped-call]
+    else:
+        new = torch.ops.optimfx.update(word, stepping, params, grads, slots, hyper, 1)
+    if inplace:
+        for old, value in zip((*(params if stepping else grads), *slots), new):
+            old.copy_(value)
+        return list(leaves.params if stepping else leaves.grads), [list(column) for column in leaves.slots]
+    parts = iter([new[i : i + len(grads)] for i in range(0, len(new), len(grads))])
+    return next(parts), [[None] * len(grads) if column[0] is None else next(parts) for column in leaves.slots]
+
+
+def _number(x: Any, device: torch.device) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.to(device=device, dtype=torch.float64)
+    return torch.full((), x, dtype=torch.float64, device=device)
+
+
+class Differentiable(torch.autograd.Function):
+    """The op, with the derivative of the rule on tensors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        word: str, stepping: bool, members: int, first: int, second: int, hyper: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        parts = tensors[:first], tensors[first : first + second], tensors[first + second :]
+        return tuple(torch.ops.optimfx.update(word, stepping, *map(list, parts), hyper, members))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *ctx.told, hyper = inputs[:6]
+        ctx.save_for_backward(hyper, *inputs[6:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        word, stepping, members, first, second = ctx.told
+        hyper, *tensors = ctx.saved_tensors
+        parts = [tensors[:first], tensors[first : first + second], tensors[first + second :]]
+        _, pull, *_ = torch.func.vjp(lambda *args: plain(word, stepping, members, *args), *parts, hyper)
+        *into, into_hyper = pull(list(cotangents))
+        return (None,) * 5 + (into_hyper, *[t for part in into for t in part])
+
+
+def _differentiated(steps: Steps, leaves: Leaves) -> bool:
+    """Whether autograd, or a transform of ``torch.func``, follows what becomes of any of these."""
+    scalars = [x for step in steps for x in step.scalars if isinstance(x, Tensor)]
+    return modes.differentiated(*scalars, *[t for row in leaves.rows() for t in row])
