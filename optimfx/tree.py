@@ -15,6 +15,8 @@ import torch.utils._cxx_pytree  # fills the namespace
 from optree import PyTreeSpec
 from torch import Tensor
 
+from optimfx import modes
+
 PyTree = Any
 """Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
 NAMESPACE = "torch"
@@ -78,9 +80,14 @@ def global_norm(tree: PyTree) -> Tensor:
     if not leaves:
         return torch.zeros(())
     dense = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
-    norms: list[Tensor] = [
-        torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in dense
-    ]
+    if modes.tracing() or modes.differentiated(*dense):
+        norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in dense]
+    else:
+        # On a GPU two launches for all leaves, and as everywhere no wait for the device.
+        narrow = [leaf for leaf in dense if leaf.dtype.itemsize < 4]
+        wide = [leaf for leaf in dense if leaf.dtype.itemsize >= 4]
+        norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
+        norms += torch._foreach_norm(wide, 2) if wide else ()
     total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
     return total
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "modes": set(),
     "rounding": set(),
     "ops": {"modes", "rounding"},
-    "tree": set(),
+    "tree": {"modes"},
     "linalg": {"ops"},
     "execution": {"execution", "modes", "ops", "tree"},
     "base": {"execution", "tree"},
