@@ -44,11 +44,11 @@ def donating(inplace: bool) -> AbstractContextManager[object]:
 
 
 def number(x: Any) -> Any:
-    """A plain 0-d host tensor as a Python number; what a tracer, autograd or another device holds stays a tensor.
+    """A plain host tensor of one number as that; what a tracer, autograd or another device holds stays a tensor.
 
     Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
     """
-    if not isinstance(x, Tensor) or x.dim() or tracing() or differentiated(x) or x.device.type != "cpu":
+    if not isinstance(x, Tensor) or x.numel() != 1 or tracing() or differentiated(x) or x.device.type != "cpu":
         return x
     return x.item()
 

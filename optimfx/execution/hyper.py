@@ -70,7 +70,7 @@ def typed(steps: Steps, param: Tensor | None) -> Steps:
 
 
 def _is_vector(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dim() > 0
+    return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch takes a rate of shape (1,) for a number
 
 
 def _flat(scalars: Any) -> list[Any]:

@@ -27,7 +27,8 @@ def form_of(step: Step) -> tuple[Any, ...]:
     if any(flags) and step.count is not None and not isinstance(step.count, Tensor):
         # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
         probe = step.rule.scalars(torch.tensor(step.count, dtype=torch.float64), **step.hyper)
-        conditions = [known or (flag and isinstance(x, Tensor)) for known, flag, x in zip(conditions, flags, probe)]
+        hanging = [flag and isinstance(x, Tensor) for flag, x in zip(flags, probe)]
+        conditions[: len(hanging)] = [known or hangs for known, hangs in zip(conditions, hanging)]
     form = [Open.NUMBER if number else x for x, number in zip(step.scalars, numbers)]
     return tuple([Open.CONDITION if condition else x for x, condition in zip(form, conditions)])
 

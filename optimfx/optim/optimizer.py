@@ -16,6 +16,7 @@ from optimfx.execution import use
 from optimfx.execution.hyper import first_step
 from optimfx.execution.triton import build
 from optimfx.optim import stepping
+from optimfx.optim.amp import Scaling
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.checks import check_flags, check_fused
 from optimfx.optim.live import Algorithm, Group
@@ -144,6 +145,8 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         if "capturable" in self.defaults:
             self._accelerator_graph_capture_health_check()
+        if Scaling.told(self).leaves_out:
+            return loss
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
             for index, group in enumerate(self._groups()):
                 params = group["params"]
@@ -154,6 +157,11 @@ class Optimizer(torch.optim.Optimizer):
                 if params:
                     self._step_group(self._update(index, group), group, params, grads)
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a ``GradScaler`` leaves it to the step to unscale the gradients."""
+        return bool(self.defaults.get("fused"))
 
     def _groups(self) -> list[Group]:
         """The groups; by a way on which Dynamo does not take every number in them for a constant."""
@@ -196,6 +204,7 @@ class Optimizer(torch.optim.Optimizer):
             grads,
             columns,
             steps,
+            scaling=Scaling.told(self),
             executor=self._executor(update, group),
             differentiable=bool(group.get("differentiable", False)),
         )
@@ -219,7 +228,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _count(self, counts: Scalars, steps: Any, states: list[dict[str, Any]]) -> None:
         if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
-            counts.advance()
+            counts.advance(Scaling.told(self).counts)
         else:
             counts.write(steps[0])
 

@@ -28,7 +28,12 @@ class Scalars:
 
     @property
     def vector(self) -> Tensor | None:
-        """All, if they lie end to end on a device that the host does not wait for, or were to be taken together."""
+        """All, if they lie end to end on a device that the host does not wait for, or were to be taken together.
+
+        One alone is no vector: beside a tensor, the dtype of a vector counts, and that of a scalar does not.
+        """
+        if len(self.column) == 1:
+            return None
         if self.together:
             return torch.stack(list(self.column))
         return None if self.line is None or self.line.is_cpu else self.line
@@ -48,9 +53,9 @@ class Scalars:
         else:
             self.line.copy_(value)
 
-    def advance(self) -> None:
-        """Each by one."""
+    def advance(self, by: Any) -> None:
+        """Each by as much."""
         if self.line is None:
-            torch._foreach_add_(list(self.column), 1)
+            torch._foreach_add_(list(self.column), by)
         else:
-            self.line.add_(1)
+            self.line.add_(by)

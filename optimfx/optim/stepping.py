@@ -15,6 +15,7 @@ from optimfx.execution.columns import needed
 from optimfx.execution.hyper import resolve
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.run import execute, steps_of
+from optimfx.optim.amp import Scaling
 from optimfx.optim.scalars import Scalars
 
 ParamState = dict[str, Any]
@@ -81,6 +82,7 @@ def step(
     columns: Columns,
     steps: Any,
     *,
+    scaling: Scaling,
     executor: AbstractContextManager[None],
     differentiable: bool,
 ) -> None:
@@ -92,6 +94,7 @@ def step(
         grads: the gradients.
         columns: what :func:`columns` found in the states.
         steps: the number of each parameter's step, from 1: numbers, 0-d tensors, or a vector.
+        scaling: of the gradients.
         executor: the one to run, by :func:`optimfx.execution.use`.
         differentiable: leave the step on autograd's tape.
     """
@@ -101,7 +104,7 @@ def step(
     carried = [Scalars(_clones(columns[name]) if differentiable else columns[name]) for name in rule.carried]
     runs, counts = _runs(steps, carried)
     places, taken = steps_of(update, grads, counts)
-    alone = {place: (each,) for place, each in enumerate(taken)}
+    alone = {place: (scaling.around(each),) for place, each in enumerate(taken)}
     leaves = Leaves(params, grads, slots)
     if rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
