@@ -58,8 +58,7 @@ def _guarded(rule: Any) -> Any:
         new = rule.leaf(base, param, grad if s.unscale is None else grad * s.unscale, *slots, s)
         if s.found_inf is None:
             return tuple(new)
-        return tuple(
-            [None if x is None else ops.where(s.found_inf > 0, old, x) for old, x in zip((param, *slots), new)]
-        )
+        overflowed = s.found_inf > 0
+        return tuple([None if x is None else ops.where(overflowed, old, x) for old, x in zip((param, *slots), new)])
 
     return replace(rule, leaf=leaf, aten=None)
