@@ -62,12 +62,13 @@ def copied(x: Tensor, out: Tensor) -> Tensor:
     return out.copy_(x)
 
 
-def chosen(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
+def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
     """One or the other; numbers are in the dtype of ``out``."""
     return torch.where(condition, *[torch.as_tensor(value, dtype=out.dtype) for value in (x, y)], out=out)
 
 
-_WITH_OUT: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied, torch.where: chosen} | {
+_RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied, torch.where: where}
+_WITH_OUT = _RENAMED | {
     function: function
     for function in (
         *(torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.reciprocal, torch.lerp),

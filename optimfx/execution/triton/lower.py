@@ -11,7 +11,7 @@ import torch
 from optimfx.execution import eager
 from optimfx.execution.hyper import Step, Steps
 from optimfx.execution.open import Open, filled
-from optimfx.execution.tape import Call, Tape, Value, chosen
+from optimfx.execution.tape import Call, Tape, Value, where
 from optimfx.execution.triton.words import ARITHMETIC, COMPARISONS, DTYPES, FILLS, POWERS
 
 
@@ -99,7 +99,7 @@ class Printer:
             return self.operand(FILLS[function](*args, **kwargs), same)
         if function is torch.pow:
             return self.power(same, *args, **kwargs)
-        if function is chosen:
+        if function is where:
             return self.choice(same, *args, **kwargs)
         word = ARITHMETIC.get(function) or COMPARISONS.get(function)
         operands = [self.operand(x, same) for x in args]
