@@ -11,6 +11,7 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 from optimfx import execution, ops, optim, schedules
 from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, transformation
 from optimfx.combine import chain, is_matrix, masked, named_chain, partition
+from optimfx.describe import describe
 from optimfx.execution import explain
 from optimfx.inject import inject_hyperparams
 from optimfx.rules.adabelief import adabelief
@@ -42,6 +43,7 @@ from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
+from optimfx.transforms.monitor import monitor
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
@@ -65,7 +67,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
-    "kahan", "master_params", "stochastic_rounding",
+    "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
     # hyperparameters over time
@@ -73,7 +75,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # torch.optim's classes
     "optim",
     # how it runs
-    "execution", "explain",
+    "execution", "explain", "describe",
     # your own rule
     "Rule", "transformation", "ops", "global_norm",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -57,10 +57,18 @@ class GradientTransformation(NamedTuple):
     update: TransformUpdate
 
 
+class Outline(NamedTuple):
+    """What a transformation is made of, for a person to read."""
+
+    name: str
+    hyper: dict[str, Any]
+    parts: Sequence[tuple[str, GradientTransformation]] = ()  # each with its label, if it has one
+
+
 class Stepper:
     """The ``update`` of a transformation that knows its own parts, and so can do more than map updates.
 
-    Subclasses define ``init`` and three methods:
+    Subclasses define ``init`` and four methods:
 
     ``run(updates, state, params, *, stepping, inplace, **extra) -> (results, state)``
         The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
@@ -69,6 +77,8 @@ class Stepper:
         Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
     ``explain(params) -> list[Row]``
         What :func:`optimfx.explain` shows.
+    ``outline() -> Outline``
+        What :func:`optimfx.describe` shows.
 
     Attributes:
         spares_updates: whether a step in place leaves the updates that it is given as they are.
@@ -93,6 +103,9 @@ class Stepper:
         raise NotImplementedError
 
     def explain(self, params: Params) -> list[execution.Row]:
+        raise NotImplementedError
+
+    def outline(self) -> Outline:
         raise NotImplementedError
 
     def transformation(self) -> GradientTransformation:
@@ -220,6 +233,9 @@ class RuleUpdate(Stepper):
 
     def explain(self, params: Params) -> list[execution.Row]:
         return execution.explain_rules([self], params)
+
+    def outline(self) -> Outline:
+        return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
 
     @property
     def counts(self) -> bool:

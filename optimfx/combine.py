@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import tree
-from optimfx.base import GradientTransformation, Params, PyTree, RuleUpdate, State, Stepper, Updates
+from optimfx.base import GradientTransformation, Outline, Params, PyTree, RuleUpdate, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link, explain_rules, run
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
@@ -74,6 +74,11 @@ class Chain(Stepper):
             else:
                 rows += explain_link(self.links[begin], params)
         return rows
+
+    def outline(self) -> Outline:
+        named = self.names != tuple(range(len(self.links)))
+        labels = self.names if named else [""] * len(self.links)
+        return Outline("named_chain" if named else "chain", {}, list(zip(labels, self.links)))
 
     def _states(self, state: State) -> list[State]:
         if not isinstance(state, (tuple, dict)) or len(state) != len(self.links):
@@ -166,6 +171,10 @@ class Partition(Stepper):
     def explain(self, params: Params) -> list[Row]:
         mine = self._split(self._labels(params), params, params, "params")
         return [row for label, tx in self.transforms.items() for row in explain_link(tx, mine[label])]
+
+    def outline(self) -> Outline:
+        parts = [(str(label), tx) for label, tx in self.transforms.items()]
+        return Outline("masked", {}, parts[:1]) if self.name == "mask" else Outline("partition", {}, parts)
 
     def _parts(self, updates: Updates, state: State, params: Params | None) -> dict[Any, tuple[Any, ...]]:
         """For each label ``(transform, updates, state, params)``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optimfx import ops
-from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
+from optimfx.base import GradientTransformation, Outline, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
 from optimfx.execution.hyper import count
 from optimfx.update import run_link
@@ -51,6 +51,9 @@ class Inject(Stepper):
 
     def explain(self, params: Params) -> list[Row]:
         return explain_link(self._inner(self.injected), params)
+
+    def outline(self) -> Outline:
+        return Outline("inject_hyperparams", {}, [("", self._inner(self.injected))])
 
     def _values(self, state: State) -> dict[str, Any]:
         if not isinstance(state, InjectHyperparamsState):

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from optimfx import modes, tree
-from optimfx.base import DType, GradientTransformation, Params, PyTree, State, Stepper, Updates, check_state_dtype
+from optimfx.base import (
+    DType,
+    GradientTransformation,
+    Outline,
+    Params,
+    PyTree,
+    State,
+    Stepper,
+    Updates,
+    check_state_dtype,
+)
 from optimfx.execution import Row
 from optimfx.execution.hyper import count, resolve, tensor_like
 from optimfx.execution.storage import compute_dtype, kept_as, real
@@ -118,6 +128,9 @@ class Minimizer(Stepper):
         x = _join(leaves, leaves)
         dtype = str(x.dtype).removeprefix("torch.")
         return [Row(self.name, "eager", len(leaves), x.numel(), dtype, str(x.device), "one vector for all leaves")]
+
+    def outline(self) -> Outline:
+        return Outline(self.name, {**self.hyper, "state_dtype": self.state_dtype})
 
 
 def minimizer(

@@ -45,11 +45,13 @@ __all__ = [
     "initial",
     "is_zero",
     "largest",
+    "length",
     "lerp",
     "log",
     "maximum",
     "mean",
     "minimum",
+    "nonfinite",
     "norm",
     "rounded",
     "rounded_stochastically",
@@ -175,6 +177,16 @@ def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> An
     if dim is None:
         return number(torch.linalg.vector_norm(x, ord).to(torch.float64))
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
+
+
+def length(x: Any) -> Any:
+    """The 2-norm of a leaf, as a tensor that nobody waits for."""
+    return torch.linalg.vector_norm(x)
+
+
+def nonfinite(x: Any) -> Any:
+    """How many elements of a leaf are infinite or NaN, as a tensor that nobody waits for."""
+    return (~torch.isfinite(x)).sum().to(x.dtype)
 
 
 def largest(x: Any) -> Any:

@@ -30,6 +30,7 @@ ALLOWED = {
     "transforms": {"base", "combine", "ops", "rules", "transforms", "tree"},
     "update": {"base", "modes", "tree"},
     "combine": {"base", "execution", "transforms", "tree", "update"},
+    "describe": {"base", "execution"},
     "inject": {"base", "execution", "ops", "update"},
     "schedules": {"base", "ops"},
     "optim": {
