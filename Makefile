@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test matrix lint bench clean
+.PHONY: demo test matrix lint docs bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
@@ -21,6 +21,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # TorchOpt is only measured beside; without it, its column stays empty.
 bench: $(VENV)/.installed
 	-$(BIN)/python -m pip install -q torchopt
@@ -31,6 +34,17 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/functional.py
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/readme.py
+
+# With another environment that has all it needs, which may be without a network: make gpu BIN=/path/to/its/bin
+gpu: export PYTHONPATH = .
+gpu: $(if $(filter $(VENV)/bin,$(BIN)),$(VENV)/.installed)
+	@$(BIN)/python -c "import torch; exit(not torch.cuda.is_available())" || { echo "$(NO_GPU)"; exit 1; }
+	$(BIN)/python -m pytest -q -m cuda
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/readme.py gpu
+
+NO_GPU = $(BIN)/python has no torch that finds a CUDA GPU. On a machine with one, install a CUDA build of torch (make \
+clean; make gpu TORCH=torch==2.13.0), or name an environment that has it (make gpu BIN=/path/to/its/bin).
 
 clean:
 	rm -rf $(VENV)
