@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test matrix lint docs bench gpu clean
+.PHONY: demo test matrix lint docs notebooks bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python notebooks/execute.py
 
 # TorchOpt is only measured beside; without it, its column stays empty.
 bench: $(VENV)/.installed

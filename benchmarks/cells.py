@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from algorithms import OURS, TORCH, Algorithm, class_methods, pure_methods
+from algorithms import Algorithm, class_methods, pure_methods
 from memory import peak_extra_bytes
 from timing import Method, best_of_rounds
 from torch import Tensor
@@ -77,8 +77,9 @@ def measure(algorithm: Algorithm, grads: Sequence[Tensor], rounds: int, budget: 
 def ratios(cell: Cell) -> dict[str, float]:
     """Ours over the best of torch's, and the pure functions over our class with default flags; below 1 is faster."""
     times = cell["milliseconds"]
-    torch_best = min((times[name] for name in TORCH if name in times), default=math.nan)
-    over_torch = {name: times[name] / torch_best for name in OURS if name in times}
+    torch_best = min((time for name, time in times.items() if name.startswith("torch")), default=None)
+    ours = [name for name in times if name.startswith("ours") and torch_best is not None]
+    over_torch = {name: times[name] / torch_best for name in ours}
     over_ours = {name: times[name] / times["ours"] for name in times if name.startswith("pure") and "ours" in times}
     return {**over_torch, **over_ours}
 

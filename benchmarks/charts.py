@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-from algorithms import ALGORITHMS
 from cells import Cell, ratios
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -14,22 +13,27 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # Shade for the dtype, colour for the method.
-COLORS = {
-    ("ours", "float32"): "#1f4e8c",
-    ("ours", "bfloat16"): "#8fb8e8",
-    ("ours fused", "float32"): "#c2570c",
-    ("ours fused", "bfloat16"): "#f5b98a",
-}
+SHADES = ["float32", "bfloat16"]
+COLORS = [("#1f4e8c", "#8fb8e8"), ("#c2570c", "#f5b98a")]
 NAMES = {"ours": "default flags", "ours fused": "fused=True"}
 TICKS = [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20]
 
 
-def draw(cells: Sequence[Cell], path: Path) -> None:
-    """Bars hang below 1 where ours is faster than the best of torch's and stand above where it is slower."""
+def draw(cells: Sequence[Cell], path: Path, where: str = "CPU", names: Mapping[str, str] = NAMES) -> None:
+    """Bars hang below 1 where ours is faster than the best of torch's and stand above where it is slower.
+
+    Args:
+        cells: of which those are drawn that torch has something to compare with.
+        path: of the picture.
+        where: it was measured.
+        names: of two methods, what they are called.
+    """
+    cells = [cell for cell in cells if ratios(cell)]
     workloads = list(dict.fromkeys(cell["workload"] for cell in cells))
-    algorithms = [name for name in ALGORITHMS if name in {cell["algorithm"] for cell in cells}]
-    present = {cell["dtype"] for cell in cells}
-    series = [key for key in COLORS if key[1] in present]
+    algorithms = list(dict.fromkeys(cell["algorithm"] for cell in cells))
+    present = {(method, cell["dtype"]) for cell in cells for method in cell["milliseconds"]}
+    series = [(method, dtype) for method in names for dtype in SHADES if (method, dtype) in present]
+    colors = {method: shades for method, shades in zip(names, COLORS)}
     width = 0.84 / len(series)
     size = max(8.0, 1.5 + 0.85 * len(algorithms)), 1.1 + 2.5 * len(workloads)
     figure, panels = plt.subplots(
@@ -44,8 +48,8 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
                 [ratio - 1 for _, ratio in there],
                 width,
                 bottom=1,
-                color=COLORS[method, dtype],
-                label=f"{NAMES[method]}, {dtype}",
+                color=colors[method][SHADES.index(dtype)],
+                label=f"{names[method]}, {dtype}",
             )
         panel.axhline(1, color="black", linewidth=1, zorder=3)
         panel.set_yscale("log")
@@ -61,7 +65,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     bottom = panels[-1, 0]
     bottom.set_xticks(range(len(algorithms)), algorithms, rotation=30, ha="right")
     bottom.set_xlim(-0.6, len(algorithms) - 0.4)
-    figure.suptitle("A step of optimfx.optim over the best of torch.optim's, CPU (below 1: faster)", fontsize=12)
+    figure.suptitle(f"A step of optimfx.optim over the best of torch.optim's, {where} (below 1: faster)", fontsize=12)
     handles, labels = bottom.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)

@@ -1,4 +1,7 @@
-"""Writes the marked block of README.md from this machine's results. ``make bench`` runs it last."""
+"""Writes a marked block of README.md: that of this machine's results, or that of all GPUs'.
+
+``make bench`` and ``make gpu`` run it last.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cells import Cell, summary
+from gpu_readme import gpus
 from results import FOLDER, ROOT, load, path_of
 
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 REFERENCE = "Optax, jit"
 WIDTH = 120
 
@@ -96,12 +99,14 @@ def block(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def filled(page: str, text: str) -> str:
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"the page has no block from {BEGIN} to {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+def filled(page: str, text: str, name: str = "benchmark") -> str:
+    """The page with another text between the marks of this name."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise SystemExit(f"the page has no block from {begin} to {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def _pair(cells: list[Cell], name: str) -> str:
@@ -109,12 +114,17 @@ def _pair(cells: list[Cell], name: str) -> str:
     return " | " if found is None else f"{found[0]:.2f} | {found[1]:.2f} ({found[2].partition(',')[0]})"
 
 
+BLOCKS = {"benchmark": block, "gpu": gpus}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("block", nargs="?", choices=BLOCKS, default="benchmark")
     parser.add_argument("--page", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the JSON files")
     options = parser.parse_args()
-    options.page.write_text(filled(options.page.read_text(), block(options.results)))
+    text = BLOCKS[options.block](options.results)
+    options.page.write_text(filled(options.page.read_text(), text, options.block))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures depend on."""
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return {
+        **gpu,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -29,15 +31,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """Where the results of a benchmark on this machine are kept."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{_processor()} {os.cpu_count()} cores".lower()).strip("-")
+def path_of(name: str, folder: Path = FOLDER, device: str = "cpu") -> Path:
+    """Where the results of a benchmark on this machine, or on a GPU in it, are kept."""
+    where = f"{_processor()} {os.cpu_count()} cores" if device == "cpu" else torch.cuda.get_device_name(device)
+    slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
     return folder / f"{name}-{slug}.json"
 
 
-def save(path: Path, **content: Any) -> None:
+def save(path: Path, device: str = "cpu", **content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine(device), **content}, indent=1) + "\n")
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -57,6 +57,22 @@ def summary_table(cells: list[Cell]) -> Table:
     return table
 
 
+def device_table(cells: list[Cell], title: str, methods: list[str]) -> Table:
+    """The cells of one workload and dtype on a device, and which share of a copy's bandwidth ours reach."""
+    methods = [name for name in methods if any(name in cell["milliseconds"] for cell in cells)]
+    ours = [name for name in methods if name.startswith("ours")]
+    table = Table(title=f"{title}: one step, ms", caption=NOTE)
+    table.add_column("algorithm", no_wrap=True)
+    for name in [*methods, *(f"{name} / torch's best" for name in ours), *(f"{name}, % of a copy" for name in ours)]:
+        table.add_column(name, justify="right")
+    for cell in cells:
+        times, over, share = cell["milliseconds"], ratios(cell), cell["share"]
+        percents = (f"{100 * share[name]:.0f}" if name in share else "" for name in ours)
+        figures = [_figure(times.get(name)) for name in methods] + [_figure(over.get(name)) for name in ours]
+        table.add_row(_name(cell), *figures, *percents)
+    return table
+
+
 def _name(cell: Cell) -> str:
     return str(cell["algorithm"]) + ("" if cell["elementwise"] else " *")
 

@@ -44,6 +44,16 @@ def gpt2_small(width: int = 768, layers: int = 12, vocabulary: int = 50257, cont
     yield from norm
 
 
+def llama1b(width: int = 2048, layers: int = 16, vocabulary: int = 128256, hidden: int = 8192) -> Iterator[Shape]:
+    """Llama-3.2-1B, whose output projection is the token embedding; keys and values have a quarter of the heads."""
+    yield (vocabulary, width)
+    for _ in range(layers):
+        yield from ((width, width), (width // 4, width), (width // 4, width), (width, width))
+        yield from ((hidden, width), (hidden, width), (width, hidden))
+        yield from ((width,), (width,))
+    yield (width,)
+
+
 WORKLOADS: dict[str, list[Shape]] = {
     "one25M": [(25_000_000,)],
     "resnet50": list(resnet50()),
@@ -52,9 +62,18 @@ WORKLOADS: dict[str, list[Shape]] = {
 }
 
 
+ON_A_GPU: dict[str, list[Shape]] = {
+    "one1GiB": [(1 << 28,)],
+    "resnet50": WORKLOADS["resnet50"],
+    "llama1b": list(llama1b()),
+    "tiny2000": [(64,)] * 2000,
+}
+
+
 def elements(shapes: list[Shape]) -> int:
     return sum(map(math.prod, shapes))
 
 
 assert (len(WORKLOADS["resnet50"]), elements(WORKLOADS["resnet50"])) == (161, 25_557_032)
+assert (len(ON_A_GPU["llama1b"]), elements(ON_A_GPU["llama1b"])) == (146, 1_235_814_400)
 assert (len(WORKLOADS["gpt2_small"]), elements(WORKLOADS["gpt2_small"])) == (148, 124_439_808)

@@ -29,12 +29,15 @@ def run(script, *arguments):
         ("resnet50", 161, 25_557_032),
         ("tiny1000", 1000, 64_000),
         ("gpt2_small", 148, 124_439_808),
+        ("one1GiB", 1, 268_435_456),
+        ("llama1b", 146, 1_235_814_400),
+        ("tiny2000", 2000, 128_000),
     ],
 )
 def test_workloads(importable, name, tensors, elements):
     import workloads
 
-    shapes = workloads.WORKLOADS[name]
+    shapes = {**workloads.WORKLOADS, **workloads.ON_A_GPU}[name]
     assert (len(shapes), workloads.elements(shapes)) == (tensors, elements)
 
 
@@ -73,6 +76,40 @@ def test_first_steps_then_readme(importable, tmp_path):
 
     run("first_steps.py", "--algorithms", "Adagrad", "--out", results.path_of("first_steps", tmp_path))
     assert "The first step with `fused=True` compiles a kernel, in 0.0 s" in readme.block(tmp_path)
+
+
+def test_a_gpu_is_measured_as_far_as_there_is_none(importable, tmp_path):
+    """What needs a GPU is left out: graphs, and torch's compiled steps."""
+    import gpu_readme
+    import readme
+
+    page = "<!-- gpu:begin -->\nold\n<!-- gpu:end -->\n"
+    assert readme.filled(page, gpu_readme.gpus(tmp_path), "gpu") == page.replace("old", gpu_readme.NONE)
+    out = tmp_path / "gpu-none.json"
+    arguments = ["--device", "cpu", "--workloads", "tiny2000", "--dtypes", "float32", "--rounds", 1, "--out", out]
+    run("gpu.py", *arguments, "--algorithms", "Lion")
+    printed = run("gpu.py", *arguments, "--algorithms", "Adam", "clip + AdamW")
+    assert "tiny2000, float32" in printed
+    content = json.loads(out.read_text())
+    assert content["copy_gigabytes_per_second"] > 0
+    adam, clipped, lion = content["cells"]
+    methods = {"torch for-loop", "torch foreach", "torch fused", "ours"}
+    assert adam["milliseconds"].keys() == clipped["milliseconds"].keys() == methods
+    assert lion["milliseconds"].keys() == lion["share"].keys() == {"ours"}
+    assert not adam["missing"]
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    text = gpu_readme.gpus(tmp_path)
+    assert "| `tiny2000` | float32 | " in text and "| clip + AdamW | " in text
+
+
+def test_the_least_traffic(importable):
+    """Bytes an element: columns read, results written, and the gradients once more for their norm."""
+    import torch
+    from gpu_methods import ALGORITHMS, CLIPPED, traffic
+
+    assert all((traffic(row, torch.bfloat16) is None) != row.elementwise for row in ALGORITHMS.values())
+    found = {name: traffic(ALGORITHMS[name], torch.float32) for name in ("SGD", "AdamW", CLIPPED, "Lion", "Muon")}
+    assert found == {"SGD": 12, "AdamW": 28, CLIPPED: 32, "Lion": 20, "Muon": None}
 
 
 def test_peak_memory(importable):

@@ -11,7 +11,11 @@ from test_optim_classes import CLASSES, EVERY, assert_same_value, by_class, give
 from optimfx.optim.scalars import Scalars
 
 CAPTURABLE = [info for info in EVERY if info.has_capturable_arg]
-needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are captured on a GPU only")
+
+
+def needs_a_gpu(test):
+    without = not torch.cuda.is_available()
+    return pytest.mark.cuda(pytest.mark.skipif(without, reason="CUDA graphs are captured on a GPU only")(test))
 
 
 @pytest.fixture(params=[False, True], ids=["uncaptured", "captured"])

@@ -55,7 +55,10 @@ def own(steps: Steps, places: Any) -> Steps:
     def at(x: Any) -> Any:
         if isinstance(x, tuple):
             return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
-        return x[places] if _is_vector(x) else x
+        if not _is_vector(x):
+            return x
+        # An index of several places would be copied to the device, and the host would wait for that.
+        return x[places] if isinstance(places, int) else torch.stack([x[place] for place in places])
 
     return tuple([step._replace(scalars=at(step.scalars)) for step in steps])
 

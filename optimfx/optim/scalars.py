@@ -28,15 +28,19 @@ class Scalars:
 
     @property
     def vector(self) -> Tensor | None:
-        """All, if they lie end to end on a device that the host does not wait for, or were to be taken together.
+        """All, if they are on a device that the host does not wait for, or were to be taken together.
 
         One alone is no vector: beside a tensor, the dtype of a vector counts, and that of a scalar does not.
         """
-        if len(self.column) == 1:
+        if len(self.column) == 1 or not (self.together or self._are_apart()):
             return None
-        if self.together:
-            return torch.stack(list(self.column))
-        return None if self.line is None or self.line.is_cpu else self.line
+        return torch.stack(list(self.column)) if self.line is None else self.line
+
+    def _are_apart(self) -> bool:
+        """Whether all are on one device that is not the host."""
+        if modes.tracing() or {*map(type, self.column)} != {Tensor} or self.column[0].is_cpu:
+            return False
+        return len({scalar.device for scalar in self.column}) == 1
 
     def read(self) -> list[Any]:
         """Each as a number, where it is on the host."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import optree
 import torch
@@ -48,6 +48,7 @@ class TransformOptimizer(Optimizer):
 
     def __init__(self, params: Any, tx: GradientTransformation, *, fused: bool | None = None) -> None:
         self.tx = tx
+        self._forms: dict[int, Form] = {}
         super().__init__(params, _hyperparams(tx.init([torch.zeros(2, 2)])), fused)
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
@@ -60,6 +61,7 @@ class TransformOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickled or loaded state."""
         torch.optim.Optimizer.__setstate__(self, state)
+        self._forms = {}
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -86,12 +88,32 @@ class TransformOptimizer(Optimizer):
 
     def state_of(self, index: int = 0) -> State:
         """The state of a group as the transformation has it: for a list of the group's parameters."""
-        spec = optree.tree_structure(self.tx.init(self.param_groups[index]["params"]), namespace=NAMESPACE)
-        return optree.tree_unflatten(spec, self.state[f"group {index}"].values())  # type: ignore[index]
+        params = self.param_groups[index]["params"]
+        form = self._forms.get(index)
+        if form is None or form.params != len(params):
+            form = self._forms[index] = Form.of(self.tx.init(params), len(params))
+        return optree.tree_unflatten(form.spec, self.state[f"group {index}"].values())  # type: ignore[index]
 
     def _keep(self, index: int, state: State) -> None:
-        paths, leaves, _ = optree.tree_flatten_with_path(state, namespace=NAMESPACE)
-        self.state[f"group {index}"] = {".".join(map(str, path)): leaf for path, leaf in zip(paths, leaves)}  # type: ignore[index]
+        leaves, spec = optree.tree_flatten(state, namespace=NAMESPACE)
+        form = self._forms.get(index)
+        if form is None or form.spec != spec:
+            form = self._forms[index] = Form.of(state, len(self.param_groups[index]["params"]))
+        self.state[f"group {index}"] = dict(zip(form.names, leaves))  # type: ignore[index]
+
+
+class Form(NamedTuple):
+    """How the state of a group is built; to find it out takes as long as a step of many small parameters."""
+
+    params: int
+    spec: optree.PyTreeSpec
+    names: list[str]
+
+    @classmethod
+    def of(cls, state: State, params: int) -> Form:
+        """The form of a state for so many parameters."""
+        paths, _, spec = optree.tree_flatten_with_path(state, namespace=NAMESPACE)
+        return cls(params, spec, [".".join(map(str, path)) for path in paths])
 
 
 def _injected(state: State) -> Iterator[InjectHyperparamsState]:

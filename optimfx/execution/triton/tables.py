@@ -46,20 +46,24 @@ _captured: list[Any] = []
 
 def plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
     """The plan for tensors of so many elements, in chunks of ``block``."""
-    key = (numels, block, device)
+    if capturing(device):
+        # Where a plan is made during a capture, its tables are there only once the graph has run.
+        kept = _made_before(numels, block, device) or _plan(numels, block, device)
+        _captured.append(kept)
+        return kept
+    # Another stream might read the tables before they are copied, or after their memory has been given to others.
+    key = (numels, block, device, _stream(device))
     found = _plans.get(key)
     if found is None:
-        found = _plan(numels, block, device)
-        if capturing(device):
-            # Its tables are there only once the graph has run.
-            _captured.append(found)
-            return found
         while len(_plans) >= PLANS:
             del _plans[next(iter(_plans))]
-        _plans[key] = found
-    elif capturing(device):
-        _captured.append(found)
+        found = _plans[key] = _plan(numels, block, device)
     return found
+
+
+def _made_before(*key: Any) -> Plan | None:
+    """A plan on any stream: what comes before a capture is done when the graph runs."""
+    return next((found for known, found in _plans.items() if known[:-1] == key), None)
 
 
 def call(columns: Sequence[Sequence[Tensor]], scalars: Any, device: torch.device, parts: int = 1) -> Call:
@@ -94,6 +98,10 @@ def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
 def capturing(device: torch.device) -> bool:
     """Whether what is launched now is recorded into a CUDA graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:

@@ -5,6 +5,7 @@ Whoever traces spells which rules the op runs, and the op reads it (``spelling``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
     word = spell(steps, leaves)
     device = leaves.grads[0].device
     scalars = [x for step in steps for x in step.scalars if letter(x) in ("n", "c")]
-    numbers = [_number(x, device) for x in scalars] or [torch.zeros(0, dtype=torch.float64, device=device)]
-    hyper = torch.stack(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
+    numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]
+    hyper = _stacked(numbers)
     params, grads = [] if leaves.params[0] is None else list(leaves.params), list(leaves.grads)
     slots = [t for column in leaves.slots if column[0] is not None for t in column]
     if inplace and stepping and torch.compiler.is_compiling():
@@ -61,10 +62,23 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
     return next(parts), [[None] * len(grads) if column[0] is None else next(parts) for column in leaves.slots]
 
 
+def _numbers(scalars: Sequence[Any], device: torch.device) -> list[Tensor]:
+    """The scalars on the device; tensors of the host cross in one copy, for which the host does not wait."""
+    apart = [isinstance(x, Tensor) and x.is_cpu and device.type != "cpu" for x in scalars]
+    host = [x.to(torch.float64) for x, on_host in zip(scalars, apart) if on_host]
+    moved = iter(_stacked(host).to(device, non_blocking=True).unbind() if host else ())
+    return [next(moved) if on_host else _number(x, device) for x, on_host in zip(scalars, apart)]
+
+
 def _number(x: Any, device: torch.device) -> Tensor:
     if isinstance(x, Tensor):
         return x.to(device=device, dtype=torch.float64)
     return torch.full((), x, dtype=torch.float64, device=device)
+
+
+def _stacked(numbers: Sequence[Tensor]) -> Tensor:
+    """One tensor with a row for each: of one number, or of as many as there are members."""
+    return torch.stack(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
 
 
 class Differentiable(torch.autograd.Function):

@@ -1,0 +1,91 @@
+"""What README.md says of every GPU that was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import Cell, summary
+from gpu_methods import CLIPPED, OURS
+from results import ROOT
+
+WIDTH = 120
+FUSED = ["SGD", "SGD-momentum", "Adam", "AdamW", "Adagrad", CLIPPED]
+"""Rows that torch has a kernel of its own for."""
+NONE = "None has been measured yet."
+
+
+def gpus(folder: Path) -> str:
+    """What stands between the marks: the results of each GPU, or that there are none."""
+    found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("gpu-*.json"))]
+    parts = ["\n".join(_gpu(content, path.with_suffix(".png"))) for path, content in found]
+    return "\n\n".join(parts) or NONE
+
+
+def _gpu(content: dict[str, Any], picture: Path) -> Iterator[str]:
+    cells = [cell for cell in content["cells"] if cell["elementwise"]]
+    yield from _shares(cells)
+    yield ""
+    yield from _beside_fused(cells)
+    yield ""
+    machine = content["machine"]
+    sentence = (
+        f"Measured by `make gpu` on {machine['date']}: {machine.get('gpu', machine['processor'])}, whose copies read "
+        f"and write {content['copy_gigabytes_per_second']:.0f} GB/s; torch {machine['torch']}. Time over that of the "
+        "fastest of torch's for-loop, foreach, fused and compiled, as geometric mean over the elementwise algorithms "
+        "that torch has, and the worst of them; the share of a copy's bandwidth over all elementwise algorithms, if "
+        "each column is read once and each result written once, and the gradients once more where their norm comes "
+        "first. `tiny2000` is time of the host until the device is done."
+    )
+    if picture.is_relative_to(ROOT):
+        sentence += f" Each algorithm: [chart]({picture.relative_to(ROOT).as_posix()})."
+    yield textwrap.fill(sentence, WIDTH)
+
+
+def _shares(cells: Sequence[Cell]) -> Iterator[str]:
+    """A row for each workload and dtype: over torch's best, and of a copy's bandwidth."""
+    heads = [title for how in OURS.values() for title in (f"{how}: time", "worst", "bandwidth", "least")]
+    yield f"| workload | dtype | {' | '.join(heads)} |"
+    yield "|---|---|" + "---|" * len(heads)
+    for workload, dtype in _places(cells):
+        part = [cell for cell in cells if (cell["workload"], cell["dtype"]) == (workload, dtype)]
+        columns = [column for name in OURS for column in (*_over_torch(part, name), *_share(part, name))]
+        yield f"| `{workload}` | {dtype} | {' | '.join(columns)} |"
+
+
+def _beside_fused(cells: Sequence[Cell]) -> Iterator[str]:
+    """Against torch's own kernels alone: a row for each algorithm that has one."""
+    places = _places(cells)
+    yield f"| time over torch's fused: launched, replayed | {' | '.join(f'`{w}`, {d}' for w, d in places)} |"
+    yield "|---|" + "---|" * len(places)
+    for algorithm in FUSED:
+        times = {(c["workload"], c["dtype"]): c["milliseconds"] for c in cells if c["algorithm"] == algorithm}
+        if times:
+            yield f"| {algorithm} | {' | '.join(_over_fused(times.get(place, {})) for place in places)} |"
+
+
+def _places(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell["workload"], cell["dtype"]) for cell in cells))
+
+
+def _over_torch(cells: Sequence[Cell], name: str) -> tuple[str, str]:
+    found = summary(cells, name)
+    return ("", "") if found is None else (f"{found[0]:.2f}", f"{found[1]:.2f} ({found[2].partition(',')[0]})")
+
+
+def _share(cells: Sequence[Cell], name: str) -> tuple[str, str]:
+    shares = {cell["algorithm"]: cell["share"][name] for cell in cells if name in cell["share"]}
+    if not shares:
+        return "", ""
+    mean, least = math.exp(sum(map(math.log, shares.values())) / len(shares)), min(shares, key=lambda a: shares[a])
+    return f"{100 * mean:.0f} %", f"{100 * shares[least]:.0f} % ({least})"
+
+
+def _over_fused(times: dict[str, float]) -> str:
+    return ", ".join(
+        f"{times[name] / times['torch fused']:.2f}" for name in OURS if {name, "torch fused"} <= times.keys()
+    )
