@@ -24,6 +24,9 @@ def test_what_is_brought_together_is_one_stretch():
     assert all(torch.equal(a, b) and a.shape == b.shape for a, b in zip(moved, tensors))
     assert torch.equal(end_to_end(moved, offsets(moved)), torch.cat([t.flatten() for t in tensors]))
     assert end_to_end(tensors, offsets(tensors)) is None
+    versions = [t._version for t in moved]
+    moved[0].mul_(2)  # autograd counts the writes to each by itself
+    assert [t._version for t in moved[1:]] == versions[1:]
 
 
 def test_what_may_not_move_stays_where_it_is():

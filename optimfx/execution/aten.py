@@ -98,12 +98,29 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         last = last._replace(grads=[grad.clone() for grad in leaves.grads])
         others = leaves.slots[: len(leaves.slots) - len(last.slots)]
         blocked.run(tuple(before), last._replace(slots=others), stepping=False, inplace=True)
-    if _is_sum(step):
-        _call(step, [last.params, last.grads])
-    else:
+    together, rest = _split(step, last)
+    if together:
+        part = last.take(together)
+        _call(step, [part.params, part.grads, *part.slots])
+    if rest:
         dtype = last.params[0].dtype
-        flat.run(lambda row, _: _call(step, [[t] for t in row]), last, stepping=True, inplace=True, dtype=dtype)
+
+        def kernel(row: flat.Row, outs: flat.Row) -> None:
+            _call(step, [[t] for t in row])
+
+        flat.run(kernel, last.take(rest), stepping=True, inplace=True, dtype=dtype)
     return list(leaves.params), [list(column) for column in leaves.slots]
+
+
+def _split(step: Step, leaves: Leaves) -> tuple[list[int], list[int]]:
+    """The places of the leaves that one call takes as they lie, and of those that are run as stretches of memory."""
+    places = range(len(leaves.grads))
+    if _is_sum(step):
+        return list(places), []
+    large = [i for i in places if leaves.grads[i].numel() > flat.SMALL]
+    rows = {i: [leaves.params[i], leaves.grads[i], *[column[i] for column in leaves.slots]] for i in large}
+    together = [i for i in large if all(t is None or t.is_contiguous() for t in rows[i])]
+    return together, sorted({*places} - {*together})
 
 
 def _call(step: Step, columns: Sequence[Any]) -> None:

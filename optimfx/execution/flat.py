@@ -35,7 +35,6 @@ class Pack(NamedTuple):
 
     begin: int
     end: int
-    shapes: Sequence[torch.Size]
     offsets: Sequence[int]  # of each leaf, in elements; then the number of all
     columns: list[Tensor]  # 1-D, in the dtype that the rule computes in
     views: list[list[Tensor]]  # of each column: one for each leaf, in its shape
@@ -135,24 +134,20 @@ def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None
 def _run_pack(kernel: Kernel, pack: Pack, ins: list[Row], stepping: bool, inplace: bool) -> list[Any]:
     """The results and the new slots of the leaves of one pack, by column."""
     columns: list[Any] = [None if column[0] is None else column[pack.begin : pack.end] for column in ins]
-    likes = outs_of(columns, stepping)
-    tight = inplace or all(all(map(Tensor.is_contiguous, parts)) for parts in likes if parts is not None)
     row: Row = [None] * len(columns)
     for k, parts in enumerate(columns):
-        # A parameter is written as the tensor that it is: autograd counts the writes to each.
-        if parts is not None and k > 0 and tight:
+        # What is run over its own memory must be there to be written. And a parameter is written as the tensor that it
+        # is: autograd counts the writes to each.
+        if parts is not None and k > 0 and inplace:
             row[k] = end_to_end(parts, pack.offsets)
         if parts is not None and row[k] is None:
             torch._foreach_copy_(pack.views[k], parts)
             row[k] = pack.columns[k]
-    if not inplace and tight:
-        fresh = [None if parts is None else torch.empty(pack.offsets[-1], dtype=parts[0].dtype) for parts in likes]
-        kernel(row, fresh)
-        return [None if column is None else _parts(column, pack.shapes) for column in fresh]
     kernel(row, outs_of(row, stepping))
-    news: list[Any] = (
-        likes if inplace else [None if parts is None else [torch.empty_like(t) for t in parts] for parts in likes]
-    )
+    news: list[Any] = outs_of(columns, stepping)
+    if not inplace:
+        # A tensor of its own for each costs less than a view of one for all.
+        news = [None if parts is None else list(map(torch.empty_like, parts)) for parts in news]
     for parts, whole, column, views in zip(news, *[outs_of(x, stepping) for x in (row, pack.columns, pack.views)]):
         if parts is not None and whole is column:
             torch._foreach_copy_(parts, views)
@@ -212,7 +207,7 @@ def _pack(shapes: Sequence[torch.Size], begin: int, columns: int, dtype: torch.d
     offsets = [0, *accumulate(shape.numel() for shape in shapes)]
     with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
         flat = [torch.empty(offsets[-1], dtype=dtype) for _ in range(columns)]
-        return Pack(begin, begin + len(shapes), shapes, offsets, flat, [_parts(column, shapes) for column in flat])
+        return Pack(begin, begin + len(shapes), offsets, flat, [_parts(column, shapes) for column in flat])
 
 
 def _parts(column: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
