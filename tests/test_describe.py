@@ -14,9 +14,10 @@ def test_every_algorithm_is_a_line_with_its_options(row, options):
     line = fx.describe(row(**options))
     assert line.startswith("stateless" if row.name == "identity" else row.name)
     assert "\n" not in line
-    for name, value in options.items():
-        if value and name not in ("amsgrad", "decay") and isinstance(value, float) and f"{name}=" in line:
-            assert re.search(rf"\b{name}={value:g}\b", line), line
+    if row in ALGORITHMS:  # a link may be made of another's rule, with names of its own
+        for name, value in options.items():
+            if value and isinstance(value, float):
+                assert re.search(rf"\b{name}={re.escape(f'{value:g}')}(?![\d.])", line), line
 
 
 def test_a_tree_of_every_combinator():

@@ -194,7 +194,8 @@ class Optimizer(torch.optim.Optimizer):
             columns = stepping.columns(update, states, names)
         if self.counts:
             counts = Scalars(columns["step"], together=modes.tracing() and build.serves(params[0].device))
-            steps: Any = [step + 1 for step in counts.read()] if counts.vector is None else counts.vector + 1
+            vector = counts.vector
+            steps: Any = [step + 1 for step in counts.read()] if vector is None else vector + 1
         else:
             # A slot that is new is all that tells the first step from the later ones.
             steps = [1 if i in fresh else 2 for i in range(len(states))]
