@@ -12,7 +12,7 @@ from algorithms import TORCH, Algorithm
 from torch import Tensor
 
 import optimfx as fx
-from optimfx.execution.triton import audit
+from optimfx.execution.triton import shipped
 
 CLIPPED = "clip + AdamW"
 _BEYOND = ("SignSGD", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT")
@@ -43,14 +43,13 @@ def transformation(algorithm: Algorithm) -> fx.GradientTransformation:
 def traffic(algorithm: Algorithm, dtype: torch.dtype) -> int | None:
     """Bytes that a step reads and writes at least for an element; ``None`` where that is not known.
 
-    Each column is read once and each result written once; where the norm of the gradients has to be known before, these
-    are read twice.
+    Each column is read once and each result written once; what has to be measured before is read for that, too.
     """
-    if not algorithm.elementwise:
-        return None
     update: Any = transformation(algorithm).update
     links = [link.update for link in update.links] if hasattr(update, "links") else [update]
-    text = audit.source(links, dtype)
+    if not all(link.rule.elementwise or link.rule.norms for link in links):
+        return None
+    text = shipped.source(links, dtype)
     norms = any(link.rule.measures_norm for link in links)
     return (text.count("tl.load(p") + text.count("tl.store(p") + norms) * dtype.itemsize
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optimfx import execution
+from optimfx.printed import call, name_of, printed
 from optimfx.tree import PyTree as PyTree
 
 Params: TypeAlias = PyTree
@@ -51,10 +52,21 @@ class GradientTransformation(NamedTuple):
     """A pair of pure functions, ``init(params) -> state`` and ``update(updates, state, params) -> (updates, state)``.
 
     The updates that a complete optimizer returns are *added* to the parameters (:func:`optimfx.apply_updates`).
+
+    >>> import optimfx as fx
+    >>> fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(lr=fx.schedules.linear(0.1), momentum=0.9))
+    chain(clip_by_global_norm(max_norm=1), sgd(lr=linear, momentum=0.9))
     """
 
     init: TransformInit
     update: TransformUpdate
+
+    def __repr__(self) -> str:
+        if not hasattr(self.update, "outline"):
+            return name_of(self.update)
+        outline = self.update.outline()
+        parts = [f"{label}: {part!r}" if label else repr(part) for label, part in outline.parts]
+        return call(outline.name, outline.hyper, parts)
 
 
 class Outline(NamedTuple):
@@ -106,16 +118,18 @@ class Stepper:
         raise NotImplementedError
 
     def outline(self) -> Outline:
-        raise NotImplementedError
+        return Outline(type(self).__name__, {})
 
     def transformation(self) -> GradientTransformation:
         return GradientTransformation(self.init, self)
 
 
+@printed
 class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 
 
+@printed
 class StepState(NamedTuple):
     """The state of a link whose only memory is where its schedule stands."""
 
@@ -159,7 +173,8 @@ class Rule:
     Attributes:
         leaf, scalars, init, begin, refusal: the functions above.
         state: the NamedTuple of the whole state: ``step``, then what ``scalars`` carries, then the slots as ``leaf``
-            takes them. Without one, the rule is stateless but for the step that a schedule needs.
+            takes them. It is given a ``__repr__`` of dtypes and shapes, unless it has one of its own. Without a state,
+            the rule is stateless but for the step that a schedule needs.
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
         sparse: whether, given its scalars, an element without gradient keeps its value and slots, so that a sparse
             gradient steps only the elements that it has.
@@ -167,6 +182,8 @@ class Rule:
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
         positional: whether it matters to an elementwise ``leaf`` where in its tensor an element stands, so that leaves
             may only be flattened.
+        norms: whether a rule that is not elementwise would be, but for the norms of whole leaves that it asks for with
+            :func:`ops.norm`, so that it has a kernel if these are measured beforehand.
     """
 
     leaf: Callable[..., Any]
@@ -176,6 +193,7 @@ class Rule:
     reads_param: Callable[[Any], bool] = lambda scalars: False
     elementwise: bool = True
     positional: bool = False
+    norms: bool = False
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     refusal: Callable[[Tensor], str | None] = lambda param: None
     sparse: Callable[[Any], bool] = lambda scalars: False
@@ -189,6 +207,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "number", execution.numbered(self))
+        if self.state:
+            printed(self.state)
         fields = self.state._fields[1:] if self.state else ()
         scalar_names = tuple(inspect.signature(self.scalars).parameters)[1:]
         carried = tuple(name for name in fields if name in scalar_names)
@@ -201,6 +221,9 @@ class Rule:
         }
         for name, value in names.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Rule({self.leaf.__module__}.{name_of(self.leaf)})"
 
     @property
     def measures_norm(self) -> bool:

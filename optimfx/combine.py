@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import tree
 from optimfx.base import GradientTransformation, Outline, Params, PyTree, RuleUpdate, State, Stepper, Updates
-from optimfx.execution import Row, check_link, explain_link, explain_rules, run
+from optimfx.execution import Row, check_link, explain_link, explain_rules, has_kernels, run
+from optimfx.printed import printed
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
 
@@ -35,7 +36,7 @@ class Chain(Stepper):
         if inplace:
             self.check(updates, state, params)
         before, after = self._states(state), []
-        for begin, end in self._passes():
+        for begin, end in self._passes(updates):
             meets = {"stepping": stepping and end == len(self.links), "inplace": inplace}
             if end - begin > 1:
                 rules = [link.update for link in self.links[begin:end]]
@@ -46,15 +47,20 @@ class Chain(Stepper):
                 after.append(one)
         return updates, self.pack(after)
 
-    def _passes(self) -> list[tuple[int, int]]:
-        """From where to where links run as one: elementwise rules, of which only the first may measure a norm."""
+    def _passes(self, updates: Updates | None = None) -> list[tuple[int, int]]:
+        """From where to where links run as one: elementwise rules, and those that kernels for these updates measure.
+
+        Only the first may depend on the norm of all updates.
+        """
+        rules = [link.update.rule if isinstance(link.update, RuleUpdate) else None for link in self.links]
+        measured = any(rule and rule.norms for rule in rules) and has_kernels(tree.flatten(updates)[0])
         passes: list[tuple[int, int]] = []
         joins = False
-        for i, link in enumerate(self.links):
-            rule = link.update.rule if isinstance(link.update, RuleUpdate) and link.update.rule.elementwise else None
-            begin = passes.pop()[0] if joins and rule and not rule.measures_norm else i
+        for i, rule in enumerate(rules):
+            can_join = rule is not None and (rule.elementwise or (measured and rule.norms))
+            begin = passes.pop()[0] if joins and can_join and rule and not rule.measures_norm else i
             passes.append((begin, i + 1))
-            joins = rule is not None
+            joins = can_join
         return passes
 
     @property
@@ -68,7 +74,7 @@ class Chain(Stepper):
 
     def explain(self, params: Params) -> list[Row]:
         rows = []
-        for begin, end in self._passes():
+        for begin, end in self._passes(params):
             if end - begin > 1:
                 rows += explain_rules([link.update for link in self.links[begin:end]], params)
             else:
@@ -131,6 +137,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     return Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states))).transformation()
 
 
+@printed
 class PartitionState(NamedTuple):
     """The state of a partition."""
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from torch import Tensor
 
 from optimfx.base import GradientTransformation, Params
 from optimfx.execution import explain
+from optimfx.printed import call, name_of
 
 
 class Description(str):
@@ -46,28 +44,12 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Descri
 def _lines(tx: GradientTransformation) -> Iterator[str]:
     """The lines of a part, each as far to the left as if it stood alone."""
     if not hasattr(tx.update, "outline"):
-        yield getattr(tx.update, "__qualname__", type(tx.update).__name__).partition(".")[0]
+        yield name_of(tx.update)
         return
     name, hyper, parts = tx.update.outline()
-    shown = [f"{key}={_shown(value)}" for key, value in hyper.items() if _counts(value)]
-    yield f"{name}({', '.join(shown)})" if shown else name
+    yield call(name, hyper)
     for at, (label, part) in enumerate(parts):
         last = at == len(parts) - 1
         first, *rest = _lines(part)
         yield f"{'└─' if last else '├─'} {f'{label}: ' if label else ''}{first}"
         yield from (f"{' ' if last else '│'}  {line}" for line in rest)
-
-
-def _counts(value: Any) -> bool:
-    """Whether a hyperparameter is there and not switched off."""
-    return value is not None and (isinstance(value, Tensor) or bool(value))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(_shown, value))})"
-    if callable(value):  # a schedule, by the name of what made it
-        return getattr(value, "__qualname__", type(value).__name__).partition(".")[0]
-    if isinstance(value, Tensor):
-        return f"tensor({value.item():g})" if value.numel() == 1 and value.device.type == "cpu" else "tensor"
-    return f"{value:g}" if isinstance(value, float) else str(value)

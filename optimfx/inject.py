@@ -14,9 +14,11 @@ from optimfx import ops
 from optimfx.base import GradientTransformation, Outline, Params, PyTree, State, Stepper, Updates
 from optimfx.execution import Row, check_link, explain_link
 from optimfx.execution.hyper import count
+from optimfx.printed import printed
 from optimfx.update import run_link
 
 
+@printed
 class InjectHyperparamsState(NamedTuple):
     """The state of a transformation whose hyperparameters can be read and replaced."""
 

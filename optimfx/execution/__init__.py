@@ -6,7 +6,7 @@
 
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
-from optimfx.execution.select import EXECUTORS, use
+from optimfx.execution.select import EXECUTORS, has_kernels, use
 from optimfx.execution.triton.spelling import numbered
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "explain",
     "explain_link",
     "explain_rules",
+    "has_kernels",
     "init",
     "numbered",
     "run",

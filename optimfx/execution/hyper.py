@@ -46,7 +46,7 @@ Steps: TypeAlias = tuple[Step, ...]
 
 def is_own(steps: Steps) -> bool:
     """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
-    return any(map(_is_vector, _flat([step.scalars for step in steps])))
+    return any(map(_is_vector, flat_scalars([step.scalars for step in steps])))
 
 
 def own(steps: Steps, places: Any) -> Steps:
@@ -76,8 +76,9 @@ def _is_vector(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch takes a rate of shape (1,) for a number
 
 
-def _flat(scalars: Any) -> list[Any]:
-    return [x for part in scalars for x in _flat(part)] if isinstance(scalars, (tuple, list)) else [scalars]
+def flat_scalars(scalars: Any) -> list[Any]:
+    """The scalars of a rule, or of several, and of the rules that they are made of, one after the other."""
+    return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
 
 
 def step_at(update: Any, step: Any, **given: Any) -> Step:

@@ -29,6 +29,9 @@ class Operators:
     __le__ = _operator(torch.le)
     __eq__ = _operator(torch.eq)
     __ne__ = _operator(torch.ne)
+    __or__ = _operator(torch.bitwise_or)
+    __and__ = _operator(torch.bitwise_and)
+    __invert__ = _operator(torch.bitwise_not)
     __hash__ = object.__hash__
 
     def __bool__(self) -> bool:

@@ -15,7 +15,7 @@ from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.select import select
+from optimfx.execution.select import norm_of, select
 from optimfx.execution.storage import kept_as
 from optimfx.tree import PyTree
 
@@ -136,7 +136,7 @@ def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[in
 
 def steps_of(update: Any, grads: Sequence[Any], counts: list[tuple[Any, ...]]) -> tuple[list[int], list[Step]]:
     """For each count and its carried scalars, the place of their step in a list of the different ones."""
-    measured = {"global_norm": tree.global_norm(grads)} if update.rule.measures_norm else {}
+    measured = {"global_norm": norm_of(grads)} if update.rule.measures_norm else {}
     known: dict[Any, int] = {}
     places: list[int] = []
     steps: list[Step] = []

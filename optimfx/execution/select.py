@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from optimfx import modes
+from optimfx import modes, tree
 from optimfx.execution import aten, blocked, compiled, eager, foreach, sparse, triton
-from optimfx.execution.hyper import Steps
+from optimfx.execution.hyper import Steps, flat_scalars
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.triton import traced
+from optimfx.execution.triton import build, norm, traced
 
 EXECUTORS: dict[str, ModuleType] = {module.name: module for module in (triton, aten, compiled, blocked, foreach, eager)}
 """In order of preference. An executor is a module: ``name``, ``virtue``, ``refusal``, ``drawback``, ``run``."""
@@ -64,6 +65,29 @@ def use(*names: str) -> Iterator[None]:
         _asked.reset(token)
 
 
+def norm_of(grads: Sequence[Any]) -> Tensor:
+    """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any."""
+    dense = [grad for grad in grads if grad is not None]
+    symbolic = modes.tracing() or modes.differentiated(*dense)
+    if not has_kernels(dense) or norm.refusal(dense) or (symbolic and not _an_op_may(dense)):
+        return tree.global_norm(grads)
+    return torch.ops.optimfx.global_norm(dense) if symbolic else norm.global_norm(dense)
+
+
+def has_kernels(leaves: Sequence[Any]) -> bool:
+    """Whether kernels are what such leaves are stepped by, if they do not refuse."""
+    first = next((leaf for leaf in leaves if leaf is not None), None)
+    if first is None or not build.serves(first.device):
+        return False
+    names = () if torch.compiler.is_compiling() else _asked.get()
+    return "triton" in names if names else modes.tracing() or not build.INTERPRETED
+
+
+def _an_op_may(tensors: Sequence[Tensor]) -> bool:
+    """Whether a graph may take the norm for one node, which has no derivative."""
+    return torch.compiler.is_compiling() and not modes.forward_mode() and not modes.differentiated(*tensors)
+
+
 def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choice:
     """The executor for leaves that take the same steps and share device, layout and dtypes."""
     if leaves.grads[0].is_sparse:
@@ -98,5 +122,5 @@ def _symbolic(leaves: Leaves, steps: Steps) -> str | None:
     if not torch.is_grad_enabled():
         return None
     tensors = [t for row in leaves.rows() for t in row]
-    tensors += [s for step in steps for s in step.scalars if isinstance(s, torch.Tensor)]
+    tensors += [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
     return "differentiated by autograd" if modes.differentiated(*tensors) else None

@@ -52,7 +52,7 @@ def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Sca
     return ops.add(base, direction, alpha=-size), exp_avg, exp_avg_sq
 
 
-LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, elementwise=False)
+LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, elementwise=False, norms=True)
 
 
 def lamb(

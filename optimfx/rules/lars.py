@@ -46,7 +46,7 @@ def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> 
     return sgd.leaf(base, param, scaled, momentum_buffer, s.sgd)
 
 
-LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, elementwise=False)
+LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, elementwise=False, norms=True)
 
 
 def lars(

@@ -9,11 +9,13 @@ from optimfx import ops
 from optimfx.base import ABOVE_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
 from optimfx.line_search import Trial, strong_wolfe
 from optimfx.minimizer import minimizer
+from optimfx.printed import printed
 from optimfx.quasi_newton import History, Pair, direction, remember
 
 Evaluation: TypeAlias = tuple[Scalar, Any]
 
 
+@printed
 class LBFGSState(NamedTuple):
     step: Any  # shape=(): updates taken
     func_evals: Any  # shape=(): evaluations of the function

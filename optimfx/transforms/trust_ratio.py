@@ -23,7 +23,7 @@ def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
     return (ops.add(base, update, alpha=trust_ratio(param, update, *s)),)
 
 
-TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, elementwise=False)
+TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, elementwise=False, norms=True)
 
 
 def scale_by_trust_ratio(

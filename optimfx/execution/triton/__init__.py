@@ -1,8 +1,8 @@
 """One kernel for any rule and any chain of rules, and one launch for all leaves: a GPU's default.
 
-The rule is run once on values that stand for tensors (``lower``) and printed in Triton's words (``words``) into the one
-kernel that there is (``template``), which is compiled (``build``) and finds the leaves by tables on the device
-(``tables``, ``launch``).
+The rule is run once on values that stand for tensors (``recording``) and printed (``lower``) in Triton's words
+(``words``) into the one kernel that there is (``template``), which is compiled (``build``) and finds the leaves by
+tables on the device (``layout``, ``tables``, ``launch``). Norms are measured before (``norm``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
         return "Triton is not installed"
     if not build.serves(leaves.grads[0].device):
         return "interpreted, which is for the host" if build.INTERPRETED else "not on a GPU"
-    if not all(step.rule.elementwise for step in steps):
+    if not all(step.rule.elementwise or step.rule.norms for step in steps):
         return "the rule is not elementwise"
     return _unfit(leaves) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
 
@@ -41,10 +41,10 @@ def drawback(leaves: Leaves) -> str | None:
 def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     forms = list(map(form_of, steps))
-    kernel = build.kernel(source(steps, forms, leaves, stepping, inplace)[0])
+    kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
     scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
     positional = any(step.rule.positional for step in steps)
-    return launch.run(kernel, scalars, leaves, stepping=stepping, inplace=inplace, positional=positional)
+    return launch.run(kernels, scalars, leaves, stepping=stepping, inplace=inplace, positional=positional)
 
 
 def _unfit(leaves: Leaves) -> str | None:

@@ -33,13 +33,13 @@ class Compiled(NamedTuple):
     shared: int  # bytes of shared memory
 
 
-def compiled(source: str, capability: int) -> Compiled:
-    """What the compiler makes of this source for a CUDA device of this compute capability, as ``90``."""
+def compiled(source: str, capability: int, function: str = "kernel") -> Compiled:
+    """What the compiler makes of a function of this source for a CUDA device of this compute capability, as ``90``."""
     from triton.knobs import nvidia
 
     with TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(stages(source, capability)["cubin"])
+        cubin.write_bytes(stages(source, capability, function)["cubin"])
         code = _tool(nvidia.nvdisasm, cubin)
         usage = dict(re.findall(r"(\w+):(\d+)", _tool(nvidia.cuobjdump, "-res-usage", cubin)))
     return Compiled(
@@ -51,7 +51,7 @@ def compiled(source: str, capability: int) -> Compiled:
     )
 
 
-def stages(source: str, capability: int) -> Any:
+def stages(source: str, capability: int, function: str = "kernel") -> Any:
     """What stands between the source and the machine's code, by what it is written in: ``ptx``, ``cubin``."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -59,7 +59,7 @@ def stages(source: str, capability: int) -> Any:
 
     constants = {"BLOCK": launch.BLOCK, "ALIGN": tables.ALIGNED}
     places = {(list(ARGUMENTS).index(name),): value for name, value in constants.items()}
-    kernel = ASTSource(fn=build.kernel(source), signature=ARGUMENTS, constexprs=places)
+    kernel = ASTSource(fn=build.namespace(source)[function], signature=ARGUMENTS, constexprs=places)
     return triton.compile(kernel, target=GPUTarget("cuda", capability, 32), options=launch.OPTIONS).asm
 
 

@@ -8,39 +8,24 @@ needs memory of its own, or more registers than leave enough threads at work.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-import optimfx as fx
-from optimfx.execution.hyper import first_step
-from optimfx.execution.leaves import Leaves
-from optimfx.execution.open import form_of
-from optimfx.execution.storage import kept_as
 from optimfx.execution.triton.ahead import Compiled, compiled
-from optimfx.execution.triton.kernels import source as made_for
+from optimfx.execution.triton.kernels import norm_source
 from optimfx.execution.triton.launch import BLOCK, WARPS
+from optimfx.execution.triton.shipped import kernels, source
 
 CAPABILITIES = (80, 90, 100)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REGISTERS = 128
 """Of a thread, at most: then 16 warps fit on a multiprocessor, which hide the memory's latency."""
 TABLE = Path(__file__).parents[3] / "docs" / "kernels.md"
-
-CHAINS: dict[str, Callable[[], Any]] = {
-    "clip_by_global_norm, adamw": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()),
-    "clip_by_value, adam, decay, lr": lambda: fx.chain(
-        fx.clip_by_value(1.0), fx.scale_by_adam(), fx.add_decayed_weights(0.1), fx.scale_by_lr(1e-3)
-    ),
-    "decay, momentum, schedule": lambda: fx.chain(
-        fx.add_decayed_weights(0.1), fx.momentum(0.9), fx.scale_by_schedule(fx.schedules.linear(-0.1, 0.0, 100))
-    ),
-    "rms, momentum, lr": lambda: fx.chain(fx.scale_by_rms(), fx.momentum(0.9), fx.scale_by_lr(1e-3)),
-    "clip_by_global_norm, lion": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.lion(weight_decay=0.1)),
-}
 
 HEAD = """# What the compiler makes of the kernels
 
@@ -49,7 +34,8 @@ Written by `python -m optimfx.execution.triton.audit` with Triton {version}; `--
 Rules have their default hyperparameters and step in place; parameters, gradients and state are of one dtype. For each
 kernel: the bytes that it reads and writes for an element; the 128-bit loads and stores of a thread, which takes
 {elements} elements of a chunk of {block}, and which are as many as these bytes ask for; and the registers of a thread.
-No kernel has a stack, spills registers or uses shared memory.
+No kernel has a stack or spills registers, and only those that measure norms use shared memory. `norm` is that of all
+gradients; the norms of a rule's leaves have a kernel of their own, which runs before.
 
 | kernel | dtype | reads, bytes | writes, bytes | loads | stores | {archs} |
 |---|---|---|---|---|---|{rule}|
@@ -64,6 +50,7 @@ class Entry(NamedTuple):
     reads: int  # columns
     writes: int
     made: dict[int, Compiled]
+    measures: bool  # a norm, across the threads of a program
 
     @property
     def itemsize(self) -> int:
@@ -77,7 +64,7 @@ class Entry(NamedTuple):
             where = f"{self.name}, {self.dtype}, sm_{capability}"
             if (found.loads, found.stores) != (loads, stores):
                 yield f"{where}: {found.loads} loads and {found.stores} stores of 128 bits, not {loads} and {stores}"
-            if found.spilled or found.shared:
+            if found.spilled or (found.shared and not self.measures):
                 yield f"{where}: {found.spilled} bytes of stack and spilled registers, {found.shared} of shared memory"
             if found.registers > REGISTERS:
                 yield f"{where}: {found.registers} registers, more than {REGISTERS}"
@@ -90,37 +77,23 @@ class Entry(NamedTuple):
         return [f"`{self.name}`", self.dtype, *map(str, (*numbers, *registers))]
 
 
-def kernels() -> dict[str, Any]:
-    """Every algorithm whose rule has a kernel, and the chains: what to call it, and its links."""
-    shipped = {}
-    for name in fx.__all__:
-        module = sys.modules.get(f"optimfx.rules.{name}")
-        update = getattr(fx, name)().update if module else None
-        if update is not None and getattr(getattr(update, "rule", None), "elementwise", False):
-            shipped[name] = [update]
-    return shipped | {name: [link.update for link in make().update.links] for name, make in CHAINS.items()}
-
-
-def source(links: list[Any], dtype: torch.dtype) -> str:
-    """The kernel of links that run as one, on parameters and gradients of this dtype."""
-    param, slots = torch.empty(0, dtype=dtype), []
-    for link in links:
-        begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
-        slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
-    steps = tuple([first_step(link) for link in links])
-    leaves = Leaves([param], [param], slots)
-    text, refusal = made_for(steps, list(map(form_of, steps)), leaves, stepping=True, inplace=True)
-    assert refusal is None, refusal
-    return text
-
-
 def entries(capabilities: list[int], dtypes: list[str]) -> Iterator[Entry]:
     """Every kernel, compiled."""
     for name, links in kernels().items():
         for dtype in dtypes:
-            text = source(links, DTYPES[dtype])
-            made = {capability: compiled(text, capability) for capability in capabilities}
-            yield Entry(name, dtype, text.count("tl.load(p"), text.count("tl.store(p"), made)
+            yield from entries_of(name, source(links, DTYPES[dtype]), dtype, capabilities)
+    for dtype in dtypes:
+        yield from entries_of("norm", norm_source(DTYPES[dtype]), dtype, capabilities)
+
+
+def entries_of(name: str, text: str, dtype: str, capabilities: list[int]) -> Iterator[Entry]:
+    """The kernels of one source, compiled."""
+    parts = re.findall(r"^def (\w+)_chunk(.*?)@", text, re.MULTILINE | re.DOTALL)
+    for function, body in parts:
+        made = {capability: compiled(text, capability, function) for capability in capabilities}
+        measures = function != "kernel"
+        title = f"{name}: norms" if measures and name != "norm" else name
+        yield Entry(title, dtype, body.count("tl.load(p"), body.count("tl.store(p"), made, measures)
 
 
 def head(capabilities: list[int]) -> str:

@@ -7,7 +7,7 @@ import linecache
 import os
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,15 +22,33 @@ def serves(device: torch.device) -> bool:
     return INSTALLED and device.type == ("cpu" if INTERPRETED else "cuda")
 
 
+class Kernels(NamedTuple):
+    """What one call launches."""
+
+    kernel: Any  # the last; None where only norms are asked for
+    norms: list[Any]  # what adds up squares, turn by turn
+    turns: tuple[int, ...]  # how many norms each turn measures
+    total: Any  # what adds up the sums
+
+
 @cache
-def kernel(source: str) -> Any:
-    """The function ``kernel`` of a module with this source.
+def kernels(source: str) -> Kernels:
+    """The kernels of a module with this source."""
+    found = namespace(source)
+    turns = found["TURNS"]
+    norms = [found[f"norms_{turn}"] for turn in range(len(turns))]
+    return Kernels(found.get("kernel"), norms, turns, found.get("total"))
+
+
+@cache
+def namespace(source: str) -> dict[str, Any]:
+    """What a module with this source defines.
 
     Triton takes a kernel's source from the file that it stands in, and its cache knows it by that source: what differs
     in anything is another kernel.
     """
     name = f"<optimfx kernel {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"__name__": "optimfx.execution.triton.generated"}
-    exec(compile(source, name, "exec"), namespace)
-    return namespace["kernel"]
+    defined: dict[str, Any] = {"__name__": "optimfx.execution.triton.generated"}
+    exec(compile(source, name, "exec"), defined)
+    return defined

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
+
+import torch
 
 from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.storage import computed_in
+from optimfx.execution.tape import Tape
 from optimfx.execution.triton import build
-from optimfx.execution.triton.lower import LoweringError, record
-from optimfx.execution.triton.template import Layout, module
+from optimfx.execution.triton.layout import Layout
+from optimfx.execution.triton.recording import LoweringError, Recording, record
+from optimfx.execution.triton.template import module
+
+
+@cache
+def norm_source(dtype: torch.dtype) -> str:
+    """The source of the kernels that measure one norm of tensors of this dtype."""
+    tape = Tape()
+    grad = tape.value()
+    torch.linalg.vector_norm(grad)
+    recording = Recording(tape.calls, [None, grad], [], [])
+    layout = Layout((None, dtype), computed_in([dtype]), stepping=False, inplace=True)
+    return module(["norm"], recording, layout, build.INTERPRETED)
+
 
 _sources: dict[Any, tuple[str, str | None]] = {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from optimfx.execution import flat
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.triton import tables
+from optimfx.execution.triton.build import Kernels
 
 BLOCK = 1024
 """Elements that one program takes: with four warps, each thread loads 16 bytes of float32 twice, and no registers
@@ -19,10 +20,14 @@ spill."""
 WARPS = 4
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 """Every operation rounds, as they do one by one."""
+FEW = 1024
+"""Sums of chunks that a small program adds up at once."""
+SUMS = {False: {"BLOCK": FEW, "num_warps": 4}, True: {"BLOCK": 16 * FEW, "num_warps": 32}}
+"""How the sums of a tensor are added up, by whether there are more. A GiB of float32 has 256 Ki of them."""
 
 
 def run(
-    kernel: Any,
+    kernels: Kernels,
     scalars: Any,
     leaves: Leaves,
     *,
@@ -34,7 +39,7 @@ def run(
     """The results, and the new slots by column.
 
     Args:
-        kernel: for these rules and dtypes.
+        kernels: for these rules and dtypes.
         scalars: in the kernel's order, numbers and tensors: of one number, or of one for each member or leaf; or all in
             one tensor, a row for each.
         leaves: of one shape in each row.
@@ -53,7 +58,7 @@ def run(
     back: list[tuple[Tensor, Tensor]] = []
     if not all(map(_plain, columns)):
         columns, back = _straightened(columns, written, positional or members > 1)
-    launch(kernel, columns, scalars, members)
+    launch(kernels, columns, scalars, members)
     for own, copy in back:
         own.copy_(copy)
     for column in written if inplace else ():
@@ -61,21 +66,41 @@ def run(
     return list(outs[0]), [list(column) for column in outs[1:]]
 
 
-def launch(kernel: Any, columns: Sequence[Sequence[Tensor]], scalars: Any, members: int = 1) -> None:
-    """Run the kernel on columns of tensors that lie in memory in the same order, without gaps."""
+def launch(kernels: Kernels, columns: Sequence[Sequence[Tensor]], scalars: Any, members: int = 1) -> None:
+    """Run the kernels on columns of tensors that lie in memory in the same order, without gaps."""
     device = columns[0][0].device
     with _on(device):
         sizes = [numel // members for numel in numels(columns[0]) for _ in range(members)]
         plan = tables.plan(tuple(sizes), BLOCK, device)
         if not plan.programs:
             return
-        table, hyper, width, align = tables.call(columns, scalars, device, members)
-        kernel[(plan.programs,)](
-            *(table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes)),
-            BLOCK=BLOCK,
-            ALIGN=align,
-            **OPTIONS,
-        )
+        room = sum(kernels.turns) * len(sizes) + max(kernels.turns, default=0) * plan.programs
+        table, hyper, width, align = tables.call(columns, scalars, device, members, room)
+        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes))
+        first = 0
+        for norms, count in zip(kernels.norms, kernels.turns):
+            norms[(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
+            places = (width, len(sizes), plan.programs, first, 1)
+            kernels.total[(len(sizes), count)](hyper, plan.begins, *places, **SUMS[plan.longest > FEW])
+            first += count
+        kernels.kernel[(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
+
+
+def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
+    """The norm of all tensors of a column together, as a float64 scalar on their device."""
+    device, sizes = column[0].device, numels(column)
+    with _on(device):
+        plan = tables.plan(tuple(sizes), BLOCK, device)
+        if not plan.programs:
+            return torch.zeros((), dtype=torch.float64, device=device)
+        if not _plain(column):
+            column = _straightened([column], [], positional=True)[0][0]
+        table, hyper, width, align = tables.call([column], [], device, room=len(sizes) + plan.programs)
+        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes))
+        kernels.norms[0][(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
+        places = (width, len(sizes), plan.programs, 0, len(sizes))
+        kernels.total[(1, 1)](hyper, plan.begins, *places, **SUMS[plan.programs > FEW])
+        return hyper[0]
 
 
 def numels(column: Sequence[Tensor]) -> list[int]:

@@ -1,52 +1,16 @@
-"""From a rule to statements: the rule is run once on values that stand for tensors, and what it calls is printed."""
+"""From what rules do to statements: every torch function that they call is printed in Triton's words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from optimfx.execution import eager
-from optimfx.execution.hyper import Step, Steps
-from optimfx.execution.open import Open, filled
-from optimfx.execution.tape import Call, Tape, Value, where
-from optimfx.execution.triton.words import ARITHMETIC, COMPARISONS, DTYPES, FILLS, POWERS
-
-
-class LoweringError(Exception):
-    """A rule says what Triton has no word for."""
-
-
-class Recording(NamedTuple):
-    """What a rule does to one element."""
-
-    calls: Sequence[Call]
-    columns: Sequence[Value | None]  # param, grad, slots
-    scalars: Sequence[Value]  # those that are left open
-    results: Sequence[Value | None]  # the result, and the new slots
-
-
-def record(steps: Steps, forms: Sequence[tuple[Any, ...]], kept: Sequence[bool], stepping: bool) -> Recording:
-    """The rules as they act on columns, of which some are not kept.
-
-    Raises:
-        LoweringError: a rule asks of a tensor what cannot be known before it is there.
-    """
-    tape = Tape()
-    columns = [tape.value() if there else None for there in kept]
-    scalars = [tape.value() for form in forms for part in form if isinstance(part, Open)]
-    numbers = iter(scalars)
-    param, grad, *slots = columns
-    try:
-        whole: list[Step] = [filled(step, form, numbers) for step, form in zip(steps, forms)]
-        results = eager.leaf(tuple(whole), param, grad, slots, stepping)
-    except Exception as error:  # a rule may be any Python; what is wrong with it, eager will show
-        raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
-    if not all(value is None or isinstance(value, Value) for value in results):
-        raise LoweringError("the rule's result does not depend on its arguments")
-    return Recording(tape.calls, columns, scalars, results)
+from optimfx import ops
+from optimfx.execution.tape import Call, Value, where
+from optimfx.execution.triton.recording import LoweringError, values_in
+from optimfx.execution.triton.words import ARITHMETIC, COMPARISONS, DTYPES, FILLS, LOGIC, POWERS
 
 
 class Printer:
@@ -78,8 +42,7 @@ class Printer:
             LoweringError: Triton has no word for the function, or not with these arguments.
         """
         name = f"torch.{getattr(call.function, '__name__', call.function)}"
-        args = [*call.args, *call.kwargs.values()]
-        same = call.function in FILLS or all(x.index in self.same for x in args if isinstance(x, Value))
+        same = call.function in FILLS or all(x.index in self.same for x in values_in(call))
         try:
             expression = self.expression(call, same)
         except TypeError as error:
@@ -89,7 +52,7 @@ class Printer:
         self.lines.append(f"v{call.result} = {expression}")
         if same:
             self.same.add(call.result)
-        if call.function in COMPARISONS:
+        if call.function in COMPARISONS or call.function in LOGIC:
             self.conditions.add(call.result)
 
     def expression(self, call: Call, same: bool) -> str | None:
@@ -101,6 +64,10 @@ class Printer:
             return self.power(same, *args, **kwargs)
         if function is where:
             return self.choice(same, *args, **kwargs)
+        if function is ops.cast and same:
+            return self.operand(args[0], same)
+        if function in LOGIC:
+            return LOGIC[function](*[f"v{x.index}" for x in args])
         word = ARITHMETIC.get(function) or COMPARISONS.get(function)
         operands = [self.operand(x, same) for x in args]
         options = {key: self.operand(x, same) for key, x in kwargs.items()}
@@ -135,9 +102,3 @@ class Printer:
             self.cast.add(x.index)
             self.lines.append(f"v{x.index}e = v{x.index}.to({self.dtype})")
         return f"v{x.index}e"
-
-
-def used(recording: Recording) -> set[int]:
-    """The values that something is computed from, or that are results."""
-    arguments = [x for call in recording.calls for x in (*call.args, *call.kwargs.values())]
-    return {x.index for x in (*arguments, *recording.results) if isinstance(x, Value)}

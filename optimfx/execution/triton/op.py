@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import eager
-from optimfx.execution.hyper import Steps, typed
+from optimfx.execution.hyper import Steps, flat_scalars, typed
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.open import filled
-from optimfx.execution.triton import build, launch
+from optimfx.execution.triton import build, launch, norm
 from optimfx.execution.triton.kernels import source
 from optimfx.execution.triton.spelling import read
 
@@ -26,6 +26,10 @@ def _leaves(
     columns = [next(parts) if there == "1" else [None] * size for there in kept]
     leaves = Leaves(params or [None] * size, grads, columns)
     return typed(steps, leaves.params[0]), leaves
+
+
+def _forms(steps: Steps) -> list[tuple[Any, ...]]:
+    return [tuple(flat_scalars(step.scalars)) for step in steps]
 
 
 def _flat(results: Sequence[Any], slots: Sequence[Sequence[Any]]) -> list[Tensor]:
@@ -44,11 +48,11 @@ def _launched(
     members: int,
 ) -> list[Tensor]:
     steps, leaves = _leaves(word, params, grads, slots)
-    text, reason = source(steps, [tuple(step.scalars) for step in steps], leaves, stepping, inplace)
+    text, reason = source(steps, _forms(steps), leaves, stepping, inplace)
     if reason is None:
-        kernel, positional = build.kernel(text), any(step.rule.positional for step in steps)
+        kernels, positional = build.kernels(text), any(step.rule.positional for step in steps)
         how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
-        return _flat(*launch.run(kernel, hyper, leaves, **how))
+        return _flat(*launch.run(kernels, hyper, leaves, **how))
     new = plain(word, stepping, members, params, grads, slots, hyper)
     if inplace:
         torch._foreach_copy_([*params, *slots], new)
@@ -89,7 +93,8 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
         return [_batched(t, dim, size).contiguous() for t, dim in zip(tensors, dims)]
 
     steps, _ = read(word)
-    of_members = in_dims[5] is not None or members > 1 or any(step.rule.positional for step in steps)
+    whole = any(step.rule.positional or step.rule.norms for step in steps)
+    of_members = in_dims[5] is not None or members > 1 or whole
     if of_members:
         hyper = _batched(hyper, in_dims[5], size).movedim(0, 1)  # shape=(scalars, size) or (scalars, size, members)
         hyper = hyper.expand(-1, -1, members) if hyper.dim() == 3 else hyper.unsqueeze(-1).expand(-1, -1, members)
@@ -97,6 +102,24 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
     columns = [first(tensors, dims) for tensors, dims in zip((params, grads, slots), in_dims[2:5])]
     new = torch.ops.optimfx.update(word, stepping, *columns, hyper, members)
     return new, [0] * len(new)
+
+
+@torch.library.custom_op("optimfx::global_norm", mutates_args=())
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all tensors together."""
+    return norm.global_norm(tensors).clone()
+
+
+@global_norm.register_fake
+def _(tensors):  # type: ignore[no-untyped-def]
+    return tensors[0].new_empty((), dtype=torch.float64)
+
+
+@global_norm.register_vmap
+def _(info, in_dims, tensors):  # type: ignore[no-untyped-def]
+    rows = [_batched(t, dim, info.batch_size).flatten(1).double() for t, dim in zip(tensors, in_dims[0])]
+    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
+    return torch.linalg.vector_norm(norms, dim=0), 0
 
 
 def _batched(t: Tensor, dim: int | None, size: int) -> Tensor:
@@ -120,5 +143,5 @@ def plain(
         return [new.view(t.shape) for new, t in zip(each(*split, hyper), like)]
     steps, leaves = _leaves(word, params, grads, slots)
     numbers = iter(hyper.unbind())
-    whole = tuple([filled(step, tuple(step.scalars), numbers) for step in steps])
+    whole = tuple([filled(step, form, numbers) for step, form in zip(steps, _forms(steps))])
     return _flat(*eager.run(whole, leaves, stepping=stepping, inplace=False))

@@ -47,6 +47,14 @@ def lerp(start, end, weight):
 
 
 @triton.jit
+def squares(x, mask):
+    if mask is None:
+        return tl.sum(x * x)
+    else:
+        return tl.sum(tl.where(mask, x * x, 0.0))
+
+
+@triton.jit
 def rounded(x, dtype: tl.constexpr):
     return narrowed(x, dtype).to(x.dtype)
 

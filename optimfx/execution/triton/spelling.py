@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import count
+from itertools import count, groupby
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -33,7 +34,7 @@ def spell(steps: Steps, leaves: Leaves) -> str:
     """What an op is told: of each step the rule's number, its sign and its scalars; then which slots are kept."""
     words = []
     for step in steps:
-        fields = [f"{field}:{letter(x)}" for field, x in zip(step.scalars._fields, step.scalars)]
+        fields = [f"{field}:{letter(x)}" for field, x in _fields(step.scalars)]
         words.append(f"{step.rule.number}{'-' if step.maximize else '+'}{','.join(fields)}")
     kept = "".join(["0" if column[0] is None else "1" for column in leaves.slots])
     return f"{';'.join(words)}|{kept}"
@@ -48,9 +49,27 @@ def read(word: str) -> tuple[Steps, str]:
         sign = "-" if "-" in each else "+"
         number, fields = each.split(sign)
         pairs = [field.split(":") for field in fields.split(",") if field]
-        scalars: Any = namedtuple("Scalars", [field for field, _ in pairs])(*[LETTERS[letter] for _, letter in pairs])
+        scalars = _scalars([(field.split("."), LETTERS[letter]) for field, letter in pairs])
         steps.append(Step("", _rules[int(number)], None, {}, scalars, sign == "-"))
     return tuple(steps), kept
+
+
+def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The scalars and what they are called, those of a rule within the rule as ``rule.name``."""
+    for field, x in zip(scalars._fields, scalars):
+        if hasattr(x, "_fields"):
+            yield from _fields(x, f"{prefix}{field}.")
+        else:
+            yield f"{prefix}{field}", x
+
+
+def _scalars(parts: Iterable[tuple[list[str], Any]]) -> Any:
+    """The scalars by their names."""
+    values = {}
+    for field, group in groupby(parts, key=lambda part: part[0][0]):
+        inner = [(names[1:], x) for names, x in group]
+        values[field] = _scalars(inner) if inner[0][0] else inner[0][1]
+    return namedtuple("Scalars", values)(**values)
 
 
 def letter(x: Any) -> str:

@@ -23,7 +23,9 @@ class Plan(NamedTuple):
 
     tensor_of: Tensor
     chunk_of: Tensor
+    begins: Tensor  # shape=(tensors + 1,): the first program of each tensor, and the number of all
     numels: Tensor
+    longest: int  # the most chunks of a tensor
 
     @property
     def programs(self) -> int:
@@ -34,7 +36,7 @@ class Call(NamedTuple):
     """Where the tensors of one call lie, and its scalars."""
 
     table: Tensor
-    hyper: Tensor  # shape=(scalars * width,): of each scalar, one number for all tensors or ``width`` that take turns
+    hyper: Tensor  # shape=(scalars * width + room,): of each scalar, one number for all tensors or ``width`` in turns
     width: int
     align: int
 
@@ -66,26 +68,31 @@ def _made_before(*key: Any) -> Plan | None:
     return next((found for known, found in _plans.items() if known[:-1] == key), None)
 
 
-def call(columns: Sequence[Sequence[Tensor]], scalars: Any, device: torch.device, parts: int = 1) -> Call:
+def call(
+    columns: Sequence[Sequence[Tensor]], scalars: Any, device: torch.device, parts: int = 1, room: int = 0
+) -> Call:
     """The table of the columns' addresses, row by row, and the scalars, in one copy to the device.
 
     Scalars that are tensors already are joined with the others there, so that nothing waits for the device; they may be
-    joined by the caller, in rows. Each tensor is entered as so many parts of equal size.
+    joined by the caller, in rows. Each tensor is entered as so many parts of equal size. Behind the scalars is room for
+    so many numbers that the device itself computes.
     """
     rows = [map(Tensor.data_ptr, column) if parts == 1 else _inside(column, parts) for column in columns]
     addresses = array("q", chain.from_iterable(rows))
     align = 1 if reduce(or_, addresses) % ALIGNED else ALIGNED
     if isinstance(scalars, Tensor):
         table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
-        return Call(table, scalars.contiguous(), scalars[:1].numel() or 1, align)
-    split = len(addresses)
+        hyper = torch.cat([scalars.flatten(), scalars.new_empty(room)]) if room else scalars.contiguous()
+        return Call(table, hyper, scalars[:1].numel() or 1, align)
+    split, together = len(addresses), any(isinstance(x, Tensor) for x in scalars)
     addresses.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in scalars]).tobytes())
-    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
+    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device, 0 if together else room)
     hyper = table[split:].view(torch.float64)
     width = max([x.numel() for x in scalars if isinstance(x, Tensor)], default=1)
-    if any(isinstance(x, Tensor) for x in scalars):
+    if together:
         places = zip(scalars, hyper.unbind())
-        hyper = torch.cat([(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in places])
+        numbers = [(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in places]
+        hyper = torch.cat([*numbers, hyper.new_empty(room)])
     return Call(table, hyper, width, align)
 
 
@@ -109,15 +116,21 @@ def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
     chunks = (sizes + block - 1) // block
     tensor_of = torch.repeat_interleave(torch.arange(len(numels)), chunks)
     chunk_of = torch.arange(len(tensor_of)) - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
-    return Plan(_to(tensor_of.int(), device), _to(chunk_of.int(), device), _to(sizes, device))
+    begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
+    maps = [_to(x.int(), device) for x in (tensor_of, chunk_of, begins)]
+    return Plan(maps[0], maps[1], maps[2], _to(sizes, device), longest=int(chunks.max()))
 
 
-def _to(host: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device that the host does not wait for."""
+def _to(host: Tensor, device: torch.device, room: int = 0) -> Tensor:
+    """A copy on the device that the host does not wait for, with uninitialised numbers at its end."""
     if device.type == "cpu":
-        return host
+        return torch.cat([host, host.new_empty(room)]) if room else host
     # From memory of its own each time: the copy may still be under way when the next step begins.
     pinned = host.pin_memory()
     if capturing(device):
         _captured.append(pinned)
-    return pinned.to(device, non_blocking=True)
+    if not room:
+        return pinned.to(device, non_blocking=True)
+    copy = torch.empty(len(host) + room, dtype=host.dtype, device=device)
+    copy[: len(host)].copy_(pinned, non_blocking=True)
+    return copy

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimfx import modes
-from optimfx.execution.hyper import Steps
+from optimfx.execution.hyper import Steps, flat_scalars
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.triton import build
 from optimfx.execution.triton.op import plain
@@ -29,19 +29,19 @@ def refusal(steps: Steps, leaves: Leaves) -> str | None:
         return "no kernels here"
     if modes.forward_mode() or (torch.compiler.is_compiling() and _differentiated(steps, leaves)):
         return "a derivative that a kernel does not have"
-    if not all(step.rule.elementwise for step in steps):
+    if not all(step.rule.elementwise or step.rule.norms for step in steps):
         return "the rule is not elementwise"
     columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
     if not all(column[0].dtype in DTYPES for column in columns):
         return "no kernel for these dtypes"
-    return None if all(letter(x) for step in steps for x in step.scalars) else "a scalar that is not one"
+    return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
 
 
 def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column."""
     word = spell(steps, leaves)
     device = leaves.grads[0].device
-    scalars = [x for step in steps for x in step.scalars if letter(x) in ("n", "c")]
+    scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
     numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]
     hyper = _stacked(numbers)
     params, grads = [] if leaves.params[0] is None else list(leaves.params), list(leaves.grads)
@@ -108,7 +108,11 @@ class Differentiable(torch.autograd.Function):
         return (None,) * 5 + (into_hyper, *[t for part in into for t in part])
 
 
+def _scalars(steps: Steps) -> list[Any]:
+    return flat_scalars([step.scalars for step in steps])
+
+
 def _differentiated(steps: Steps, leaves: Leaves) -> bool:
     """Whether autograd, or a transform of ``torch.func``, follows what becomes of any of these."""
-    scalars = [x for step in steps for x in step.scalars if isinstance(x, Tensor)]
+    scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
     return modes.differentiated(*scalars, *[t for row in leaves.rows() for t in row])

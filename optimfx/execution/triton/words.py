@@ -83,6 +83,12 @@ COMPARISONS: dict[Callable[..., object], Callable[..., str]] = {
 }
 """Functions of numbers whose value is a condition."""
 
+LOGIC: dict[Callable[..., object], Callable[..., str]] = {
+    torch.bitwise_and: lambda x, y: f"{x} & {y}",
+    torch.bitwise_or: lambda x, y: f"{x} | {y}",
+}
+"""Functions of conditions."""
+
 FILLS: dict[Callable[..., object], Callable[..., float]] = {
     torch.zeros_like: lambda x, **options: 0.0,
     torch.ones_like: lambda x, **options: 1.0,
