@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test matrix lint docs notebooks bench gpu clean
+.PHONY: demo test test-clients matrix lint docs notebooks bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# Libraries that drive optimizers; without them, make test leaves these tests out.
+test-clients: $(VENV)/.clients
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/clients
 
 matrix: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m column --matrix
@@ -58,4 +62,8 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+$(VENV)/.clients: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e ".[clients]"
 	touch $@
