@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +17,19 @@ class Leaves(NamedTuple):
     params: Sequence[Any]  # None where no parameters were given
     grads: Sequence[Any]  # None for a leaf that sits out
     slots: Sequence[Sequence[Any]]  # None for a slot that is not kept
+    found: dict[Any, Any] | None = None  # by what found it; for leaves that are like ones before
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """``(param, grad, *slots)`` of each leaf."""
         return zip(self.params, self.grads, *self.slots)
+
+    def known(self, find: Callable[[Leaves], Any]) -> Any:
+        """What a function finds of these leaves, or has found of leaves like them."""
+        if self.found is None:
+            return find(self)
+        if find not in self.found:
+            self.found[find] = find(self)
+        return self.found[find]
 
     @property
     def plain(self) -> bool:

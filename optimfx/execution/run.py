@@ -14,6 +14,7 @@ from optimfx.execution import flat
 from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
+from optimfx.execution.known import recognized
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import norm_of, select
 from optimfx.execution.storage import kept_as
@@ -166,7 +167,8 @@ def execute(
     layout and dtypes. A run of all leaves may have steps whose scalars are vectors, a number for each leaf.
     """
     groups: dict[Any, list[int]] = {}
-    kinds = _kinds(leaves)
+    leaves = recognized(leaves)
+    kinds = leaves.known(_kinds)
     for run, place in zip(runs, places):
         if kinds is None:
             groups.setdefault((place, None), []).extend(run)

@@ -30,7 +30,7 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
         return "interpreted, which is for the host" if build.INTERPRETED else "not on a GPU"
     if not all(step.rule.elementwise or step.rule.norms for step in steps):
         return "the rule is not elementwise"
-    return _unfit(leaves) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
+    return leaves.known(_unfit) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
 
 
 def drawback(leaves: Leaves) -> str | None:
@@ -57,5 +57,5 @@ def _unfit(leaves: Leaves) -> str | None:
             return f"no kernel for {dtype}"
     if len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1:
         return "leaf and state on different devices"
-    sizes = launch.numels(leaves.grads)
+    sizes = leaves.known(launch.sizes)
     return None if all(launch.numels(column) == sizes for column in columns) else "leaf and state of different sizes"

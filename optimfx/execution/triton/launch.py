@@ -56,9 +56,9 @@ def run(
     written = [column for column in outs if column[0] is not None]
     columns = read if inplace else [*read, *written]
     back: list[tuple[Tensor, Tensor]] = []
-    if not all(map(_plain, columns)):
+    if not leaves.known(_are_plain):
         columns, back = _straightened(columns, written, positional or members > 1)
-    launch(kernels, columns, scalars, members)
+    launch(kernels, columns, leaves.known(sizes), scalars, members)
     for own, copy in back:
         own.copy_(copy)
     for column in written if inplace else ():
@@ -66,11 +66,14 @@ def run(
     return list(outs[0]), [list(column) for column in outs[1:]]
 
 
-def launch(kernels: Kernels, columns: Sequence[Sequence[Tensor]], scalars: Any, members: int = 1) -> None:
-    """Run the kernels on columns of tensors that lie in memory in the same order, without gaps."""
+def launch(
+    kernels: Kernels, columns: Sequence[Sequence[Tensor]], sizes: Sequence[int], scalars: Any, members: int = 1
+) -> None:
+    """Run the kernels on columns of tensors of these sizes, that lie in memory in the same order, without gaps."""
     device = columns[0][0].device
     with _on(device):
-        sizes = [numel // members for numel in numels(columns[0]) for _ in range(members)]
+        if members > 1:
+            sizes = [size // members for size in sizes for _ in range(members)]
         plan = tables.plan(tuple(sizes), BLOCK, device)
         if not plan.programs:
             return
@@ -103,10 +106,19 @@ def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
         return hyper[0]
 
 
+def sizes(leaves: Leaves) -> list[int]:
+    """How many reals each leaf holds."""
+    return numels(leaves.grads)
+
+
 def numels(column: Sequence[Tensor]) -> list[int]:
     """How many reals each tensor holds."""
     sizes = list(map(Tensor.numel, column))
     return [2 * size for size in sizes] if column[0].is_complex() else sizes
+
+
+def _are_plain(leaves: Leaves) -> bool:
+    return all(_plain(column) for column in (leaves.params, leaves.grads, *leaves.slots) if column[0] is not None)
 
 
 def _plain(column: Sequence[Tensor]) -> bool:
@@ -132,9 +144,11 @@ def _straightened(
 
 
 def _count_writes(column: Sequence[Tensor]) -> None:
-    """Tell autograd, which cannot see what a kernel writes to; tensors made in inference mode are not counted."""
-    inference = any(map(Tensor.is_inference, column))
-    torch.autograd.graph.increment_version([t for t in column if not t.is_inference()] if inference else column)
+    """Tell autograd, which cannot see what a kernel writes to; with tensors made in inference mode, nobody counts."""
+    try:
+        torch.autograd.graph.increment_version(column)
+    except RuntimeError:  # some were made in inference mode
+        torch.autograd.graph.increment_version([t for t in column if not t.is_inference()])
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:

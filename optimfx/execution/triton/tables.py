@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from itertools import chain
-from operator import or_
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +12,8 @@ from torch import Tensor
 
 ALIGNED = 16
 """Bytes that a thread loads or stores at once, if every tensor begins at a multiple of them."""
+MULTIPLES = set(range(0, 256, ALIGNED))
+"""The lowest byte of an address that is one."""
 PLANS = 64
 """Plans that are kept."""
 
@@ -79,7 +79,7 @@ def call(
     """
     rows = [map(Tensor.data_ptr, column) if parts == 1 else _inside(column, parts) for column in columns]
     addresses = array("q", chain.from_iterable(rows))
-    align = 1 if reduce(or_, addresses) % ALIGNED else ALIGNED
+    align = ALIGNED if set(addresses.tobytes()[::8]) <= MULTIPLES else 1
     if isinstance(scalars, Tensor):
         table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
         hyper = torch.cat([scalars.flatten(), scalars.new_empty(room)]) if room else scalars.contiguous()
