@@ -386,7 +386,10 @@ def test_it_is_run_only_when_asked_for():
     assert row.executor == "blocked" and "not triton: interpreted: for tests" in row.reason
     with fx.execution.use("triton"):
         (row,) = fx.explain(fx.rmsprop(), [randn(3)])
-    assert row.executor == "triton"
+        assert (row.executor, row.reason) == ("triton", "forced by execution.use")
+        for tx in (fx.lamb(), fx.chain(fx.clip_by_global_norm(1.0), fx.adamw())):
+            (row,) = fx.explain(tx, [randn(3)])
+            assert row.executor == "triton" and row.reason.endswith("before it, kernels that measure norms")
 
 
 class Subclass(torch.Tensor):

@@ -64,6 +64,8 @@ def explain_rules(links: Sequence[Any], params: PyTree) -> list[Row]:
     rows = []
     for group in _groups(params):
         executor, reason = select(typed(steps, group.params[0]), group, stepping=True, inplace=True)
+        if executor.name == "triton" and any(step.rule.norms or step.rule.measures_norm for step in steps):
+            reason += "; before it, kernels that measure norms"
         rows.append(_row(name, executor.name, group, reason))
     return rows
 
