@@ -17,6 +17,7 @@ pytestmark = on_gpu.marks
 MAKE = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=0.1)),
     "radam": lambda lr: fx.radam(lr=lr),
+    "clip, lamb": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.lamb(lr=lr, weight_decay=0.1)),
     "momentum": lambda lr: fx.sgd(lr=lr, momentum=0.9),
 }
 by_name = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())

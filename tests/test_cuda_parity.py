@@ -7,14 +7,28 @@ import on_gpu
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, once_maximized
-from interpreted import MORE_CHAINS
-from on_gpu import BF16, BLOCK, DEVICE, F16, F32, F64, copies, give_gradients, launches, parameters, randn
-from test_fused import CHAINS, assert_agrees, assert_close, channels_last, elementwise, transposed, with_gaps
+from interpreted import MORE_CHAINS, has_kernel
+from on_gpu import (
+    BF16,
+    BLOCK,
+    DEVICE,
+    F16,
+    F32,
+    F64,
+    copies,
+    give_gradients,
+    launches,
+    no_waiting,
+    parameters,
+    randn,
+)
+from test_fused import CHAINS, assert_agrees, assert_close, channels_last, transposed, with_gaps
 from test_optim_fused import FUSED, TORCHS
 from trees import assert_equal, clone, leaves
 
 import optimfx as fx
 from optimfx import optim
+from optimfx.execution.triton import launch, norm
 
 pytestmark = on_gpu.marks
 
@@ -28,14 +42,14 @@ def ragged(row, dtype=F32):
     return [row.randn(*shape, dtype=dtype).to(DEVICE) for shape in shapes]
 
 
-@cases(ALGORITHMS + LINKS, where=lambda row, options: elementwise(row, options) and once_maximized(row, options))
+@cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and once_maximized(row, options))
 def test_equals_eager(row, options):
     """A single number too, of which half precision could not say how close is close."""
     assert_agrees(row(**options), [*ragged(row), row.randn().to(DEVICE)], "triton")
 
 
 @pytest.mark.parametrize("dtype", [F64, BF16, F16], ids=str)
-@cases(ALGORITHMS + LINKS, where=lambda row, options: elementwise(row, options) and options == row.richest)
+@cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and options == row.richest)
 def test_equals_eager_in_other_dtypes(row, options, dtype):
     # Of a state that is 0, as some begin, float16 could not say how close is close.
     state = {"state_dtype": F32} if dtype is F16 and row.takes("state_dtype") else {}
@@ -59,6 +73,19 @@ def test_dtypes_may_differ(param, grad, state):
 @pytest.mark.parametrize("stepping", [True, False], ids=["step", "update"])
 def test_chains(make, inplace, stepping):
     assert_agrees(make(), [randn(BLOCK + 3), randn(2, 2)], "triton", inplace=inplace, stepping=stepping)
+
+
+@pytest.mark.parametrize("chunks", [1, 3 * launch.FEW, 40 * launch.FEW])
+def test_the_norm_of_all_gradients(chunks):
+    """The same each time, and without a wait."""
+    grads = [randn(chunks * BLOCK + 3), randn(5), randn(7, 3, dtype=BF16)]
+    exact = torch.cat([grad.double().flatten() for grad in grads]).norm()
+    norm.global_norm(grads)
+    with no_waiting():
+        found = [norm.global_norm(grads) for _ in range(2)]
+    assert_equal(*found)
+    # The sum of the squares of a chunk is in float32.
+    torch.testing.assert_close(found[0], exact, rtol=8 * torch.finfo(F32).eps, atol=0)
 
 
 def test_complex_numbers():
@@ -95,7 +122,7 @@ def test_nothing_around_a_leaf_is_touched(size, offset):
     assert_equal(around, expected)
 
 
-@cases(ALGORITHMS, where=elementwise)
+@cases(ALGORITHMS, where=has_kernel)
 def test_it_is_the_default(row, options):
     """In one launch for all leaves."""
     tx, params = row(**options), ragged(row)

@@ -55,6 +55,7 @@ WITH_RATE = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr)),
     "radam": lambda lr: fx.radam(lr=lr),
     "nadam": lambda lr: fx.nadam(lr=lr),
+    "clip, lamb": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.lamb(lr=lr, weight_decay=0.1)),
     "rms, lr": lambda lr: fx.chain(fx.scale_by_rms(), fx.scale_by_lr(lr)),
 }
 
