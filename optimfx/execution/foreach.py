@@ -63,6 +63,8 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
     """Why these leaves cannot run here."""
     if is_own(steps):
         return "each leaf has scalars of its own"
+    if not leaves.plain:
+        return "tensor subclasses"
     return None if all(step.rule.elementwise for step in steps) else "the rule is not elementwise"
 
 

@@ -66,44 +66,46 @@ def run(
     return list(outs[0]), [list(column) for column in outs[1:]]
 
 
+def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
+    """The norm of all tensors of a column together, as a float64 scalar on their device."""
+    straight = column if _plain(column) else _straightened([column], [], positional=True)[0][0]
+    hyper = launch(kernels, [straight], numels(column), [], together=True)
+    return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]
+
+
 def launch(
-    kernels: Kernels, columns: Sequence[Sequence[Tensor]], sizes: Sequence[int], scalars: Any, members: int = 1
-) -> None:
-    """Run the kernels on columns of tensors of these sizes, that lie in memory in the same order, without gaps."""
+    kernels: Kernels,
+    columns: Sequence[Sequence[Tensor]],
+    sizes: Sequence[int],
+    scalars: Any,
+    members: int = 1,
+    together: bool = False,
+) -> Tensor | None:
+    """Run the kernels on columns of tensors of these sizes, that lie in memory in the same order, without gaps.
+
+    With ``together``, norms are not of each tensor, but of all. Returns the hyper vector, if there was anything to do.
+    """
     device = columns[0][0].device
     with _on(device):
         if members > 1:
             sizes = [size // members for size in sizes for _ in range(members)]
-        plan = tables.plan(tuple(sizes), BLOCK, device)
+        plan, tensors = tables.plan(tuple(sizes), BLOCK, device), len(sizes)
         if not plan.programs:
-            return
-        room = sum(kernels.turns) * len(sizes) + max(kernels.turns, default=0) * plan.programs
+            return None
+        room = sum(kernels.turns) * tensors + max(kernels.turns, default=0) * plan.programs
         table, hyper, width, align = tables.call(columns, scalars, device, members, room)
-        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes))
+        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, tensors)
+        how = {"BLOCK": BLOCK, "ALIGN": align, **OPTIONS}
+        totals, each, chunks = (1, tensors, plan.programs) if together else (tensors, 1, plan.longest)
         first = 0
-        for norms, count in zip(kernels.norms, kernels.turns):
-            norms[(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
-            places = (width, len(sizes), plan.programs, first, 1)
-            kernels.total[(len(sizes), count)](hyper, plan.begins, *places, **SUMS[plan.longest > FEW])
+        for squares, count in zip(kernels.norms, kernels.turns):
+            squares[(plan.programs,)](*given, **how)
+            places = (width, tensors, plan.programs, first, each)
+            kernels.total[(totals, count)](hyper, plan.begins, *places, **SUMS[chunks > FEW])
             first += count
-        kernels.kernel[(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
-
-
-def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
-    """The norm of all tensors of a column together, as a float64 scalar on their device."""
-    device, sizes = column[0].device, numels(column)
-    with _on(device):
-        plan = tables.plan(tuple(sizes), BLOCK, device)
-        if not plan.programs:
-            return torch.zeros((), dtype=torch.float64, device=device)
-        if not _plain(column):
-            column = _straightened([column], [], positional=True)[0][0]
-        table, hyper, width, align = tables.call([column], [], device, room=len(sizes) + plan.programs)
-        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, len(sizes))
-        kernels.norms[0][(plan.programs,)](*given, BLOCK=BLOCK, ALIGN=align, **OPTIONS)
-        places = (width, len(sizes), plan.programs, 0, len(sizes))
-        kernels.total[(1, 1)](hyper, plan.begins, *places, **SUMS[plan.programs > FEW])
-        return hyper[0]
+        if kernels.kernel:
+            kernels.kernel[(plan.programs,)](*given, **how)
+        return hyper
 
 
 def sizes(leaves: Leaves) -> list[int]:
