@@ -389,6 +389,21 @@ def once_maximized(row: Row, options: dict[str, Any]) -> bool:
     return not options.get("maximize") or options == row.richest
 
 
+def each_value(row: Row, options: dict[str, Any]) -> bool:
+    """The first, the richest, and beside them the few in which every other value of every option occurs.
+
+    For what is slow, such as compiling, and does not depend on how options go together.
+    """
+    chosen = [row.options[0], row.richest]
+
+    def new(options: dict[str, Any]) -> int:
+        return sum(all(value != other.get(name) for other in chosen) for name, value in options.items())
+
+    while any(map(new, row.options)):
+        chosen.append(max(reversed(row.options), key=new))
+    return options in chosen
+
+
 def _parametrize(names: str, values: list[tuple[Any, str]], column: str) -> Callable[..., Any]:
     parameters = [pytest.param(*(v if isinstance(v, tuple) else (v,)), id=name) for v, name in values]
 

@@ -1,8 +1,12 @@
+import gc
+import os
+
 import conformance
 import hypothesis
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # what is asked of transformers is made in the tests
 hypothesis.settings.register_profile("optimfx", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("optimfx")
 
@@ -19,13 +23,27 @@ def pytest_configure(config):
         config.pluginmanager.register(conformance.Plugin(config))
 
 
+def pytest_collection_finish():
+    """What was imported and collected stays: to look through it for garbage would take a tenth of the run.
+
+    So would to look often through what torch.compile makes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
+
+
 def pytest_runtest_setup(item):
     conformance.mark(item)
 
 
+# Without a GPU, torch.manual_seed keeps a stack trace to seed one later, which takes longer than many a test.
+seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    seed(0)
 
 
 @pytest.fixture

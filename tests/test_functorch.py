@@ -3,7 +3,7 @@
 import optree
 import pytest
 import torch
-from catalogue import ALGORITHMS, LINKS, cases, once_maximized, rows
+from catalogue import ALGORITHMS, LINKS, cases, each_value, once_maximized, rows
 from torch.fx.experimental.proxy_tensor import make_fx
 from trees import assert_equal, leaves, random_like, stack
 
@@ -25,22 +25,22 @@ def run(tx, grads, params, steps=3):
 
 
 @cases(EVERYTHING, column="vmap")
-@pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_vmap_over_models(row, options, inplace, dtype):
+def test_vmap_over_models(row, options, dtype):
     """One call for a stack of models equals the loop over them; in float32, to 16 ulp of the largest numbers."""
     tx = row(**options)
     members = [row.params(dtype) for _ in range(MEMBERS)]
     gradients = [random_like(params) for params in members]
     expected = stack([run(tx, grads, params) for grads, params in zip(gradients, members)])
 
-    params, state = stack(members), torch.vmap(tx.init)(stack(members))
-    for _ in range(3):
-        step = torch.vmap(lambda grads, state, params: fx.step(tx, grads, state, params, inplace=inplace))
-        params, state = step(stack(gradients), state, params)
     single = 16 * torch.finfo(torch.float32).eps
     close = CLOSE if dtype == torch.float64 else dict(rtol=single, atol=single)
-    assert_equal((params, state), expected, **close)
+    for inplace in (False, True):
+        step = torch.vmap(lambda *given, inplace=inplace: fx.step(tx, *given, inplace=inplace))
+        params, state = stack(members), torch.vmap(tx.init)(stack(members))
+        for _ in range(3):
+            params, state = step(stack(gradients), state, params)
+        assert_equal((params, state), expected, **close, msg=lambda text, inplace=inplace: f"{inplace=}: {text}")
 
 
 @rows(column="vmap over hyperparameters")
@@ -97,9 +97,6 @@ def difference(function, x, direction, width=1e-6):
     return (function(ahead) - function(behind)) / (2 * width)
 
 
-CHAINS = pytest.mark.parametrize("extra", [(), (fx.clip_by_global_norm(1.0),)], ids=["alone", "clipped"])
-
-
 def numbers(row, options):
     """The loss after training, as a function of the learning rate and the parameters; a point, and directions."""
     options = {name: value for name, value in options.items() if name != "lr"}
@@ -112,8 +109,7 @@ def assert_derivative(function, x, direction, derivative):
 
 
 @cases(where=once_maximized, column="grad through the update")
-@CHAINS
-def test_gradient_through_three_updates(row, options, extra):
+def test_gradient_through_three_updates(row, options, extra=()):
     """Reverse mode with respect to the parameters agrees with finite differences."""
     options, (lr, params), (_, direction) = numbers(row, options)
 
@@ -126,8 +122,7 @@ def test_gradient_through_three_updates(row, options, extra):
 
 
 @cases(where=once_maximized, column="grad w.r.t. lr")
-@CHAINS
-def test_gradient_with_respect_to_lr(row, options, extra):
+def test_gradient_with_respect_to_lr(row, options, extra=()):
     """Reverse mode with respect to a tensor learning rate agrees with finite differences."""
     options, (lr, params), _ = numbers(row, options)
 
@@ -138,8 +133,7 @@ def test_gradient_with_respect_to_lr(row, options, extra):
 
 
 @cases(where=once_maximized, column="jvp")
-@CHAINS
-def test_forward_mode_is_reverse_mode(row, options, extra):
+def test_forward_mode_is_reverse_mode(row, options, extra=()):
     """With respect to the learning rate and the parameters at once."""
     options, x, direction = numbers(row, options)
 
@@ -150,6 +144,19 @@ def test_forward_mode_is_reverse_mode(row, options, extra):
     along = sum((g * d).sum() for g, d in zip(leaves(gradient), leaves(direction)))
     _, tangent = torch.func.jvp(function, (x,), (direction,))
     torch.testing.assert_close(tangent, along, rtol=1e-9, atol=1e-9)
+
+
+DERIVATIVES = [
+    test_gradient_through_three_updates,
+    test_gradient_with_respect_to_lr,
+    test_forward_mode_is_reverse_mode,
+]
+
+
+@rows()
+@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda test: test.__name__.removeprefix("test_"))
+def test_derivatives_pass_a_chain(row, derivative):
+    derivative(row, row.richest, (fx.clip_by_global_norm(1.0),))
 
 
 @cases()
@@ -179,7 +186,7 @@ def test_autograd_with_respect_to_every_hyperparameter(row, options):
         torch.testing.assert_close(gradient, numeric_derivative, rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
-@cases(EVERYTHING)
+@cases(EVERYTHING, where=each_value)
 def test_make_fx_traces_an_update(row, options):
     tx = row(**options)
     params = row.params()

@@ -12,7 +12,8 @@ INFO = {CLASSES[info.optim_cls]: info for info in DB}
 
 
 def shapes(cls):
-    return [p.shape for p in parameters(INFO[cls])] if cls in INFO else [(4, 3), (3,)]
+    """A matrix and, where the class takes it, a single number: each parameter takes as long to compile as the first."""
+    return [p.shape for p in parameters(INFO[cls])][::2] if cls in INFO else [(4, 3), (3,)]
 
 
 def gradients(*columns):
