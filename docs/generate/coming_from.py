@@ -341,8 +341,9 @@ Transformations are pure and differentiable, unless they are given `inplace=True
 meta-learning. `fx.step` takes trees: a dict of `model.named_parameters()`, not a module.
 
 A library that drives TorchOpt's transformations, such as posteriors, drives these. Two things it may take for granted:
-that `update` writes in place unless told not to, which is `fx.GradientTransformation(tx.init, functools.partial(tx.update,
-inplace=True))`; and that gradients may be a tuple where the parameters are a list, which here must be of one structure.
+that `update` writes in place unless told not to, as does
+`fx.GradientTransformation(tx.init, functools.partial(tx.update, inplace=True))`; and that gradients may be a tuple where
+the parameters are a list, which here must be of one structure.
 """,
         TORCHOPT,
     ),
