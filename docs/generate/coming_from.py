@@ -342,8 +342,8 @@ meta-learning. `fx.step` takes trees: a dict of `model.named_parameters()`, not 
 
 A library that drives TorchOpt's transformations, such as posteriors, drives these. Two things it may take for granted:
 that `update` writes in place unless told not to, as does
-`fx.GradientTransformation(tx.init, functools.partial(tx.update, inplace=True))`; and that gradients may be a tuple where
-the parameters are a list, which here must be of one structure.
+`fx.GradientTransformation(tx.init, functools.partial(tx.update, inplace=True))`; and that gradients may be a tuple
+where the parameters are a list, which here must be of one structure.
 """,
         TORCHOPT,
     ),
