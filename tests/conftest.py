@@ -33,6 +33,10 @@ def pytest_collection_finish():
     gc.set_threshold(50_000)
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # or Triton's bindings would complain of all that they were not given back
+
+
 def pytest_runtest_setup(item):
     conformance.mark(item)
 

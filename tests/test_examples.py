@@ -3,10 +3,7 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,12 +22,6 @@ def run(name, rows, *options, picture=None):
         assert row in done.stdout
     assert f"{ROOT / 'optimfx'}{os.sep}" not in done.stderr, done.stderr
     assert picture is None or picture.read_bytes().startswith(b"\x89PNG")
-
-
-def needs(library):
-    return pytest.mark.skipif(
-        find_spec(library) is None, reason=f"needs {library}: pip install optimfx[clients], or make test-clients"
-    )
 
 
 def test_digits(tmp_path):
@@ -53,16 +44,3 @@ def test_gpt_char(tmp_path):
 def test_fsdp2():
     """A checkpoint of two processes goes on in one, bit for bit."""
     run("fsdp2.py", ("two processes", "4,805", "one, resumed", "9,610", "losses after the checkpoint"))
-
-
-@needs("lightning")
-def test_lightning_module(tmp_path):
-    """A chain under the Trainer is resumed bit for bit."""
-    rows = "not interrupted", "resumed after", "of the average", "losses after the checkpoint"
-    run("lightning_module.py", rows, picture=tmp_path / "lightning_module.png")
-
-
-@needs("accelerate")
-def test_accelerate_loop():
-    """A class under the Accelerator is resumed bit for bit."""
-    run("accelerate_loop.py", ("not interrupted", "resumed after", "test accuracy", "losses after the checkpoint"))
