@@ -70,6 +70,36 @@ def test_by_name_from_torch():
     assert_same_value(states_by_name(torchs), states_by_name(moved), rtol=0, atol=0)
 
 
+def test_by_name_of_a_transformation():
+    """In another order and other groups; the count that belongs to a whole group goes with every name of it."""
+    schedule = fx.inject_hyperparams(fx.sgd)(lr=lambda step: 0.5**step, momentum=0.9)
+
+    def made(groups):
+        return optim.TransformOptimizer(groups, fx.chain(schedule, fx.kahan()))
+
+    def stepped(optimizer):
+        for group in optimizer.param_groups:
+            for name, p in zip(group["param_names"], group["params"]):
+                p.grad = torch.full_like(p, float(len(name)))
+        optimizer.step()
+        return optimizer
+
+    a, bb, ccc = model("a", "bb", "ccc")
+    saved = stepped(stepped(made([{"params": [a, bb], "momentum": 0.5}, {"params": [ccc]}])))
+    moved = made([{"params": model("ccc", "dddd")}, {"params": model("bb", "a")}])
+    with pytest.raises(ValueError, match=r"missing \['dddd'\]"):
+        moved.load_state_dict(saved.state_dict(), match="names")
+    assert moved.load_state_dict(saved.state_dict(), match="names", strict=False).missing == ("dddd",)
+    before, after = states_by_name(saved), states_by_name(moved)
+    for name in before:
+        assert_same_value(before[name], after[name], rtol=0, atol=0)
+    assert [group["momentum"] for group in moved.param_groups] == [0.9, 0.5]
+    stepped(moved)
+    assert [group["lr"] for group in moved.param_groups] == [0.25, 0.25]
+    steps = [state["0.inner_state.step"].item() for state in states_by_name(moved).values()]
+    assert steps == [3, 1, 3, 3]
+
+
 def test_names_are_needed_on_both_sides():
     unnamed = optim.AdamW([p for _, p in model("a")])
     named = optim.AdamW(model("a"))
@@ -93,6 +123,22 @@ def test_the_dtypes_of_a_checkpoint_are_kept_on_demand():
     p.grad = torch.ones_like(p)
     kept.step()
     assert kept.state[p]["exp_avg"].dtype == torch.float32
+
+
+def test_kept_dtypes_are_those_of_what_hooks_make_of_a_checkpoint():
+    saved = trained(model("a", "bb"))
+    half = [(name, torch.nn.Parameter(p.bfloat16())) for name, p in model("a", "bb")]
+    optimizer = optim.AdamW(half)
+
+    def doubled(_, given):
+        state = {i: {k: 2 * x if k == "exp_avg" else x for k, x in row.items()} for i, row in given["state"].items()}
+        return {**given, "state": state}
+
+    optimizer.register_load_state_dict_pre_hook(doubled)
+    optimizer.load_state_dict(saved.state_dict(), keep_dtype=True)
+    for before, after in zip(states_by_name(saved).values(), states_by_name(optimizer).values()):
+        assert_same_value(2 * before["exp_avg"], after["exp_avg"], rtol=0, atol=0)
+        assert_same_value(before["exp_avg_sq"], after["exp_avg_sq"], rtol=0, atol=0)
 
 
 class Fault(Exception):  # noqa: N818

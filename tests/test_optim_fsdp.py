@@ -1,4 +1,4 @@
-"""Two processes with fully_shard are one process: every class, and checkpoints when the number of processes changes."""
+"""Two processes with fully_shard are one process: classes, transformations, and checkpoints for another number."""
 
 import os
 import socket
@@ -8,10 +8,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import optimfx as fx
 import optimfx.optim as optim
 
 NAMES = [name for name in optim.__all__ if name[0].isupper() and "Optimizer" not in name]
-SHARDED = [name for name in NAMES if name not in ("LBFGS", "SparseAdam")]  # closures; sparse gradients: not sharded
+CLASSES = [name for name in NAMES if name not in ("LBFGS", "SparseAdam")]  # closures; sparse gradients: not sharded
+TRANSFORMS = {
+    "the norm of all": fx.chain(fx.clip_by_global_norm(0.1), fx.adamw(lr=0.1)),
+    "injected": fx.inject_hyperparams(fx.lion)(lr=0.01),
+    "norms of leaves": fx.lamb(lr=0.1),
+    "a trust ratio": fx.chain(fx.scale_by_adam(), fx.scale_by_trust_ratio(), fx.scale_by_lr(0.1)),
+    "averages": fx.chain(fx.ema(0.9), fx.monitor(), fx.scale_by_lr(0.1), fx.ema_params(0.9)),
+    "a partition": fx.partition({"muon": fx.muon(lr=0.1, ns_dtype=None), "adan": fx.adan(lr=0.1)}, ["muon", "adan"]),
+}
+SHARDED = [*CLASSES, *TRANSFORMS]
 STEPS = 4
 
 
@@ -40,6 +50,12 @@ def sharded(module, world):
     return module
 
 
+def made(name, module):
+    if name in TRANSFORMS:
+        return optim.TransformOptimizer(module.parameters(), TRANSFORMS[name])
+    return getattr(optim, name)(module.parameters())
+
+
 def in_processes(work, world, *args):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -53,6 +69,7 @@ def _entered(rank, world, port, work, *args):
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
         work(world, *args)
+        dist.barrier()  # one that leaves early aborts now and then
     finally:
         dist.destroy_process_group()
 
@@ -61,8 +78,8 @@ def _differences(world, path):
     found = {}
     for name in SHARDED:
         whole, parts = model(), sharded(model(), world)
-        train(whole, getattr(optim, name)(whole.parameters()), STEPS)
-        train(parts, getattr(optim, name)(parts.parameters()), STEPS)
+        train(whole, made(name, whole), STEPS)
+        train(parts, made(name, parts), STEPS)
         pairs = zip(whole.parameters(), parts.parameters())
         found[name] = max(float((p - q.full_tensor()).detach().abs().max()) for p, q in pairs)
     if dist.get_rank() == 0:
@@ -82,13 +99,37 @@ def test_sharded_is_one_process(name, differences):
     assert differences[name] <= 1e-6
 
 
+def _out_of_place(world, path):
+    """Steps of pure functions, on the gradients of the first."""
+    found = {}
+    for name, tx in TRANSFORMS.items():
+        ends = []
+        for module in (model(), sharded(model(), world)):
+            train(module, torch.optim.SGD(module.parameters(), lr=0.0), 1)
+            params, grads = list(module.parameters()), [p.grad for p in module.parameters()]
+            with torch.no_grad():
+                state = tx.init(params)
+                for _ in range(STEPS):
+                    params, state = fx.step(tx, grads, state, params)
+            ends.append(params)
+        found[name] = max(float((p - q.full_tensor()).detach().abs().max()) for p, q in zip(*ends))
+    if dist.get_rank() == 0:
+        torch.save(found, path)
+
+
+def test_pure_steps_of_sharded_parameters(tmp_path):
+    in_processes(_out_of_place, 2, tmp_path / "differences")
+    differences = torch.load(tmp_path / "differences")
+    assert set(differences) == set(TRANSFORMS) and max(differences.values()) <= 1e-6
+
+
 def _save(world, path):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     for name in SHARDED:
         parts = sharded(model(), world)
-        optimizer = getattr(optim, name)(parts.parameters())
+        optimizer = made(name, parts)
         train(parts, optimizer, STEPS)
         weights, state = get_state_dict(parts, optimizer)
         dcp.save({"model": weights, "optimizer": state}, checkpoint_id=str(path / name))
@@ -101,9 +142,9 @@ def _load(world, path, results):
     found = {}
     for name in SHARDED:
         whole, parts = model(), sharded(model(), world)
-        reference = getattr(optim, name)(whole.parameters())
+        reference = made(name, whole)
         train(whole, reference, STEPS)
-        optimizer = getattr(optim, name)(parts.parameters())
+        optimizer = made(name, parts)
         weights, state = get_state_dict(parts, optimizer)
         dcp.load({"model": weights, "optimizer": state}, checkpoint_id=str(path / name))
         set_state_dict(parts, optimizer, model_state_dict=weights, optim_state_dict=state)

@@ -118,17 +118,24 @@ class Optimizer(torch.optim.Optimizer):
                 state_dict, found = matched_by_name(state_dict, self.param_groups, strict)
             elif match != "order":
                 raise ValueError(f"match must be 'order' or 'names'; got {match!r}.")
-            super().load_state_dict(state_dict)
-            if keep_dtype:
-                restore_dtypes(self.state, self.param_groups, state_dict)
-            for group in self.param_groups:
-                states = [self.state[p] for p in group["params"] if p in self.state]
-                for state, moved in zip(states, stepping.together(states)):
-                    state.update(moved)
+            taken: dict[str, Any] = {}
+            # After all other hooks: it sees what they have made of the checkpoint.
+            with self.register_load_state_dict_pre_hook(lambda _, given: taken.update(given)):
+                super().load_state_dict(state_dict)
+            self._adopt(taken, keep_dtype)
         except BaseException:
             self.state, self.param_groups = before
             raise
         return found
+
+    def _adopt(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
+        """Make of what torch has loaded, and cast, what steps would have left."""
+        if keep_dtype:
+            restore_dtypes(self.state, self.param_groups, state_dict)
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            for state, moved in zip(states, stepping.together(states)):
+                state.update(moved)
 
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import optree
 import torch
 from torch import Tensor
 
-from optimfx.base import GradientTransformation, State
+from optimfx.base import GradientTransformation, State, Stepper
 from optimfx.execution import use
-from optimfx.inject import InjectHyperparamsState
+from optimfx.inject import Inject
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Closure, Optimizer
+from optimfx.optim.placement import Form, Rows
 from optimfx.tree import NAMESPACE
 from optimfx.update import step
 
@@ -23,7 +25,13 @@ class TransformOptimizer(Optimizer):
     """A transformation as a :class:`torch.optim.Optimizer`: with groups, hooks, schedulers and checkpoints.
 
     Each group of parameters is one tree, a list, with a state of its own; a norm over all leaves is one over the group.
-    The state stands in ``optimizer.state[f"group {i}"]``, its tensors by their paths, and is read at every step.
+    The state begins at a group's first step. What it holds for a parameter ``p`` stands in ``optimizer.state[p]`` by
+    its path (``exp_avg``; in a chain ``1.exp_avg``), and what it holds for all together under each of them. Every step
+    reads it and the groups, and writes it.
+
+    What begins a state by a step of its own, as ``torch.distributed.checkpoint`` does, takes ``lr`` for 0 only where it
+    is injected. A ``ZeroRedundancyOptimizer`` hands what it is given from process to process: bind the transformation
+    to the class, ``functools.partial(TransformOptimizer, tx=tx)``; and a group is then what a process has of it.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either.
@@ -32,7 +40,9 @@ class TransformOptimizer(Optimizer):
         fused: compile what runs as one (see :func:`optimfx.explain`) where that is possible, as the classes do.
 
     Raises:
-        ValueError, TypeError: as torch's optimizers raise for parameters, and the transformation for their kind.
+        ValueError, TypeError: as torch's optimizers raise for parameters, and at a group's first step the
+            transformation for their kind. ``ValueError`` too for a group that does not say which value it has of a
+            hyperparameter that is injected twice, with different ones.
 
     >>> import torch, optimfx as fx
     >>> model = torch.nn.Linear(2, 1)
@@ -48,11 +58,8 @@ class TransformOptimizer(Optimizer):
 
     def __init__(self, params: Any, tx: GradientTransformation, *, fused: bool | None = None) -> None:
         self.tx = tx
-        self._forms: dict[int, Form] = {}
-        super().__init__(params, _hyperparams(tx.init([torch.zeros(2, 2)])), fused)
-        with torch.no_grad():
-            for index, group in enumerate(self.param_groups):
-                self._keep(index, tx.init(group["params"]))
+        self._forms: dict[tuple[int, int], Form] = {}
+        super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1}, fused)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled; a transformation made of lambdas can be neither."""
@@ -62,6 +69,23 @@ class TransformOptimizer(Optimizer):
         """Take a pickled or loaded state."""
         torch.optim.Optimizer.__setstate__(self, state)
         self._forms = {}
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with hyperparameters of their own."""
+        for name, values in _injected(self.tx).items():
+            if len(values) > 1 and name not in param_group:
+                numbers = [_number(value) for value in values]
+                raise ValueError(
+                    f"{name} is injected with different values, {', '.join(map(str, numbers))}, and a group has one: "
+                    f"give each group its own, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
+                    f"what is to be driven."
+                )
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. Each tensor in it is one for itself: what is loaded into it goes nowhere else."""
+        with self.register_state_dict_post_hook(_apart, prepend=True):
+            return super().state_dict()
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -73,71 +97,97 @@ class TransformOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             params = group["params"]
             grads = [p.grad for p in params]
+            if all(grad is None for grad in grads):
+                continue
             if not getattr(self.tx.update, "spares_updates", False):
                 # A link reuses the buffers that it is given, and these are the user's.
                 grads = [None if g is None else g.clone() for g in grads]
-            state = self.state_of(index)
-            _write(state, group)
+            rows = self._rows(group)
+            form, before = self._begun(index, rows)
             # torch's kernels take one algorithm, not what stands before it in a chain.
             one_pass = use("triton", "compiled", "foreach", "eager")
             with one_pass if self.fused and not torch.compiler.is_compiling() else nullcontext():
-                _, after = step(self.tx, grads, state, params, inplace=True)
-            self._keep(index, after)
-            group.update(_hyperparams(after))
+                _, state = step(self.tx, grads, optree.tree_unflatten(form.structure, before), params, inplace=True)
+            after, structure = optree.tree_flatten(state, namespace=NAMESPACE)
+            if structure != form.structure:
+                form, before = Form.of(state, len(params)), [None] * len(after)
+                self._forms[index, len(params)] = form
+            form.keep(before, after, rows, group)
+            self.state.update(zip(params, rows))
         return loss
 
     def state_of(self, index: int = 0) -> State:
         """The state of a group as the transformation has it: for a list of the group's parameters."""
+        form, leaves = self._begun(index, self._rows(self.param_groups[index]))
+        return optree.tree_unflatten(form.structure, leaves)
+
+    def _adopt(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
+        """Take torch's cast back: it would make bfloat16 of the counts that it does not know."""
+        super()._adopt(state_dict, keep_dtype=True)
+        for index, group in enumerate(self.param_groups):
+            rows = self._rows(group)
+            if any(rows):
+                form, new = self._new(index)
+                form.fit(new, rows, keep_dtype=keep_dtype)
+                form.begin(new, rows, group)
+                self.state.update(zip(group["params"], rows))
+
+    def _rows(self, group: Group) -> Rows:
+        """What is kept under each parameter of a group, or is to be."""
+        return [self.state.get(p) or {} for p in group["params"]]
+
+    def _begun(self, index: int, rows: Rows) -> tuple[Form, list[Any]]:
+        """The form and the leaves of a group's state; what is not there begins."""
+        group = self.param_groups[index]
+        try:
+            form = self._forms[index, len(rows)]
+            return form, form.leaves(rows, group)
+        except KeyError:
+            form, new = self._new(index)
+            form.begin(new, rows, group)
+            return form, form.leaves(rows, group)
+
+    def _new(self, index: int) -> tuple[Form, list[Any]]:
+        """The form and the leaves of a new state of a group."""
         params = self.param_groups[index]["params"]
-        form = self._forms.get(index)
-        if form is None or form.params != len(params):
-            form = self._forms[index] = Form.of(self.tx.init(params), len(params))
-        return optree.tree_unflatten(form.spec, self.state[f"group {index}"].values())  # type: ignore[index]
-
-    def _keep(self, index: int, state: State) -> None:
-        leaves, spec = optree.tree_flatten(state, namespace=NAMESPACE)
-        form = self._forms.get(index)
-        if form is None or form.spec != spec:
-            form = self._forms[index] = Form.of(state, len(self.param_groups[index]["params"]))
-        self.state[f"group {index}"] = dict(zip(form.names, leaves))  # type: ignore[index]
+        state = self.tx.init(params)
+        form = self._forms[index, len(params)] = Form.of(state, len(params))
+        return form, optree.tree_leaves(state, namespace=NAMESPACE)
 
 
-class Form(NamedTuple):
-    """How the state of a group is built; to find it out takes as long as a step of many small parameters."""
-
-    params: int
-    spec: optree.PyTreeSpec
-    names: list[str]
-
-    @classmethod
-    def of(cls, state: State, params: int) -> Form:
-        """The form of a state for so many parameters."""
-        paths, _, spec = optree.tree_flatten_with_path(state, namespace=NAMESPACE)
-        return cls(params, spec, [".".join(map(str, path)) for path in paths])
+def _apart(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Give what several parameters have in common to each as its own."""
+    state = state_dict["state"]
+    times = Counter(id(x) for key, row in state.items() if isinstance(key, int) for x in row.values())
+    state_dict["state"] = {
+        key: {name: x.clone() if times[id(x)] > 1 and isinstance(x, Tensor) else x for name, x in row.items()}
+        if isinstance(key, int)
+        else row
+        for key, row in state.items()
+    }
 
 
-def _injected(state: State) -> Iterator[InjectHyperparamsState]:
-    """Every part of a state that holds hyperparameters."""
-    for node in optree.tree_leaves(
-        state, is_leaf=lambda node: isinstance(node, InjectHyperparamsState), namespace=NAMESPACE
-    ):
-        if isinstance(node, InjectHyperparamsState):
-            yield node
-            yield from _injected(node.inner_state)
-
-
-def _hyperparams(state: State) -> dict[str, Any]:
-    """The hyperparameters in a state, as numbers."""
-    found: dict[str, Any] = {}
-    for node in _injected(state):
-        found.update(optree.tree_map(Tensor.item, node.hyperparams))  # type: ignore[arg-type]
+def _injected(tx: GradientTransformation) -> dict[str, list[Any]]:
+    """The hyperparameters that a transformation or a part of it injects, with each of their values."""
+    found: dict[str, list[Any]] = {}
+    for update in _injections(tx):
+        for name, value in update.injected.items():
+            values = found.setdefault(name, [])
+            if value not in values:
+                values.append(value)
     return found
 
 
-def _write(state: State, group: Group) -> None:
-    """Put a group's hyperparameters into a state."""
-    for node in _injected(state):
-        for name, value in node.hyperparams.items():
-            node.hyperparams[name] = optree.tree_map(
-                lambda old, new: torch.as_tensor(new, dtype=old.dtype, device=old.device), value, group[name]
-            )
+def _injections(tx: GradientTransformation) -> Iterator[Inject]:
+    """The parts of a transformation that inject."""
+    if isinstance(tx.update, Inject):
+        yield tx.update
+    if isinstance(tx.update, Stepper):
+        for _, part in tx.update.outline().parts:
+            yield from _injections(part)
+
+
+def _number(value: Any) -> Any:
+    """What a group shows of a hyperparameter before the first step."""
+    value = value(0) if callable(value) else value
+    return tuple(map(_number, value)) if isinstance(value, (tuple, list)) else float(value)

@@ -145,6 +145,38 @@ def test_two_optimizers_by_hand(tmp_path):
     assert_same(theirs, ours)
 
 
+class Finetuning(lightning.pytorch.callbacks.BaseFinetuning):
+    """The first layer is trained from the second epoch on."""
+
+    def freeze_before_training(self, module):
+        self.freeze(module.first)
+
+    def finetune_function(self, module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(module.first, optimizer, lr=0.01)
+
+
+def test_a_layer_that_is_added_in_the_middle(tmp_path):
+    sgd = fx.inject_hyperparams(fx.sgd)(lr=0.1, momentum=0.9)
+    makers = (
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, foreach=False),
+        lambda params: optim.SGD(params, lr=0.1, momentum=0.9, foreach=False),
+        lambda params: optim.TransformOptimizer(params, sgd),
+    )
+
+    def configure(module, make):
+        return make([p for p in module.parameters() if p.requires_grad])
+
+    modules = [Module(lambda module, make=make: configure(module, make)) for make in makers]
+    with fx.execution.use("blocked", "eager"):  # as foreach=False does
+        runs = [fit(tmp_path, module, 3, callbacks=[Finetuning()]) for module in modules]
+    assert all([group["lr"] for group in run.optimizers[0].param_groups] == [0.1, 0.01] for run in runs)
+    theirs, *ours = ([p.detach() for p in module.parameters()] for module in modules)
+    assert not torch.equal(theirs[0], Module(None).first.weight)
+    for params in ours:
+        assert_same(theirs, params)
+
+
 OWN = fx.chain(fx.monitor(), fx.inject_hyperparams(fx.lion)(lr=0.1), fx.kahan())
 MAKERS = {info.optim_cls.__name__: CLASSES[info.optim_cls] for info in DENSE} | {
     "LBFGS": lambda params: optim.LBFGS(params, max_iter=2),

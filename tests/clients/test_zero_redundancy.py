@@ -1,6 +1,7 @@
 """torch's ZeroRedundancyOptimizer shards the state of our classes over processes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ from test_optim_classes import CLASSES
 from test_optim_fsdp import in_processes
 from twins import DENSE, assert_same, options, trained
 
+import optimfx as fx
 import optimfx.optim as optim
 
+OWN = fx.chain(fx.monitor(), fx.inject_hyperparams(fx.lion)(lr=0.02), fx.kahan())
 CLIENTS = {info.optim_cls.__name__: (CLASSES[info.optim_cls], {"lr": 0.02, **options(info)}) for info in DENSE}
+# What is given to the constructor goes into the groups, and with them from process to process: not a transformation.
+CLIENTS["TransformOptimizer"] = partial(optim.TransformOptimizer, tx=OWN), {}
 WORLD = 2
 STEPS = 3
 
