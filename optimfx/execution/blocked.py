@@ -27,8 +27,6 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
     """Why these leaves cannot run here."""
     if leaves.grads[0].device.type != "cpu":
         return "not on a CPU"
-    if not leaves.plain:
-        return "tensor subclasses"
     if any(step.rule.positional for step in steps):
         return "the place of an element in its tensor matters"
     return foreach.refusal(steps, leaves, stepping, inplace)
