@@ -17,7 +17,6 @@ from optimfx.execution.triton.spelling import spell
 CHAIN = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=0.1)),
     "radam": lambda lr: fx.radam(lr=lr),
-    "momentum": lambda lr: fx.sgd(lr=lr, momentum=0.9),
     "lamb": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.lamb(lr=lr, weight_decay=0.1)),
     "random": lambda lr: fx.chain(fx.sgd(lr=lr), fx.stochastic_rounding(3)),
 }
