@@ -6,12 +6,13 @@ import pytest
 import torch
 from catalogue import cases
 from interpreted import BF16, BLOCK, F32, F64, has_kernel, pytestmark, randn, small_blocks  # noqa: F401
+from on_gpu import launches
 from test_fused import assert_close
 from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.triton import launch, norm
+from optimfx.execution.triton import norm
 from optimfx.execution.triton.spelling import spell
 
 CHAIN = {
@@ -29,18 +30,9 @@ def fresh():
 
 
 @pytest.fixture
-def launched(monkeypatch):
-    """How many leaves each launch was for."""
-    sizes = []
-    launch_ = launch.launch
-
-    def counting(kernels, columns, *rest, **how):
-        if kernels.kernel:  # not a norm alone
-            sizes.append(len(columns[0]))
-        return launch_(kernels, columns, *rest, **how)
-
-    monkeypatch.setattr(launch, "launch", counting)
-    return sizes
+def launched():
+    with launches() as sizes:
+        yield sizes
 
 
 def expected_of(tx, grads, state, params):
