@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import interpreted
@@ -76,7 +77,9 @@ def test_every_pair_of_dtypes_compiles(param, state, cold):
     found = compiled(shipped.source([fx.adamw(state_dtype=state).update], param), 90)
     loads, stores = param.itemsize + state.itemsize, param.itemsize // 2 + state.itemsize
     assert (found.loads, found.stores) == (loads, stores)
-    assert found.spilled <= (8 if param == state == torch.float64 else 0)  # 8 bytes of stack, with Triton 3.6
+    # Triton 3.6 gives the widest of them 8 bytes of stack.
+    stack = 8 if param == state == torch.float64 and version("triton").startswith("3.6.") else 0
+    assert found.spilled == stack
     assert found.shared == 0 or param.itemsize != state.itemsize
 
 

@@ -66,12 +66,17 @@ def use(*names: str) -> Iterator[None]:
 
 
 def norm_of(grads: Sequence[Any]) -> Tensor:
-    """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any."""
+    """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
+
+    They have no derivative; a graph takes them for one node.
+    """
     dense = [grad for grad in grads if grad is not None]
-    symbolic = modes.tracing() or modes.differentiated(*dense)
-    if not has_kernels(dense) or norm.refusal(dense) or (symbolic and not _an_op_may(dense)):
+    if not has_kernels(dense) or norm.refusal(dense) or modes.differentiated(*dense):
         return tree.global_norm(grads)
-    return torch.ops.optimfx.global_norm(dense) if symbolic else norm.global_norm(dense)
+    if torch.compiler.is_compiling() and not modes.forward_mode():
+        measured: Tensor = torch.ops.optimfx.global_norm(dense)
+        return measured
+    return tree.global_norm(grads) if modes.tracing() else norm.global_norm(dense)
 
 
 def has_kernels(leaves: Sequence[Any]) -> bool:
@@ -81,11 +86,6 @@ def has_kernels(leaves: Sequence[Any]) -> bool:
         return False
     names = () if torch.compiler.is_compiling() else _asked.get()
     return "triton" in names if names else modes.tracing() or not build.INTERPRETED
-
-
-def _an_op_may(tensors: Sequence[Tensor]) -> bool:
-    """Whether a graph may take the norm for one node, which has no derivative."""
-    return torch.compiler.is_compiling() and not modes.forward_mode() and not modes.differentiated(*tensors)
 
 
 def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choice:
