@@ -14,6 +14,7 @@ from optimfx.combine import chain, is_matrix, masked, named_chain, partition
 from optimfx.describe import describe
 from optimfx.execution import explain
 from optimfx.inject import inject_hyperparams
+from optimfx.multi_steps import multi_steps
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -69,7 +70,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
     "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
-    "chain", "named_chain", "masked", "partition", "is_matrix", "inject_hyperparams",
+    "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "inject_hyperparams",
     # hyperparameters over time
     "schedules",
     # torch.optim's classes

@@ -33,7 +33,7 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
             tree.check_leaf(increment, spec, i, "updates")
             tree.check_counterpart(param, increment, spec, i, ("params", "updates"))
     with modes.donating(inplace):
-        new = [p if u is None else _add(p, u, inplace) for p, u in zip(old, increments)]
+        new = [p if u is None else added(p, u, inplace) for p, u in zip(old, increments)]
     return tree.unflatten(spec, new)
 
 
@@ -90,5 +90,6 @@ def run_link(
     return (apply_updates(params, updates, inplace=inplace) if stepping else updates), state
 
 
-def _add(param: torch.Tensor, increment: torch.Tensor, inplace: bool) -> torch.Tensor:
+def added(param: torch.Tensor, increment: torch.Tensor, inplace: bool) -> torch.Tensor:
+    """The sum, in the dtype of the first, and in its memory if ``inplace``."""
     return param.add_(increment) if inplace else (param + increment).to(param.dtype)

@@ -31,6 +31,7 @@ ALLOWED = {
     "transforms": {"base", "combine", "ops", "rules", "transforms", "tree"},
     "update": {"base", "modes", "tree"},
     "combine": {"base", "execution", "printed", "transforms", "tree", "update"},
+    "multi_steps": {"base", "execution", "modes", "printed", "tree", "update"},
     "describe": {"base", "execution", "printed"},
     "inject": {"base", "execution", "ops", "printed", "update"},
     "schedules": {"base", "ops"},
@@ -155,7 +156,8 @@ def test_an_algorithm_says_where_it_comes_from(path):
 def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
 
-    elsewhere = {"chain", "named_chain", "masked", "partition", "stateless"}  # test_combine.py, test_parity_optax.py
+    # test_combine.py, test_multi_steps.py, test_parity_optax.py
+    elsewhere = {"chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
     } - {"transformation"}

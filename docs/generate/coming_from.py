@@ -169,8 +169,9 @@ OPTAX = {
         centralize zero_nans ZeroNansState keep_params_nonnegative NonNegativeParamsState | | A function of the \
             updates, and of the parameters, is a link with `stateless`.
         add_noise AddNoiseState | |
-        apply_every ApplyEvery MultiSteps MultiStepsState microbatch ShouldSkipUpdateFunction skip_large_updates \
-            skip_not_finite | | Sum up gradients in the loop; where one is `None`, the leaf keeps its state.
+        MultiSteps MultiStepsState | multi_steps | On the mean; `every` is a number.
+        apply_every ApplyEvery | multi_steps | Of `identity()`: the mean, not the sum.
+        microbatch ShouldSkipUpdateFunction skip_large_updates skip_not_finite | |
         apply_if_finite ApplyIfFiniteState conditionally_mask ConditionallyMaskState conditionally_transform \
             ConditionallyTransformState | |
         monitor MonitorState | monitor | Norms, their ratio to the parameters', and what is not finite; no \

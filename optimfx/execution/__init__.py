@@ -4,12 +4,15 @@
 (``triton``, ``aten``, ``compiled``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
 """
 
+from optimfx.execution.columns import ABSENT
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, has_kernels, use
+from optimfx.execution.storage import kept_as
 from optimfx.execution.triton.spelling import numbered
 
 __all__ = [
+    "ABSENT",
     "EXECUTORS",
     "Explanation",
     "Row",
@@ -20,6 +23,7 @@ __all__ = [
     "explain_rules",
     "has_kernels",
     "init",
+    "kept_as",
     "numbered",
     "run",
     "use",
