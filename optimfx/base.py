@@ -51,7 +51,8 @@ class TransformUpdate(Protocol):
 class GradientTransformation(NamedTuple):
     """A pair of pure functions, ``init(params) -> state`` and ``update(updates, state, params) -> (updates, state)``.
 
-    The updates that a complete optimizer returns are *added* to the parameters (:func:`optimfx.apply_updates`).
+    The updates that a complete optimizer returns are *added* to the parameters (:func:`optimfx.apply_updates`). An
+    ``update`` of your own that takes ``params=None, *, inplace=False, **extra`` too can be a link of anything.
 
     >>> import optimfx as fx
     >>> fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(lr=fx.schedules.linear(0.1), momentum=0.9))
@@ -131,7 +132,7 @@ class EmptyState(NamedTuple):
 
 @printed
 class StepState(NamedTuple):
-    """The state of a link whose only memory is where its schedule stands."""
+    """The state of a link that remembers nothing but how many steps it has taken."""
 
     step: PyTree  # shape=() per leaf: updates taken
 
@@ -157,8 +158,8 @@ class Rule:
         Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. A parameter ``global_norm`` gets the
         2-norm of all gradients; one named like a field of the state gets that scalar, *carried* from the last step.
         Returns a NamedTuple, in which what is neither a number nor a tensor is static: it selects a branch of ``leaf``.
-        A field named like one of the state is what is carried on; in one named ``param_dtype``, ``leaf`` finds the
-        dtype of the parameter, of its parts if it is complex.
+        A field named like one of the state is what is carried on. A field ``param_dtype`` is filled in with the dtype
+        of the parameter, or of its parts if it is complex.
     ``begin(**hyper)``
         The values with which the carried scalars begin, as a tuple; they are kept in float64.
     ``refusal(param)``
@@ -180,10 +181,10 @@ class Rule:
             gradient steps only the elements that it has.
         aten: the name of torch's own kernels that do the same, if there are any.
         elementwise: whether ``leaf`` treats each element by itself, so that leaves may be cut, joined and flattened.
-        positional: whether it matters to an elementwise ``leaf`` where in its tensor an element stands, so that leaves
-            may only be flattened.
-        norms: whether a rule that is not elementwise would be, but for the norms of whole leaves that it asks for with
-            :func:`ops.norm`, so that it has a kernel if these are measured beforehand.
+        positional: whether an elementwise ``leaf`` depends on where in its tensor an element stands, so that leaves may
+            be flattened, but not cut or joined.
+        norms: whether ``leaf`` is elementwise but for the 2-norms of whole leaves that it asks for (:func:`ops.norm`):
+            with these measured first, it has a kernel.
     """
 
     leaf: Callable[..., Any]
@@ -300,6 +301,17 @@ def transformation(
     return RuleUpdate(name, rule, hyper, maximize, state_dtype).transformation()
 
 
+def check_transformation(name: str, tx: Any) -> None:
+    """Refuse what is no pair of ``init`` and ``update``.
+
+    Raises:
+        TypeError: a factory that was not called, say.
+    """
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        factory = f" Call it first, as in {tx.__name__}(...)." if inspect.isfunction(tx) else ""
+        raise TypeError(f"{name} must be a GradientTransformation(init, update); got {tx!r:.200}.{factory}")
+
+
 class Interval(NamedTuple):
     """The values that a hyperparameter may take: ``low <= x < high``, or ``<= high`` if closed."""
 
@@ -338,7 +350,12 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
                     f"value per model, map over it with torch.vmap."
                 )
         elif isinstance(value, bool) or not (callable(value) or isinstance(value, (int, float))):
-            raise TypeError(f"{name} must be a number, a 0-d tensor or a schedule (step -> value); got {value!r}.")
+            params = (
+                " Parameters go to init; fx.optim has the classes that take them." if hasattr(value, "__next__") else ""
+            )
+            raise TypeError(
+                f"{name} must be a number, a 0-d tensor or a schedule (step -> value); got {value!r}.{params}"
+            )
         elif not callable(value) and value not in interval:
             raise ValueError(f"{name} must be in {interval}; got {value!r}.")
 

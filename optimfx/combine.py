@@ -7,14 +7,25 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import tree
-from optimfx.base import GradientTransformation, Outline, Params, PyTree, RuleUpdate, State, Stepper, Updates
+from optimfx.base import (
+    GradientTransformation,
+    Outline,
+    Params,
+    PyTree,
+    RuleUpdate,
+    State,
+    Stepper,
+    Updates,
+    check_transformation,
+)
 from optimfx.execution import Row, check_link, explain_link, explain_rules, has_kernels, run
 from optimfx.printed import printed
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
-"""A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one."""
+"""A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one, which meets
+``None`` at the leaves of others when it is inside of a partition."""
 Labels: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of labels like the parameters (or a prefix of it), or a function from the parameters to one."""
 
@@ -87,10 +98,13 @@ class Chain(Stepper):
         return Outline("named_chain" if named else "chain", {}, list(zip(labels, self.links)))
 
     def _states(self, state: State) -> list[State]:
-        if not isinstance(state, (tuple, dict)) or len(state) != len(self.links):
+        names = (
+            tuple(state) if isinstance(state, dict) else tuple(range(len(state))) if isinstance(state, tuple) else ()
+        )
+        if names != self.names:
             raise ValueError(
-                f"the state of a chain of {len(self.links)} links has as many entries; got {state!r:.200}. Give the "
-                f"state that init or the last update returned."
+                f"the state of a chain of {len(self.links)} links has the entries {list(self.names)}; got "
+                f"{state!r:.200}. Give the state that init or the last update returned."
             )
         return [state[name] for name in self.names]
 
@@ -105,7 +119,8 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
         A transformation whose state is the tuple of the links' states.
 
     Raises:
-        ValueError: at ``update``, the state is not that of a chain of this length.
+        TypeError: a link is no transformation.
+        ValueError: at ``update``, the state is not that of this chain.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.chain(fx.clip_by_value(1.0), fx.sgd(lr=0.5))
@@ -114,6 +129,8 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
     {'w': tensor([0.5000, 1.9000])}
     """
     links = links or (identity(),)
+    for i, link in enumerate(links):
+        check_transformation(f"chain: links[{i}]", link)
     return Chain(tuple(range(len(links))), links, tuple).transformation()
 
 
@@ -124,6 +141,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
         links: pairs ``(name, transformation)``.
 
     Raises:
+        TypeError: a link is no pair, or no transformation.
         ValueError: a name is given twice.
 
     >>> import torch, optimfx as fx
@@ -131,6 +149,10 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     >>> list(tx.init({"w": torch.zeros(1)}))
     ['clip', 'sgd']
     """
+    for i, link in enumerate(links):
+        if not isinstance(link, (tuple, list)) or len(link) != 2 or isinstance(link, GradientTransformation):
+            raise TypeError(f"named_chain: links[{i}] must be a pair (name, transformation); got {link!r:.200}.")
+        check_transformation(f"named_chain: {link[0]!r}", link[1])
     names = tuple(name for name, _ in links)
     if len(set(names)) < len(names):
         raise ValueError(f"the names of a named_chain must differ; got {list(names)}.")
@@ -233,6 +255,7 @@ def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) 
         A transformation with state :class:`PartitionState`.
 
     Raises:
+        TypeError: what is given for a label is no transformation.
         ValueError: a label has no transform, or the labels do not have the structure of the parameters.
 
     >>> import torch, optimfx as fx
@@ -241,6 +264,8 @@ def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) 
     >>> fx.step(tx, params, tx.init(params), params)[0]
     {'body': [tensor([0.9000]), tensor([0.9000])], 'head': tensor([0.])}
     """
+    for label, tx in transforms.items():
+        check_transformation(f"partition: {label!r}", tx)
     return Partition(dict(transforms), labels, "labels").transformation()
 
 
@@ -258,6 +283,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
         A transformation with state :class:`PartitionState`, the inner state under ``True``.
 
     Raises:
+        TypeError: ``inner`` is no transformation.
         ValueError: the mask holds something else than bools, or does not have the structure of the parameters.
 
     >>> import torch, optimfx as fx
@@ -267,6 +293,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     >>> tx.update(grads, tx.init(params), params)[0]
     {'w': tensor([[0.1000, 0.1000]]), 'b': tensor([0., 0.])}
     """
+    check_transformation("masked: inner", inner)
     return Partition({True: inner, False: identity()}, mask, "mask").transformation()
 
 

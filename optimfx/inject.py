@@ -63,6 +63,12 @@ class Inject(Stepper):
                 f"inject_hyperparams keeps its state in InjectHyperparamsState, but got {type(state).__name__}; give "
                 f"the state that init or the last update returned."
             )
+        unknown = [name for name in state.hyperparams if name not in self.injected]
+        if unknown:
+            raise ValueError(
+                f"state.hyperparams has {unknown}, but what was injected is {list(self.injected)}. A term that is "
+                f"switched off is not: give the factory a tensor to switch it on later."
+            )
         return {
             name: _tensor(value(count(state.step))) if callable(value) else state.hyperparams[name]
             for name, value in self.injected.items()
@@ -79,9 +85,10 @@ def inject_hyperparams(
 
     Args:
         factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
-        static_args: names of arguments to leave as they are. Flags, strings, ``None`` and arguments annotated ``int``
-            always are, and so is a term that is switched off: the number 0 for an argument whose default is 0 (no
-            momentum, no decay). Give a tensor to switch such a term on later.
+        static_args: names of arguments to leave as they are, such as a function that is no schedule. Flags, strings,
+            ``None``, transformations and arguments annotated ``int`` always are, and so is a term that is switched off:
+            the number 0 for an argument whose default is 0 (no momentum, no decay). Give a tensor to switch such a term
+            on later.
 
     Returns:
         A factory with the same arguments. Its transformation has state :class:`InjectHyperparamsState`, whose
@@ -90,7 +97,8 @@ def inject_hyperparams(
         the argument was a schedule, each update overwrites it.
 
     Raises:
-        ValueError: ``static_args`` names no argument of the factory.
+        TypeError: ``factory`` cannot be called.
+        ValueError: ``static_args`` names no argument of the factory; at ``update``, ``hyperparams`` has other names.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.inject_hyperparams(fx.sgd)(lr=0.1)
@@ -102,6 +110,11 @@ def inject_hyperparams(
     >>> fx.step(tx, params, state, params)[0]
     {'w': tensor([0.5000])}
     """
+    if not callable(factory):
+        raise TypeError(
+            f"inject_hyperparams takes a factory and gives one, as in inject_hyperparams(fx.adam)(lr=0.1); got "
+            f"{factory!r:.200}."
+        )
     signature = inspect.signature(factory)
     static = set(static_args)
     unknown = static - set(signature.parameters)
@@ -126,6 +139,8 @@ def inject_hyperparams(
 
 
 def _is_hyper(value: Any) -> bool:
+    if isinstance(value, GradientTransformation):
+        return False
     if isinstance(value, (tuple, list)):
         return all(_is_hyper(item) for item in value)
     return not isinstance(value, bool) and (callable(value) or isinstance(value, (int, float, Tensor)))

@@ -188,7 +188,7 @@ def _shaped(part: Tensor, like: Tensor) -> Tensor:
 
 
 def _reuse(buffer: Any, result: Any) -> Any:
-    # torch.vmap hands in a scalar that all members share as an expanded view, which cannot be written to.
-    if buffer is None or result is None or (modes.tracing() and buffer.dim() == 0):
+    # What is expanded cannot be written to; torch.vmap hands in so a scalar that all members share.
+    if buffer is None or result is None or 0 in buffer.stride() or (modes.tracing() and buffer.dim() == 0):
         return result
     return buffer.copy_(result)

@@ -21,6 +21,7 @@ from optimfx.base import (
     Updates,
     check_count,
     check_state_dtype,
+    check_transformation,
 )
 from optimfx.execution import ABSENT, Row, check_link, explain_link, kept_as
 from optimfx.printed import printed
@@ -91,7 +92,6 @@ class MultiSteps(Stepper):
         sums = tree.flatten_as(spec, state.acc_grads, "state.acc_grads", like)
         for i, (grad, total) in enumerate(zip(tree.flatten_as(spec, updates, "updates", like), sums)):
             if grad is not None:
-                tree.check_leaf(grad, spec, i, "updates")
                 tree.check_counterpart(total, grad, spec, i, ("state.acc_grads", "updates"))
 
     def explain(self, params: Params) -> list[Row]:
@@ -124,7 +124,7 @@ def multi_steps(
 
     Raises:
         ValueError: ``every`` is not an integer of at least 1. In every call, what ``inner`` raises in one that steps.
-        TypeError: ``state_dtype`` is not a floating-point dtype.
+        TypeError: ``inner`` is no transformation, or ``state_dtype`` not a floating-point dtype.
 
     Inside ``torch.compile`` and ``torch.func`` transforms, where a count has no value to ask for, every call computes
     the step, and the condition selects; elsewhere the calls between cost an addition.
@@ -141,6 +141,7 @@ def multi_steps(
     tensor([0., 0.])
     tensor([-2., -2.])
     """
+    check_transformation("multi_steps: inner", inner)
     check_count(ABOVE_ONE, every=every)
     check_state_dtype(state_dtype)
     return MultiSteps(inner, every, state_dtype).transformation()

@@ -58,15 +58,18 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
         ValueError: ``prefix`` is not a prefix of ``tree``; the message names the first path at which it is not.
     """
     leaves, spec = flatten(prefix)
+    whole, structure = flatten(tree)
     try:
-        subtrees = spec.flatten_up_to(tree)
+        # By place, since the keys of a dict need not stand in one order in both.
+        subtrees = spec.flatten_up_to(unflatten(structure, range(len(whole))))
     except ValueError as error:
         where = _mismatch(prefix, tree, name, error)
         raise ValueError(
             f"{name} is not a prefix of {like}. {where}\n"
             f"Give {name} as a tree like {like}, in which a leaf may stand for a whole subtree."
         ) from None
-    return [leaf for leaf, subtree in zip(leaves, subtrees) for _ in flatten(subtree)[0]]
+    placed = {i: leaf for leaf, subtree in zip(leaves, subtrees) for i in flatten(subtree)[0]}
+    return [placed[i] for i in range(len(whole))]
 
 
 def global_norm(tree: PyTree) -> Tensor:
@@ -101,8 +104,7 @@ def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
     """Refuse a leaf that no optimizer can step: anything but a floating-point or complex tensor."""
     if not isinstance(leaf, Tensor):
         raise TypeError(
-            f"{path(spec, index, name)} is {_kind(leaf)}; every leaf must be a tensor or None. Convert it with "
-            f"torch.as_tensor, or take it out of {name}."
+            f"{path(spec, index, name)} is {_kind(leaf)}; every leaf must be a tensor or None. {_advice(leaf, name)}"
         )
     if not (leaf.is_floating_point() or leaf.is_complex()):
         raise TypeError(
@@ -111,8 +113,16 @@ def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
         )
 
 
-def check_counterpart(leaf: Any, other: Tensor, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
-    """Refuse a leaf that is missing beside its counterpart, or that would only broadcast against it."""
+def check_counterpart(leaf: Any, other: Any, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
+    """Refuse leaves that no optimizer can step, or not together: one is missing, broadcast, or alone complex."""
+    if leaf is not None:
+        check_leaf(leaf, spec, index, names[0])
+    check_leaf(other, spec, index, names[1])
+    if leaf is not None and leaf.is_complex() != other.is_complex():
+        raise TypeError(
+            f"{path(spec, index, names[1])} has dtype {other.dtype}, but {path(spec, index, names[0])} has dtype "
+            f"{leaf.dtype}; both must be real or both complex."
+        )
     shape = None if leaf is None else tuple(leaf.shape)
     if shape != tuple(other.shape):
         raise ValueError(
@@ -125,6 +135,15 @@ def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str
     """Where the prefix and the tree part, in optree's words, with the path."""
     errors = optree.prefix_errors(prefix, tree, none_is_leaf=True, namespace=NAMESPACE)
     return str(next((e(name) for e in errors), error))
+
+
+def _advice(leaf: Any, name: str) -> str:
+    """What to give in place of something that is no tensor."""
+    if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"):
+        return f"Give {name} as a tree of tensors, such as dict(model.named_parameters())."
+    if isinstance(leaf, (bool, int, float, complex)) or hasattr(leaf, "__array__"):
+        return f"Convert it with torch.as_tensor, or take it out of {name}."
+    return "Take it out, or register its class with torch.utils._pytree.register_pytree_node if it holds tensors."
 
 
 def _kind(leaf: Any) -> str:

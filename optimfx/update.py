@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from optimfx import modes, tree
-from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates
+from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates, check_transformation
 
 
 def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) -> Params:
@@ -20,7 +20,7 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
 
     Raises:
         ValueError: the structures or shapes differ; the message names the first path at which they do.
-        TypeError: an update is not a floating-point or complex tensor.
+        TypeError: a parameter or an update is not a floating-point or complex tensor, or one is real and one complex.
 
     >>> import torch, optimfx as fx
     >>> fx.apply_updates({"w": torch.ones(2), "b": torch.ones(1)}, {"w": torch.tensor([1.0, -1.0]), "b": None})
@@ -30,7 +30,6 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
     increments = tree.flatten_as(spec, updates, "updates", "params")
     for i, (param, increment) in enumerate(zip(old, increments)):
         if increment is not None:
-            tree.check_leaf(increment, spec, i, "updates")
             tree.check_counterpart(param, increment, spec, i, ("params", "updates"))
     with modes.donating(inplace):
         new = [p if u is None else added(p, u, inplace) for p, u in zip(old, increments)]
@@ -70,6 +69,7 @@ def step(
     >>> params
     {'w': tensor([0.5000, 1.5000])}
     """
+    check_transformation("tx", tx)
     return run_link(tx, grads, state, params, stepping=True, inplace=inplace, **extra)
 
 

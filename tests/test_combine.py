@@ -114,6 +114,29 @@ def test_partition_is_each_transform_on_its_own_leaves(row):
             assert kept["b"][1] == kept["none"] == ()
 
 
+REORDERED = [
+    {"b": True, "w": {"y": False, "x": True}},
+    {"b": False, "w": True},
+    {"w": {"y": True, "x": False}, "b": False},
+]
+
+
+@pytest.mark.parametrize("labels", REORDERED, ids=str)
+def test_labels_go_by_key_and_not_by_order(labels):
+    ones = {"w": {"x": torch.ones(1), "y": torch.ones(1)}, "b": torch.ones(1)}
+    inside = labels["w"] if isinstance(labels["w"], dict) else {"x": labels["w"], "y": labels["w"]}
+    expected = {
+        "w": {key: torch.full((1,), 1.0 + inside[key]) for key in "xy"},
+        "b": torch.full((1,), 1.0 + labels["b"]),
+    }
+    for tx in (
+        fx.partition({True: fx.scale(2.0), False: fx.identity()}, labels),
+        fx.masked(fx.scale(2.0), labels),
+        fx.add_decayed_weights(1.0, mask=labels),
+    ):
+        assert_equal(tx.update(ones, tx.init(ones), ones)[0], expected)
+
+
 def test_vmap_over_a_partition():
     tx = fx.partition({"a": fx.adam(), "b": fx.sgd()}, {"a": "a", "b": "b"})
     params = {"a": torch.randn(3, 2), "b": torch.randn(3, 4)}

@@ -12,6 +12,8 @@ import optimfx as fx
 PARAMS = {"embed": torch.ones(2), "layers": [torch.ones(3), torch.ones(1)]}
 ADAMW = fx.adamw()
 STATE = ADAMW.init(PARAMS)
+INJECTED = fx.inject_hyperparams(fx.adam)(lr=0.1)
+BEGUN = INJECTED.init(PARAMS)
 
 # What is done, the exception, and the parts of its message.
 TREES = {
@@ -49,6 +51,60 @@ TREES = {
         lambda: fx.step(ADAMW, {**PARAMS, "embed": torch.ones(2, dtype=torch.int64)}, STATE, PARAMS),
         TypeError,
         ["updates['embed'] has dtype torch.int64", "floating-point and complex"],
+    ),
+    "parameter of another shape than its state": (
+        lambda: fx.step(ADAMW, {**PARAMS, "embed": torch.ones(9)}, STATE, {**PARAMS, "embed": torch.ones(9)}),
+        ValueError,
+        ["state.exp_avg['embed'] has shape (2,)", "updates['embed'] has shape (9,)", "adamw's init"],
+    ),
+    "module for parameters": (
+        lambda: fx.step(ADAMW, PARAMS, STATE, torch.nn.Linear(2, 2)),
+        TypeError,
+        ["params is a Linear", "dict(model.named_parameters())"],
+    ),
+    "generator for parameters": (
+        lambda: ADAMW.init(torch.nn.Linear(2, 2).parameters()),
+        TypeError,
+        ["params is a generator", "dict(model.named_parameters())"],
+    ),
+    "class that nobody registered": (
+        lambda: ADAMW.init({"layer": object()}),
+        TypeError,
+        ["params['layer'] is a object", "register_pytree_node"],
+    ),
+    "integer parameter at a step": (
+        lambda: fx.step(fx.sgd(), [torch.ones(2)], fx.sgd().init([torch.ones(2)]), [torch.arange(2)]),
+        TypeError,
+        ["params[0] has dtype torch.int64"],
+    ),
+    "real gradient of a complex parameter": (
+        lambda: fx.step(
+            fx.sgd(), [torch.ones(2)], fx.sgd().init([torch.ones(2)]), [torch.ones(2, dtype=torch.complex64)]
+        ),
+        TypeError,
+        ["updates[0] has dtype torch.float32", "params[0] has dtype torch.complex64"],
+    ),
+    "complex update of a real parameter": (
+        lambda: fx.apply_updates([torch.ones(2)], [torch.ones(2, dtype=torch.complex64)]),
+        TypeError,
+        ["updates[0] has dtype torch.complex64", "params[0] has dtype torch.float32"],
+    ),
+    "parameter that is a number at a step": (
+        lambda: fx.apply_updates({"w": 1.0}, {"w": torch.ones(())}),
+        TypeError,
+        ["params['w'] is 1.0 (a float)", "torch.as_tensor"],
+    ),
+    "state of a chain with names": (
+        lambda: fx.step(fx.chain(fx.sgd()), PARAMS, {"sgd": fx.sgd().init(PARAMS)}, PARAMS),
+        ValueError,
+        ["has the entries [0]"],
+    ),
+    "injected value that was not": (
+        lambda: fx.step(
+            INJECTED, PARAMS, BEGUN._replace(hyperparams={**BEGUN.hyperparams, "weight_decay": 0.1}), PARAMS
+        ),
+        ValueError,
+        ["state.hyperparams has ['weight_decay']", "['lr', 'betas', 'eps']"],
     ),
     "integer parameter": (
         lambda: ADAMW.init({**PARAMS, "embed": torch.arange(3)}),
@@ -255,6 +311,49 @@ HYPERPARAMETERS = {
         "mine: the rule names the hyperparameters ['eps'], which were not given.",
     ),
 }
+
+
+# What is given for a transformation, and what is said of it.
+NO_TRANSFORMATIONS = {
+    "factory in a chain": (lambda: fx.chain(fx.sgd(), fx.adam), "chain: links[1]", "Call it first, as in adam(...)."),
+    "list in a chain": (lambda: fx.chain([fx.sgd()]), "chain: links[0]", "[sgd(lr=0.001)]"),
+    "link without a name": (lambda: fx.named_chain(fx.sgd()), "named_chain: links[0]", "a pair (name, transformation)"),
+    "named factory": (lambda: fx.named_chain(("a", fx.sgd)), "named_chain: 'a'", "Call it first"),
+    "factory for a label": (lambda: fx.partition({"a": fx.sgd}, "a"), "partition: 'a'", "Call it first"),
+    "masked factory": (lambda: fx.masked(fx.sgd, True), "masked: inner", "Call it first"),
+    "factory in multi_steps": (lambda: fx.multi_steps(fx.sgd, 2), "multi_steps: inner", "Call it first"),
+    "step of a factory": (lambda: fx.step(fx.sgd, PARAMS, (), PARAMS), "tx must be", "Call it first"),
+    "injection into what is made": (
+        lambda: fx.inject_hyperparams(fx.sgd()),
+        "takes a factory",
+        "inject_hyperparams(fx",
+    ),
+    "parameters for lr": (lambda: fx.adam(iter([torch.ones(1)]), 0.1), "lr must be", "Parameters go to init"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TRANSFORMATIONS)
+def test_what_is_no_transformation(name):
+    call, *parts = NO_TRANSFORMATIONS[name]
+    with pytest.raises(TypeError) as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("make", [fx.optim.AdamW, lambda params: fx.optim.TransformOptimizer(params, fx.adamw())])
+def test_a_checkpoint_of_a_larger_model_is_refused_before_anything_is_written(make):
+    """torch's own kernels write where they are told to."""
+    saved, model = torch.nn.Linear(64, 64), torch.nn.Linear(64, 2)
+    optimizers = [make(module.parameters()) for module in (saved, model)]
+    for module, optimizer in zip((saved, model), optimizers):
+        module(torch.ones(64)).sum().backward()
+        optimizer.step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises((RuntimeError, ValueError), match=r"exp_avg.* has shape .*\(2, 64\)|\(64, 64\)"):
+        optimizers[1].step()
+    assert_equal([p.detach() for p in model.parameters()], before)
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -138,16 +138,19 @@ ATOMIC = {
 }
 
 
+FAULTS = ["no parameters", "a state of other parameters", "a state of other shapes", "a gradient of another shape"]
+
+
 @pytest.mark.parametrize("tx", ATOMIC.values(), ids=ATOMIC.keys())
-@pytest.mark.parametrize("fault", ["no parameters", "a state of other parameters", "a gradient of another shape"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_call_changes_nothing(tx, fault):
     """Not even the parts that come before the one at fault."""
     params = {"a": torch.ones(2), "b": torch.ones(3)}
     grads, state = random_like(params), tx.init(params)
     if fault == "no parameters":
         arguments = (grads, state, None)
-    elif fault == "a state of other parameters":
-        state = tx.init({**params, "b": None})
+    elif "a state" in fault:
+        state = tx.init({**params, "b": None if "parameters" in fault else torch.ones(4)})
         arguments = (grads, state, params)
     else:
         grads["b"] = torch.ones(2)
@@ -156,6 +159,15 @@ def test_a_failed_call_changes_nothing(tx, fault):
     with pytest.raises(ValueError):
         tx.update(*arguments, inplace=True)
     assert_equal(arguments, before)
+
+
+@rows(EVERYTHING)
+def test_a_gradient_whose_elements_share_memory(row):
+    """As that of a sum: it is given up, but it cannot be written over."""
+    tx, params = fx.chain(row(**row.richest), fx.monitor()), {"w": row.randn(3, 3)}
+    grads = {"w": torch.ones(()).expand_as(params["w"])}
+    expected = tx.update(clone(grads), tx.init(params), params)
+    assert_equal(tx.update(grads, tx.init(params), params, inplace=True), expected)
 
 
 @cases(EVERYTHING, executors=True)

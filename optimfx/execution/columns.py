@@ -17,8 +17,6 @@ ABSENT = ()
 """Stands in a state where there is nothing to remember: a tree without leaves, which torch.vmap, unlike ``None``, lets
 a function return."""
 
-_NO_ELEMENTS = torch.empty(0)
-
 
 def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
     """The columns as a state; a slot that no leaf keeps is ``ABSENT`` as a whole."""
@@ -53,8 +51,9 @@ def columns_of(
     for i, grad in enumerate(grads):
         if grad is None:
             continue
-        tree.check_leaf(grad, spec, i, "updates")
-        if params is not None:
+        if params is None:
+            tree.check_leaf(grad, spec, i, "updates")
+        else:
             tree.check_counterpart(reference[i], grad, spec, i, ("params", "updates"))
         for column, field, name in zip(columns, state, names):
             # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
@@ -74,7 +73,7 @@ def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:
     """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not update.rule.elementwise:
         return []
-    slots = update.rule.init(_NO_ELEMENTS, **{name: hyper[name] for name in update.rule.init_names})
+    slots = update.rule.init(torch.empty(0), **{name: hyper[name] for name in update.rule.init_names})
     return [name for name, slot in zip(update.rule.slots, slots) if slot is not None]
 
 

@@ -46,3 +46,15 @@ class Leaves(NamedTuple):
             [self.grads[i] for i in pick],
             [[column[i] for i in pick] for column in self.slots],
         )
+
+
+def misshapen(leaves: Leaves) -> dict[int, int]:
+    """The slots that do not have the shapes of the leaves, and the place of the first that does not."""
+    shapes = [None if grad is None else grad.shape for grad in leaves.grads]
+    found = {}
+    for k, column in enumerate(leaves.slots):
+        pairs = enumerate(zip(column, shapes))
+        place = next((i for i, (t, shape) in pairs if t is not None and shape not in (None, t.shape)), None)
+        if place is not None:
+            found[k] = place
+    return found

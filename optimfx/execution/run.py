@@ -15,7 +15,7 @@ from optimfx.execution.columns import columns_of, state_of
 from optimfx.execution.counts import Columns, donate, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
 from optimfx.execution.known import recognized
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.leaves import Leaves, misshapen
 from optimfx.execution.select import norm_of, select
 from optimfx.execution.storage import kept_as
 from optimfx.tree import PyTree
@@ -66,7 +66,10 @@ def run(
     """
     taken = [columns_of(link, updates, state, params) for link, state in zip(links, states)]
     first, _, spec = taken[0]
-    leaves = Leaves(first.params, first.grads, [slot for each, _, _ in taken for slot in each.slots])
+    # A gradient whose elements share memory, as that of a sum does, cannot be written over.
+    grads = first.grads if stepping or not inplace else list(map(_written_over, first.grads))
+    leaves = recognized(Leaves(first.params, grads, [slot for each, _, _ in taken for slot in each.slots]))
+    _check_shapes(links, leaves, spec)
     shared = [column for _, before, _ in taken for column in before]
     with modes.donating(inplace):
         runs = runs_of(shared, [i for i, grad in enumerate(leaves.grads) if grad is not None])
@@ -92,6 +95,11 @@ def run(
     return tree.unflatten(spec, results), states
 
 
+def _written_over(grad: Any) -> Any:
+    shares = grad is not None and grad.layout is torch.strided and 0 in grad.stride()
+    return grad.contiguous() if shares else grad
+
+
 def _next(before: Columns, run: list[int]) -> tuple[Any, ...]:
     """What a run's leaves share at its next step: the count with it, and the scalars carried to it."""
     count, *carried = [column[run[0]] for column in before] or [None]
@@ -101,9 +109,12 @@ def _next(before: Columns, run: list[int]) -> tuple[Any, ...]:
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
     leaves, _, spec = columns_of(update, updates, state, params)
+    _check_shapes([update], leaves, spec)
     scalars = first_step(update).scalars
-    _check_params(update, scalars, params)
-    _check_layout(update, scalars, leaves.grads, [i for i, grad in enumerate(leaves.grads) if grad is not None], spec)
+    live = [i for i, grad in enumerate(leaves.grads) if grad is not None]
+    if live:
+        _check_params(update, scalars, params)
+    _check_layout(update, scalars, leaves.grads, live, spec)
 
 
 def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
@@ -115,6 +126,19 @@ def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -
 def _check_params(update: Any, scalars: Any, params: PyTree | None) -> None:
     if params is None and update.rule.reads_param(scalars):
         raise ValueError(f"{update.name} needs the parameters here: call update(updates, state, params).")
+
+
+def _check_shapes(links: Sequence[Any], leaves: Leaves, spec: PyTreeSpec) -> None:
+    """Refuse slots of other shapes: a kernel would write beside them."""
+    names = [(link, name) for link in links for name in link.rule.slots]
+    for k, i in leaves.known(misshapen).items():
+        link, name = names[k]
+        if link.rule.elementwise:
+            raise ValueError(
+                f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(leaves.slots[k][i].shape)}, but "
+                f"{tree.path(spec, i, 'updates')} has shape {tuple(leaves.grads[i].shape)}: give the state that "
+                f"{link.name}'s init makes for these parameters."
+            )
 
 
 def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[int], spec: PyTreeSpec) -> None:
@@ -167,7 +191,6 @@ def execute(
     layout and dtypes. A run of all leaves may have steps whose scalars are vectors, a number for each leaf.
     """
     groups: dict[Any, list[int]] = {}
-    leaves = recognized(leaves)
     kinds = leaves.known(_kinds)
     for run, place in zip(runs, places):
         if kinds is None:

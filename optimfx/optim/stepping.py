@@ -13,7 +13,8 @@ from optimfx.base import RuleUpdate
 from optimfx.execution import flat
 from optimfx.execution.columns import needed
 from optimfx.execution.hyper import resolve
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.known import recognized
+from optimfx.execution.leaves import Leaves, misshapen
 from optimfx.execution.run import execute, steps_of
 from optimfx.optim.amp import Scaling
 from optimfx.optim.scalars import Scalars
@@ -108,6 +109,9 @@ def step(
     leaves = Leaves(params, grads, slots)
     if rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
+    leaves = recognized(leaves)
+    if rule.elementwise:
+        _check_shapes(rule.slots, leaves)
     if differentiable:
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
@@ -126,6 +130,15 @@ def step(
                 each.write(value)
             else:
                 Scalars(own).write(value)
+
+
+def _check_shapes(names: Sequence[str], leaves: Leaves) -> None:
+    for k, i in leaves.known(misshapen).items():
+        raise RuntimeError(
+            f"{names[k]} of a parameter of shape {tuple(leaves.params[i].shape)} has shape "
+            f"{tuple(leaves.slots[k][i].shape)}: the state is another parameter's. Load a checkpoint of this "
+            f"model, or begin anew with optimizer.state.clear()."
+        )
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
