@@ -38,9 +38,14 @@ def differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def donating(inplace: bool) -> AbstractContextManager[object]:
+def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
     """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
-    return torch.no_grad() if inplace and not tracing() else nullcontext()
+    if torch.compiler.is_compiling():
+        # Dynamo does not say whether a transform is at work; but in one, no leaf requires gradients.
+        records = not any(p is not None and p.is_leaf and p.requires_grad for p in params)
+    else:
+        records = torch._C._functorch.peek_interpreter_stack() is not None or forward_mode()
+    return torch.no_grad() if inplace and not records else nullcontext()
 
 
 def number(x: Any) -> Any:

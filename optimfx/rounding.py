@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from optimfx import modes
+
 
 def rounded(x: Any, dtype: torch.dtype) -> Any:
-    """``x`` as a tensor of this dtype would store it, in its own dtype."""
+    """``x`` as a tensor of this dtype would store it, in its own dtype; the derivative is 1."""
     if has_torch_function_unary(x):
         return handle_torch_function(rounded, (x,), x, dtype)
     if x.dtype == dtype:
         return x
     # Inductor drops a cast that is taken back, unless something is done with its bits.
     bits = x.to(dtype).view(torch.int16 if dtype.itemsize == 2 else torch.int32)
-    return (bits & -1).view(dtype).to(x.dtype)
+    return _differentiable(x, (bits & -1).view(dtype).to(x.dtype))
 
 
 def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> Any:
@@ -42,7 +44,14 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
     noise = _mixed(noise ^ (bits.long() & _LOW)) & 0xFFFF
     # What is cut off, plus as much at random, carries into the last bit that is kept as often as it is large.
     up = ((bits.long() + noise) & ~0xFFFF).int().view(torch.float32)
-    return torch.where(x.isfinite(), up.to(x.dtype), x)
+    return _differentiable(x, torch.where(x.isfinite(), up.to(x.dtype), x))
+
+
+def _differentiable(x: Tensor, image: Tensor) -> Tensor:
+    """The image, which bits were made into, with the derivative of a cast."""
+    if not (modes.tracing() or modes.differentiated(x)):
+        return image
+    return torch.where(image.isfinite(), image + (x - x.detach()), image)
 
 
 _LOW = 0xFFFFFFFF

@@ -31,7 +31,7 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
     for i, (param, increment) in enumerate(zip(old, increments)):
         if increment is not None:
             tree.check_counterpart(param, increment, spec, i, ("params", "updates"))
-    with modes.donating(inplace):
+    with modes.donating(inplace, old):
         new = [p if u is None else added(p, u, inplace) for p, u in zip(old, increments)]
     return tree.unflatten(spec, new)
 

@@ -2,12 +2,14 @@
 
 import inspect
 import shutil
+from contextlib import nullcontext
 from functools import partial
 
 import optree
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, each_value, rows
+from torch.utils.flop_counter import FlopCounterMode
 from trees import assert_equal, leaves, params_like, random_like, stack
 
 import optimfx as fx
@@ -137,11 +139,15 @@ def test_a_vmapped_step_compiles(inplace, fresh_compiler):
         return torch.vmap(lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))(grads, state, params)
 
     def run(step):
-        state = torch.vmap(tx.init)(stack(members))
+        params, state = stack(members), torch.vmap(tx.init)(stack(members))
         state.hyperparams["lr"] = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
-        return step(stack(gradients), state, stack(members))
+        for _ in range(3):
+            params, state = step(stack(gradients), state, params)
+        return params, state
 
     assert_equal(run(compiled(step)), run(step), **CLOSE)
+    # The counts that vmap(init) makes are views of one number for all members; those of a step are not.
+    assert fresh_compiler["stats"]["unique_graphs"] <= 2
 
 
 @rows()
@@ -157,6 +163,62 @@ def test_in_place(row, fresh_compiler):
         assert (given is after) == (given.dim() > 0)  # torch.compile loses writes to 0-d float64 tensors
         assert given.dim() == 0 or torch.equal(given, after)
 
+
+@pytest.mark.parametrize("tx", [fx.sgd(), fx.adam()], ids=["no slots", "a slot that is not kept"])
+def test_a_tuple_of_parameters(tx, fresh_compiler):
+    params = torch.randn(3, 2), torch.randn(2)
+    grads, state = random_like(params), tx.init(params)
+    result = compiled(lambda g, s, p: fx.step(tx, g, s, p))(grads, state, params)
+    assert_equal(result, fx.step(tx, grads, state, params), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("surrounded", ["eager", "compiled", "dispatched"])
+def test_in_place_on_parameters_that_require_gradients(surrounded, fresh_compiler):
+    """As ``dict(model.named_parameters())`` has them: a step in place records nothing."""
+    tx, params = fx.adamw(lr=0.1), {"w": torch.ones(3, requires_grad=True)}
+    grads, state = {"w": torch.ones(3)}, tx.init(params)
+    expected, _ = fx.step(tx, grads, state, {"w": torch.ones(3)})
+
+    def step(grads, state, params):
+        return fx.step(tx, grads, state, params, inplace=True)
+
+    with FlopCounterMode(display=False) if surrounded == "dispatched" else nullcontext():
+        (compiled(step, "aot_eager") if surrounded == "compiled" else step)(grads, state, params)
+    assert_equal(params["w"].detach(), expected["w"], rtol=1e-6, atol=0)
+    assert params["w"].is_leaf and params["w"].requires_grad
+
+
+def test_in_place_within_a_derivative(fresh_compiler):
+    """Buffers are given up, but not the gradient."""
+
+    def after(lr, p):
+        tx = fx.sgd(lr=lr)
+        return fx.step(tx, {"w": p["w"] * 2}, tx.init(p), {"w": p["w"].clone()}, inplace=True)[0]["w"].sum()
+
+    given = torch.tensor(0.1), {"w": torch.ones(3)}
+    derivative = torch.func.grad(after, argnums=(0, 1))
+    assert_equal(compiled(derivative)(*given), derivative(*given), rtol=1e-6, atol=0)
+    assert_equal(derivative(*given)[0], torch.tensor(-6.0))
+
+
+def test_an_injected_number_does_not_recompile_the_step_of_an_optimizer(fresh_compiler):
+    """A schedule of its own, then one that is driven: Dynamo takes the first number for a constant, and no other."""
+    for tx, driven in ((fx.inject_hyperparams(fx.sgd)(lr=lambda step: 0.1 / (step + 1)), False), (INJECTED, True)):
+        param = torch.ones(2, requires_grad=True)
+        param.grad = torch.ones(2)
+        optimizer = fx.optim.TransformOptimizer([param], tx)
+        optimizer.step()
+        torch.compiler.reset()
+        fresh_compiler.clear()
+        step = compiled(lambda optimizer=optimizer: optimizer.step())
+        for i in range(6):
+            if driven:
+                optimizer.param_groups[0]["lr"] = 0.1 / (i + 2)
+            step()
+        assert fresh_compiler["stats"]["unique_graphs"] <= 2
+
+
+INJECTED = fx.inject_hyperparams(fx.sgd)(lr=0.1)
 
 PARTITIONED = {
     "by a tree": {"w": "a", "layers": ["b", ("a", {"b": "b"})], "none": "b"},

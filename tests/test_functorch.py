@@ -4,6 +4,7 @@ import optree
 import pytest
 import torch
 from catalogue import ALGORITHMS, LINKS, cases, each_value, once_maximized, rows
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from trees import assert_equal, leaves, random_like, stack
 
@@ -226,3 +227,29 @@ def test_second_moment_of_zero_has_a_finite_derivative_with_eps_root():
     p = torch.ones(2)
     assert torch.func.grad(after)(p, 0.0).isnan().all()
     assert_equal(torch.func.grad(after)(p, 1e-8), torch.ones(2))
+
+
+def test_where_all_gradients_are_0_the_derivative_of_clipping_is_finite():
+    """One model in a vmap whose loss is flat must not turn into nan."""
+    slope = torch.tensor([1.0, 2.0])
+
+    def after(p):
+        tx = fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(lr=0.1))
+        state = tx.init(p)
+        for _ in range(2):
+            p, state = fx.step(tx, torch.func.grad(lambda p: (slope * p).relu().sum())(p), state, p)
+        return (slope * p).relu().sum()
+
+    derivative = torch.vmap(torch.func.grad(after))(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    assert_equal(derivative, torch.stack([slope, torch.zeros(2)]))
+
+
+@rows([row for row in EVERYTHING if not row.evaluates])  # which looks at a value, and a fake tensor has none
+@pytest.mark.parametrize("options", [0, -1], ids=["default", "richest"])
+def test_fake_tensors(row, options):
+    """What estimates memory and time runs a step on tensors without elements."""
+    with FakeTensorMode():
+        params = {"w": row.randn(3, 2), "b": row.randn(2)}
+        tx = row(**row.options[options])
+        stepped, _ = fx.step(tx, random_like(params), tx.init(params), params)
+        assert stepped["w"].shape == params["w"].shape

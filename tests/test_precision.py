@@ -116,13 +116,28 @@ def test_one_step_is_one_however_it_is_run():
     assert torch.equal(compiled(grads, params), alone)
 
 
-def test_a_derivative_passes_the_rounding():
-    tx = fx.chain(fx.sgd(lr=0.5), fx.stochastic_rounding())
+@pytest.mark.parametrize("link", [fx.kahan, fx.master_params, fx.stochastic_rounding])
+@pytest.mark.parametrize("stepping", [True, False], ids=["step", "update"])
+def test_a_derivative_passes_the_rounding(link, stepping):
+    """As through a cast: with respect to the rate and the parameters, that of the plain steps but for roundings."""
 
-    def moved(p):
-        return fx.step(tx, p * p / 2, tx.init(p), p)[0].sum()
+    def after(links, lr, p):
+        tx, q = fx.chain(fx.sgd(lr=lr), *links), p
+        state = tx.init(p)
+        for _ in range(2):
+            if stepping:
+                q, state = fx.step(tx, q * q / 2, state, q)
+            else:
+                updates, state = tx.update(q * q / 2, state, q)
+                q = fx.apply_updates(q, updates)
+        return q.float().square().sum()
 
-    assert torch.equal(torch.func.grad(moved)(torch.tensor([2.0], dtype=BF16)), torch.tensor([0.0], dtype=BF16))
+    given = torch.tensor(0.1), torch.tensor([1.0, 2.0, -3.0], dtype=BF16)
+    expected = torch.func.grad(after, argnums=(1, 2))([], *given)
+    derivative = torch.func.grad(after, argnums=(1, 2))([link()], *given)
+    for got, plain in zip(derivative, expected):
+        assert plain.ne(0).all()
+        torch.testing.assert_close(got, plain, rtol=2**-6, atol=0)  # two steps of bfloat16, each rounded to 2^-8
 
 
 @pytest.mark.parametrize("seed", [-1, 2**24, 0.5, None])

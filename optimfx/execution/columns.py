@@ -90,4 +90,4 @@ def _check_slots(update: Any, state: PyTree) -> None:
 
 
 def _absent(entry: Any) -> bool:
-    return isinstance(entry, tuple) and not entry
+    return isinstance(entry, tuple) and len(entry) == 0  # Dynamo cannot trace `not` of a tuple of tensors

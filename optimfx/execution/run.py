@@ -71,7 +71,7 @@ def run(
     leaves = recognized(Leaves(first.params, grads, [slot for each, _, _ in taken for slot in each.slots]))
     _check_shapes(links, leaves, spec)
     shared = [column for _, before, _ in taken for column in before]
-    with modes.donating(inplace):
+    with modes.donating(inplace, leaves.params):
         runs = runs_of(shared, [i for i, grad in enumerate(leaves.grads) if grad is not None])
         counts = [[_next(before, run) for run in runs] for _, before, _ in taken]
         plans = [steps_of(link, leaves.grads, each) for link, each in zip(links, counts)]

@@ -136,7 +136,8 @@ class Hyperparam(NamedTuple):
     def read(self, group: Group) -> Tensor:
         """The group's number as the state has it."""
         value = group[self.key] if self.place is None else group[self.key][self.place]
-        return torch.as_tensor(value, dtype=self.like.dtype, device=self.like.device)
+        # Of a number, Dynamo would make a constant of as_tensor, and compile anew for another.
+        return value.to(self.like) if isinstance(value, Tensor) else torch.full_like(self.like, value)
 
     def write(self, group: Group, value: Tensor) -> None:
         """Show the state's number in the group."""

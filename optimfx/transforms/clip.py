@@ -51,7 +51,9 @@ def clip_by_value(clip_value: Hyper) -> GradientTransformation:
 
 
 def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Tensor) -> Scale:
-    return Scale(ops.where(global_norm > max_norm, max_norm / global_norm, 1))
+    over = global_norm > max_norm
+    # Of what is not chosen too, the derivative must be finite.
+    return Scale(ops.where(over, max_norm / ops.where(over, global_norm, 1), 1))
 
 
 CLIP_NORM = Rule(SCALE.leaf, norm_scalars, sparse=lambda s: True)
