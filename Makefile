@@ -46,7 +46,7 @@ bench: $(VENV)/.installed
 gpu: export PYTHONPATH = .
 gpu: $(if $(filter $(VENV)/bin,$(BIN)),$(VENV)/.installed)
 	@$(BIN)/python -c "import torch; exit(not torch.cuda.is_available())" || { echo "$(NO_GPU)"; exit 1; }
-	$(BIN)/python -m pytest -q -m cuda
+	$(BIN)/python -m pytest -q -n 4 -m cuda tests/test_cuda_*.py tests/test_optim_capture.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/readme.py gpu
 

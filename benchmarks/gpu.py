@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def measure(algorithm: Algorithm, workload: str, dtype: str, device: str, limit:
         try:
             method = Timed(name, make(), clock=clock)
             method.seconds()  # what is compiled, is compiled
-        except RuntimeError as error:
+        except Exception as error:  # of Triton's compiler, too
             missing[name] = str(error).partition("\n")[0]
             continue
         methods.append(method)
@@ -78,8 +79,8 @@ def measure(algorithm: Algorithm, workload: str, dtype: str, device: str, limit:
     }
 
 
-def run(options: argparse.Namespace, limit: float, console: Console) -> list[Cell]:
-    """Every cell; what was measured is shown as soon as a workload is done."""
+def run(options: argparse.Namespace, limit: float, console: Console, keep: Callable[[list[Cell]], None]) -> list[Cell]:
+    """Every cell; what was measured is shown, and kept, as soon as a workload is done."""
     cells: list[Cell] = []
     columns = TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace, limit: float, console: Console) -> list[Cel
             if part:
                 console.print(device_table(part, f"{workload}, {dtype}", METHODS))
             cells += part
+            keep(cells)
     return cells
 
 
@@ -130,12 +132,16 @@ def main() -> None:
     limit = copy_bandwidth(options.device, COPIED[device])
     console.print(f"A copy reads and writes {limit / 1e9:.0f} GB/s.")
     out = options.out or path_of("gpu", device=options.device)
-    new = run(options, limit, console)
-    cells = merged((load(out) or {"cells": []})["cells"], new)
+    old = (load(out) or {"cells": []})["cells"]
+
+    def keep(new: list[Cell]) -> None:
+        save(out, options.device, copy_gigabytes_per_second=limit / 1e9, cells=merged(old, new))
+
+    new = run(options, limit, console, keep)
+    cells = merged(old, new)
     for cell in new:
         for method, reason in cell["missing"].items():
             console.print(f"{cell['algorithm']}, {cell['workload']}, {cell['dtype']}: no {method}: {reason}")
-    save(out, options.device, copy_gigabytes_per_second=limit / 1e9, cells=cells)
     console.print(str(out), soft_wrap=True)
     if any(map(ratios, cells)):  # there is something of torch's to compare with
         picture = out.with_suffix(".png")

@@ -44,10 +44,11 @@ class Chain(Stepper):
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
     ) -> tuple[PyTree, State]:
-        if inplace:
+        passes = self._passes(updates)
+        if inplace and len(passes) > 1:  # one checks what it is given before it writes
             self.check(updates, state, params)
         before, after = self._states(state), []
-        for begin, end in self._passes(updates):
+        for begin, end in passes:
             meets = {"stepping": stepping and end == len(self.links), "inplace": inplace}
             if end - begin > 1:
                 rules = [link.update for link in self.links[begin:end]]

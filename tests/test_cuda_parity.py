@@ -169,7 +169,7 @@ def assert_steps_alike(ours, theirs):
 
 
 @functools.cache
-def has_kernel(theirs):
+def torch_has_kernel(theirs):
     """Whether torch has one of its own for this class here; for Adagrad, not all versions have."""
     p = torch.nn.Parameter(randn(1))
     p.grad = torch.ones_like(p)
@@ -185,7 +185,7 @@ def torchs(cls, params, flags):
     theirs = getattr(torch.optim, cls.__name__, None)
     if theirs is None:
         return cls(params, foreach=False)
-    return theirs(params, **(flags if has_kernel(theirs) else {}))
+    return theirs(params, **(flags if torch_has_kernel(theirs) else {}))
 
 
 @by_class
@@ -198,7 +198,7 @@ def test_a_class_equals_torchs(cls, flags):
 @pytest.mark.parametrize("dtype", [F64, BF16, F16], ids=str)
 @pytest.mark.parametrize("name", sorted(TORCHS))
 def test_a_fused_class_equals_torchs_fused_in_other_dtypes(name, dtype):
-    if not has_kernel(getattr(torch.optim, name)):
+    if not torch_has_kernel(getattr(torch.optim, name)):
         pytest.skip(f"needs a torch with a CUDA kernel for {name}; {torch.__version__} has none")
     params = parameters(dtype)
     # In float16, a second moment and an eps of 1e-8 are both 0.

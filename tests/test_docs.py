@@ -18,19 +18,29 @@ sys.path.insert(0, str(DOCS / "generate"))
 import coming_from  # noqa: E402
 import docstrings  # noqa: E402
 import pages  # noqa: E402
+import programs  # noqa: E402
 
 WITH_CODE = [path for path in sorted(DOCS.rglob("*.md")) if paste.blocks(path.read_text())]
 PUBLIC = [f"{module}.{name}".lstrip(".") for module, names in docstrings.public_names().items() for name in names]
 TABLES = [(library, module) for library, (_, _, tables) in coming_from.LIBRARIES.items() for module in tables]
 
 
+# torch.distributed.optim, of ZeRO, is still scripted.
+@pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
 def test_every_block_runs(path, fresh_compiler):
     paste.run(path)
 
 
 def test_the_pages_with_code_are_found():
-    assert {path.stem for path in WITH_CODE} >= {"quickstart", "functions", "one-graph", "classes", "own-rule"}
+    assert {path.stem for path in WITH_CODE} >= {
+        "quickstart",
+        "functions",
+        "one-graph",
+        "classes",
+        "own-rule",
+        "how-do-i",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +133,13 @@ def test_the_site_builds(tmp_path):
         assert Path(tmp_path / asset).stat().st_size > 10_000
     page = (tmp_path / "algorithms" / "adamw" / "index.html").read_text()
     assert '<div class="arithmatex">' in page and "paths/adamw.svg" in page
+    for shown in ("<code>fx.step(inplace=True)</code>", 'href="../benchmarks/results/'):
+        assert shown in (tmp_path / "speed" / "index.html").read_text()
+
+
+def test_notebooks_and_examples_have_pages():
+    """With their pictures, and links to each other's pages."""
+    page = programs.notebooks()["notebooks/01_from_torch_optim_to_pure_functions.md"]
+    assert "](data:image/png;base64," in page and "](02_a_thousand_learning_rates_at_once.md)" in page
+    assert "](../examples/migration.md)" in page and ".ipynb" not in page
+    assert programs.examples()["examples/digits.md"].startswith("# digits.py\n\n```python\n")

@@ -58,7 +58,7 @@ TORCH = {
     "torch.optim.lr_scheduler": """
         LRScheduler | optim.lr_scheduler.LRScheduler | As a function: any function of the step.
         LambdaLR | optim.lr_scheduler.LambdaLR schedules.lambda_schedule |
-        MultiplicativeLR | optim.lr_scheduler.MultiplicativeLR schedules.multiplicative | The function wants \
+        MultiplicativeLR | optim.lr_scheduler.MultiplicativeLR schedules.multiplicative | The function needs \
             `total_steps`.
         StepLR | optim.lr_scheduler.StepLR schedules.step_decay |
         MultiStepLR | optim.lr_scheduler.MultiStepLR schedules.multi_step |
@@ -108,12 +108,12 @@ OPTAX = {
             the step.
         adabelief | adabelief |
         adadelta | adadelta |
-        adafactor | adafactor | torch's definition: another `eps`, another learning rate.
+        adafactor | adafactor | torch's definition: a different `eps` and learning rate.
         adagrad | adagrad | `eps` outside the root, and a sum that begins at 0.
         adam | adam |
         adamax | adamax |
         adamaxw | | `adamax` adds its decay to the gradient.
-        adamw | adamw | The default decay is 1e-2.
+        adamw | adamw | The default decay is 1e-2. For `mask`: `partition`.
         adan | adan |
         amsgrad | adam | `amsgrad=True`; the maximum is taken before the bias correction.
         lamb | lamb |
@@ -213,8 +213,8 @@ OPTAX = {
     "optax.contrib": """
         ademamix ScaleByAdemamixState scale_by_ademamix | ademamix |
         adopt scale_by_adopt | adopt | `clip` is `use_clipping`.
-        muon scale_by_muon MuonState MuonDimensionNumbers | muon | torch's definition: another average. Other \
-            leaves: `partition`.
+        muon scale_by_muon MuonState MuonDimensionNumbers | muon | torch's definition: a different average. For \
+            other leaves: `partition`.
         reduce_on_plateau ReduceLROnPlateauState | optim.lr_scheduler.ReduceLROnPlateau inject_hyperparams | As a \
             class; or replace `state.hyperparams["lr"]`.
         split_real_and_imaginary SplitRealAndImaginaryState | | Not needed: complex parameters step as pairs of \
@@ -225,7 +225,7 @@ OPTAX = {
         StatefulSchedule | | A schedule is a function of the step.
     """,
     "optax.transforms": "* | |",
-    "optax.microbatching": "* | | Sum up gradients in the loop.",
+    "optax.microbatching": "* | | Sum up gradients in the loop, or with `fx.multi_steps`.",
     "optax.losses": "* | | `torch.nn.functional` has losses.",
     "optax.tree": "* | | `torch.utils._pytree` and `optree` map over trees; `fx.global_norm` is a tree's 2-norm.",
     "optax.tree_utils": "* | | The same.",

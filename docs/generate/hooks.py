@@ -6,6 +6,7 @@ from typing import Any
 import coming_from
 import pages
 import paths
+import programs
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -20,6 +21,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "algorithms/": ["algorithms/index.md", *[{name: f"algorithms/{name}.md"} for name in pages.algorithms()]],
         "coming-from/": [{library.name: f"coming-from/{name}.md"} for name, library in coming_from.LIBRARIES.items()],
         "reference/": ["reference/index.md", *[{title: f"reference/{name}.md"} for name, title in pages.API.items()]],
+        "notebooks/": [*programs.notebooks()],
+        "examples/": [*programs.examples()],
     }
     config.nav = [
         {title: [page for entry in entries for page in inside.get(str(entry), [entry])]}
@@ -31,7 +34,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is not in the folder."""
-    made: dict[str, str | bytes] = {}
+    made: dict[str, str | bytes] = {**programs.notebooks(), **programs.examples()}
     for name in pages.algorithms():
         path = paths.path_of(name)
         made[f"assets/paths/{name}.svg"] = paths.drawing(path)
@@ -45,6 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         made[f"coming-from/{name}.md"] = coming_from.page(name)
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content))
+    for uri, path in programs.pictures():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
     for file in files_of("django-static-mathjax") or []:
         within = file.as_posix().partition("/static/mathjax/")[2]
         if within.startswith(MATHJAX):

@@ -121,7 +121,7 @@ def reference() -> dict[str, list[str]]:
         if inspect.ismodule(getattr(fx, name)) or name in algorithms():
             continue
         kind = "links" if where.startswith("transforms.") else "functions"
-        pages["combinators" if where in ("combine", "inject") else kind].append(name)
+        pages["combinators" if where in ("combine", "inject", "multi_steps") else kind].append(name)
     for module in ("schedules", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops"):
         names = [f"{module}.{name}" for name in public_names()[module]]
         pages[module.rpartition(".")[2]] += [name for name in names if not inspect.ismodule(at(name))]
@@ -174,7 +174,7 @@ def readme(heading: str) -> str:
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"README.md has no section {heading!r}.")
-    return found[1].replace("](docs/", "](").strip()
+    return linked(found[1]).strip()
 
 
 def readme_table(first_cell: str) -> str:
@@ -182,7 +182,13 @@ def readme_table(first_cell: str) -> str:
     found = re.search(rf"^\| {re.escape(first_cell)} \|.*\n(?:\|.*\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
     if found is None:
         raise ValueError(f"README.md has no table that begins with {first_cell!r}.")
-    return found[0].replace("](docs/", "](")
+    return linked(found[0])
+
+
+def linked(text: str) -> str:
+    """A text of the repository with its links as they are in the site: what is in docs/ is at the root there."""
+    text = re.sub(r"\]\(((?:\.\./)?)docs/", r"](\1", text).replace("README.md)", "index.md)")
+    return re.sub(r"(\]\([\w./]+)\.(?:ipynb|py)\)", r"\1.md)", text)
 
 
 def with_snippets(text: str) -> str:

@@ -125,4 +125,5 @@ def _split(step: Step, leaves: Leaves) -> tuple[list[int], list[int]]:
 
 def _call(step: Step, columns: Sequence[Any]) -> None:
     params, grads, *slots = [[] if column[0] is None else column for column in columns]
-    CALLS[step.rule.aten](step, params, grads, slots, [torch.tensor(float(step.count))] * len(grads))
+    count = torch.tensor(float(step.count), dtype=torch.float32, device="cpu")
+    CALLS[step.rule.aten](step, params, grads, slots, [count] * len(grads))

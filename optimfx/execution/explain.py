@@ -34,7 +34,7 @@ class Explanation(list[Row]):
 
 
 def explain(tx: Any, params: PyTree) -> Explanation:
-    """Which executor a step of these parameters in place takes, and why not one that is preferred to it.
+    """Which executor an in-place step of these parameters uses, and why a preferred one is not.
 
     Args:
         tx: any transformation; the links of a chain that run as one are shown as one.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optimfx.execution.storage import real
-from optimfx.modes import number
+from optimfx.modes import number, tracing
 
 
 def tensor_like(x: Any, like: Tensor) -> Tensor:
@@ -51,16 +51,23 @@ def is_own(steps: Steps) -> bool:
 
 def own(steps: Steps, places: Any) -> Steps:
     """The steps of the leaf at one of the places, or of the leaves at several."""
+    vectors = [x for x in flat_scalars([step.scalars for step in steps]) if _is_vector(x)]
+    index = _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing() else places
 
     def at(x: Any) -> Any:
         if isinstance(x, tuple):
             return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
         if not _is_vector(x):
             return x
-        # An index of several places would be copied to the device, and the host would wait for that.
-        return x[places] if isinstance(places, int) else torch.stack([x[place] for place in places])
+        return torch.stack([x[place] for place in index]) if isinstance(index, list) else x[index]
 
     return tuple([step._replace(scalars=at(step.scalars)) for step in steps])
+
+
+def _index(places: list[int], device: torch.device) -> Tensor:
+    """The places on the device, by a copy for which the host does not wait."""
+    index = torch.tensor(places)
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 
 def typed(steps: Steps, param: Tensor | None) -> Steps:

@@ -133,7 +133,7 @@ def _check_shapes(links: Sequence[Any], leaves: Leaves, spec: PyTreeSpec) -> Non
     names = [(link, name) for link in links for name in link.rule.slots]
     for k, i in leaves.known(misshapen).items():
         link, name = names[k]
-        if link.rule.elementwise:
+        if link.rule.elementwise or link.rule.norms:
             raise ValueError(
                 f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(leaves.slots[k][i].shape)}, but "
                 f"{tree.path(spec, i, 'updates')} has shape {tuple(leaves.grads[i].shape)}: give the state that "

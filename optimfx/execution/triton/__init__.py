@@ -27,7 +27,9 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
     if not build.INSTALLED:
         return "Triton is not installed"
     if not build.serves(leaves.grads[0].device):
-        return "interpreted, which is for the host" if build.INTERPRETED else "not on a GPU"
+        if leaves.grads[0].is_cuda:
+            return "interpreted, which is for the host" if build.INTERPRETED else "Triton finds no C compiler"
+        return "not on a GPU"
     if not all(step.rule.elementwise or step.rule.norms for step in steps):
         return "the rule is not elementwise"
     return leaves.known(_unfit) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
@@ -55,7 +57,5 @@ def _unfit(leaves: Leaves) -> str | None:
     for dtype in {column[0].dtype for column in columns}:
         if dtype.to_real() not in DTYPES:
             return f"no kernel for {dtype}"
-    if len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1:
-        return "leaf and state on different devices"
-    sizes = leaves.known(launch.sizes)
-    return None if all(launch.numels(column) == sizes for column in columns) else "leaf and state of different sizes"
+    several = len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1
+    return "leaf and state on different devices" if several else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import os
+import shutil
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ INSTALLED = find_spec("triton") is not None
 """Whether there is Triton."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs its kernels in Python, on the host; it decides this when it is first imported."""
+COMPILER = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang"))))
+"""Whether there is a C compiler, with which Triton makes what launches its kernels."""
 
 
 def serves(device: torch.device) -> bool:
     """Whether there are kernels for tensors on this device."""
-    return INSTALLED and device.type == ("cpu" if INTERPRETED else "cuda")
+    return INSTALLED and (device.type == "cpu" if INTERPRETED else device.type == "cuda" and COMPILER)
 
 
 class Kernels(NamedTuple):

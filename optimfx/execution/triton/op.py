@@ -16,6 +16,9 @@ from optimfx.execution.triton import build, launch, norm
 from optimfx.execution.triton.kernels import source
 from optimfx.execution.triton.spelling import read
 
+UNSAFE = (torch.Tag.cudagraph_unsafe,)
+"""Inductor runs these ops beside its CUDA graphs: the tables that they keep must not lie in a graph's memory."""
+
 
 def _leaves(
     word: str, params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]
@@ -59,7 +62,7 @@ def _launched(
     return new
 
 
-@torch.library.custom_op("optimfx::update", mutates_args=())
+@torch.library.custom_op("optimfx::update", mutates_args=(), tags=UNSAFE)
 def update(
     word: str,
     stepping: bool,
@@ -73,7 +76,7 @@ def update(
     return _launched(word, params, grads, slots, hyper, stepping=stepping, inplace=False, members=members)
 
 
-@torch.library.custom_op("optimfx::step_", mutates_args=("params", "slots"))
+@torch.library.custom_op("optimfx::step_", mutates_args=("params", "slots"), tags=UNSAFE)
 def step_(word: str, params: list[Tensor], grads: list[Tensor], slots: list[Tensor], hyper: Tensor) -> None:
     """A step in place."""
     _launched(word, params, grads, slots, hyper, stepping=True, inplace=True, members=1)
@@ -104,7 +107,7 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
     return new, [0] * len(new)
 
 
-@torch.library.custom_op("optimfx::global_norm", mutates_args=())
+@torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """The norm of all tensors together."""
     return norm.global_norm(tensors).clone()
