@@ -28,6 +28,28 @@ def _transformed() -> bool:
     )
 
 
+def same(x: Any, y: Any) -> bool:
+    """Whether two are one tensor; ``torch.vmap`` makes a tensor for each place at which it finds one."""
+    if x is y or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return x is y
+    batched, level, dim, unwrapped = (
+        getattr(torch._C._functorch, name)
+        for name in ("is_batchedtensor", "maybe_get_level", "maybe_get_bdim", "get_unwrapped")
+    )
+    if not batched(x):
+        return False
+    while batched(x) and batched(y):
+        if (level(x), dim(x)) != (level(y), dim(y)):
+            return False
+        x, y = unwrapped(x), unwrapped(y)
+    plain = type(x) is Tensor is type(y) and not (x.requires_grad or y.requires_grad)
+    return plain and _memory(x) == _memory(y) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _memory(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
 def forward_mode() -> bool:
     """Whether derivatives are computed along with values."""
     return forward_ad._current_level >= 0

@@ -229,6 +229,36 @@ def test_second_moment_of_zero_has_a_finite_derivative_with_eps_root():
     assert_equal(torch.func.grad(after)(p, 1e-8), torch.ones(2))
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("algorithm", [fx.adamw, fx.nadam], ids=["counts", "carries"])
+def test_leaves_share_their_step_under_vmap(algorithm, levels):
+    """However often they are handed in and out: what depends on the count is computed once for all of them."""
+    asked = []
+    tx = algorithm(lr=lambda step: asked.append(step) or 0.1)
+    init, step = tx.init, lambda grads, state, params: fx.step(tx, grads, state, params)
+    for _ in range(levels):
+        init, step = torch.vmap(init), torch.vmap(step)
+    params = [torch.randn((3,) * levels + (2,)) for _ in range(4)]
+    state = init(params)
+    for _ in range(3):
+        params, state = step(params, state, params)
+    assert len(asked) == 3
+
+
+def test_under_vmap_a_leaf_that_sat_out_keeps_a_step_of_its_own():
+    tx = fx.adamw(lr=0.1)
+    params = [torch.randn(3, 2), torch.randn(3, 2)]
+    alone = params[1:]
+    state, own = torch.vmap(tx.init)(params), torch.vmap(tx.init)(alone)
+    for late in (False, True, True):
+        step = torch.vmap(lambda s, p, late=late: fx.step(tx, [p[0], p[1] if late else None], s, p))
+        params, state = step(state, params)
+        if late:
+            alone, own = torch.vmap(lambda s, p: fx.step(tx, p, s, p))(own, alone)
+    assert state.step[0].tolist() == [3, 3, 3] and state.step[1].tolist() == [2, 2, 2]
+    assert_equal(params[1], alone[0])
+
+
 def test_where_all_gradients_are_0_the_derivative_of_clipping_is_finite():
     """One model in a vmap whose loss is flat must not turn into nan."""
     slope = torch.tensor([1.0, 2.0])

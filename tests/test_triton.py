@@ -117,3 +117,19 @@ def test_importing_and_stepping_does_not_import_triton():
     program = "import sys, torch, optimfx as fx; w = torch.ones(2); fx.step(fx.sgd(), w, fx.sgd().init(w), w)"
     done = run("-c", f"{program}; assert not [name for name in sys.modules if name.partition('.')[0] == 'triton']")
     assert done.returncode == 0, done.stderr
+
+
+@needs_triton
+def test_without_a_c_compiler_there_are_no_kernels(monkeypatch):
+    """Triton would fail at the first launch, where it makes what launches; torch steps there all the same."""
+    device = torch.device("cuda")
+    monkeypatch.setattr(build, "INTERPRETED", False)
+    for found in (True, False):
+        monkeypatch.setattr(build, "COMPILER", found)
+        assert build.serves(device) == found
+
+
+@pytest.mark.parametrize("op", ["update", "step_", "global_norm"])
+def test_inductor_keeps_the_ops_out_of_cuda_graphs(op):
+    """The tables that a launch keeps would lie in the memory of the graph."""
+    assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.optimfx, op).default.tags

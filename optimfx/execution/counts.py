@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from optimfx.modes import same
+
 Columns = list[list[Any]]
 """The step count of each leaf, then each carried scalar of each leaf; nothing for a rule that does not count."""
 
 
 def runs_of(shared: Columns, live: list[int]) -> list[list[int]]:
-    """The live leaves in runs that share everything. Compared by ``is``: torch.compile would guard on an ``id``."""
+    """The live leaves in runs that share everything."""
     runs: list[list[int]] = []
     for i in live:
-        if runs and all(column[i] is column[runs[-1][0]] for column in shared):
+        if runs and all(same(column[i], column[runs[-1][0]]) for column in shared):
             runs[-1].append(i)
         else:
             runs.append([i])
