@@ -80,6 +80,15 @@ _WITH_OUT = _RENAMED | {
 _PLACED = frozenset(_WITH_OUT.values())
 
 
+class Turn(NamedTuple):
+    """A call, and what becomes of its result."""
+
+    call: Call
+    place: int | None  # of the result that it is, which it can be written to right away
+    buffer: int | None  # of scratch memory, if it is not
+    done: Sequence[int]  # values made without a place that nobody needs after this
+
+
 class Player:
     """A tape with a place for each result.
 
@@ -102,36 +111,35 @@ class Player:
         self.inputs = [None if value is None else value.index for value in inputs]
         self.results = [None if value is None else value.index for value in results]
         self.values = tape.values
-        last = {value: len(tape.calls) for value in self.results}
-        for at, call in reversed(list(enumerate(tape.calls))):
-            # A function that is not given a place may hand back what it was given: then that is in use for as long.
-            until = at if call.function in _PLACED else max(at, last.get(call.result, at))
-            for arg in call.args:
-                if isinstance(arg, Value):
-                    last[arg.index] = max(until, last.get(arg.index, at))
-        free: list[int] = []
-        held: dict[int, int] = {}
+        last = _last_uses(tape.calls, self.results)
+
+        def place_of(at: int, call: Call) -> int | None:
+            """The last place that it may be written to: of a result that it is, over an input that is read no more."""
+            places = [
+                place
+                for place, (result, safe, below) in enumerate(zip(self.results, direct, over))
+                if result == call.result and safe and (below is None or last.get(below.index, -1) <= at)
+            ]
+            return places[-1] if places else None
+
+        self.turns: list[Turn] = []
         self.scratch = 0
-        self.plan: list[tuple[Call, int | None, int | None, list[int]]] = []
-        made: set[int] = set()
+        free: list[int] = []
+        held: dict[int, int] = {}  # buffers, by the value that is in them
+        made: set[int] = set()  # values that are in none
         for at, call in enumerate(tape.calls):
-            for value in [value for value in held if last.get(value, at) <= at]:
-                free.append(held.pop(value))
+            free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
             done = [value for value in made if last.get(value, at) <= at]
             made -= set(done)
             place = buffer = None
-            if call.function in _PLACED:
-                for j, (result, safe, below) in enumerate(zip(self.results, direct, over)):
-                    if result == call.result and safe and (below is None or last.get(below.index, -1) <= at):
-                        place = j
-                if place is None:
-                    if not free:
-                        free.append(self.scratch)
-                        self.scratch += 1
-                    buffer = held[call.result] = free.pop()
-            else:
+            if call.function not in _PLACED:
                 made.add(call.result)
-            self.plan.append((call, place, buffer, done))
+            elif (place := place_of(at, call)) is None:
+                if not free:
+                    free.append(self.scratch)
+                    self.scratch += 1
+                buffer = held[call.result] = free.pop()
+            self.turns.append(Turn(call, place, buffer, done))
 
     def play(self, inputs: Sequence[Tensor | None], places: Sequence[Tensor | None], scratch: Sequence[Tensor]) -> None:
         """Compute the results from the inputs and write them to their places."""
@@ -139,7 +147,7 @@ class Player:
         for index, tensor in zip(self.inputs, inputs):
             if index is not None:
                 values[index] = tensor
-        for (function, args, kwargs, result), place, buffer, done in self.plan:
+        for (function, args, kwargs, result), place, buffer, done in self.turns:
             given = [values[arg.index] if type(arg) is Value else arg for arg in args]
             if place is not None:
                 values[result] = function(*given, **kwargs, out=places[place])
@@ -152,3 +160,15 @@ class Player:
         for index, to in zip(self.results, places):
             if index is not None and to is not None and values[index] is not to:
                 to.copy_(values[index])
+
+
+def _last_uses(calls: Sequence[Call], results: Sequence[int | None]) -> dict[int | None, int]:
+    """For each value the place of the last call that reads it; results are read when all is done."""
+    last = {value: len(calls) for value in results}
+    for at, call in reversed(list(enumerate(calls))):
+        # A function that is not given a place may hand back what it was given: then that is in use for as long.
+        until = at if call.function in _PLACED else max(at, last.get(call.result, at))
+        for arg in call.args:
+            if isinstance(arg, Value):
+                last[arg.index] = max(until, last.get(arg.index, at))
+    return last
