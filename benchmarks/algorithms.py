@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,19 +80,27 @@ def pure_methods(algorithm: Algorithm, make_params: Callable[[], list[Tensor]]) 
     """``fx.step`` on a list of tensors, with and without giving up the buffers."""
     tx = algorithm.factory(**algorithm.options)
     for name, inplace in PURE.items():
-        yield _pure_method(name, tx, make_params(), inplace)
+        of = make_params()
+        yield pure_method(name, tx, [p.detach() for p in of], [p.grad for p in of if p.grad is not None], inplace)
 
 
-def _pure_method(name: str, tx: fx.GradientTransformation, of: list[Tensor], inplace: bool) -> Method:
-    given = [p.grad for p in of if p.grad is not None]
-    params: Any = [p.detach() for p in of]
+def pure_method(
+    name: str,
+    tx: fx.GradientTransformation,
+    params: Any,
+    given: list[Tensor],
+    inplace: bool = True,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Method:
+    """``fx.step`` with the gradients that are given, within a context."""
     state = tx.init(params)
     # In place, the gradients are given up too: they are made anew before each step.
     grads = [grad.clone() for grad in given] if inplace else given
 
     def step() -> None:
         nonlocal params, state
-        params, state = fx.step(tx, grads, state, params, inplace=inplace)
+        with within():
+            params, state = fx.step(tx, grads, state, params, inplace=inplace)
 
     def prepare() -> None:
         if inplace:

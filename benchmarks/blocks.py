@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
+from algorithms import pure_method
 from results import path_of, save
 from rich.console import Console
 from rich.progress import track
@@ -32,19 +33,15 @@ THRESHOLDS: dict[str, ModuleType] = {"BLOCK": blocked, "SMALL": flat}
 
 def method(name: str, executor: ModuleType, size: int, **thresholds: int) -> Method:
     """A step over leaves of this size by an executor, with other thresholds."""
-    params: Any = [torch.randn(size) for _ in range(min(1000, ELEMENTS // size))]
+    params = [torch.randn(size) for _ in range(min(1000, ELEMENTS // size))]
     grads = [torch.randn(size) for _ in params]
-    tx = fx.rmsprop()
-    state = tx.init(params)
 
-    def step() -> None:
-        nonlocal params, state
+    def within() -> AbstractContextManager[None]:
         for threshold, value in thresholds.items():
             setattr(THRESHOLDS[threshold], threshold, value)
-        with fx.execution.use(executor.name):
-            params, state = fx.step(tx, grads, state, params, inplace=True)
+        return fx.execution.use(executor.name)
 
-    return Method(name, step)
+    return pure_method(name, fx.rmsprop(), params, grads, within=within)
 
 
 def sweeps() -> Iterator[tuple[str, list[Method]]]:

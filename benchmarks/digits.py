@@ -73,9 +73,14 @@ def _torch_run(of: Problem, init: Any, advance: Any, compiled: bool) -> Run:
         init, step = torch.vmap(init), torch.vmap(step, in_dims=(0, 0, None, None))
     if compiled:
         step = torch.compile(step, fullgraph=True)
-    start = {name: torch.from_numpy(p) for name, p in of.params.items()}
+    return _run(of, init, step, torch.from_numpy)
+
+
+def _run(of: Problem, init: Any, step: Any, array: Callable[[np.ndarray], Any]) -> Run:
+    """All the steps, on what ``array`` makes of the problem's arrays; reading the last value waits for them."""
+    start = {name: array(p) for name, p in of.params.items()}
     first = init(start)
-    batches = of.batches(torch.from_numpy)
+    batches = of.batches(array)
 
     def run() -> float:
         params, state = start, first
@@ -117,15 +122,4 @@ def optax_jit(of: Problem) -> Run:
     init = tx.init
     if of.models > 1:
         init, step = jax.vmap(init), jax.vmap(step, in_axes=(0, 0, None, None))
-    step = jax.jit(step)
-    start = {name: jnp.asarray(p) for name, p in of.params.items()}
-    first = init(start)
-    batches = of.batches(jnp.asarray)
-
-    def run() -> float:
-        params, state = start, first
-        for x, y in batches:
-            params, state, value = step(params, state, x, y)
-        return float(value.mean())  # waits for the last step
-
-    return run
+    return _run(of, init, jax.jit(step), jnp.asarray)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from algorithms import pure_method
 from results import path_of, save
 from rich.console import Console
 from rich.progress import track
@@ -25,19 +26,10 @@ LEAVES = 512
 REFERENCE = "eager"
 
 
-def method(executor: str, given: list[Tensor]) -> Method:
-    """An Adam step by one executor, in place; the gradients, which are given up, are made anew before each."""
-    params: Any = [torch.zeros_like(g) for g in given]
-    grads = [g.clone() for g in given]
-    tx = fx.adam()
-    state = tx.init(params)
-
-    def step() -> None:
-        nonlocal params, state
-        with fx.execution.use(executor):
-            params, state = fx.step(tx, grads, state, params, inplace=True)
-
-    return Method(executor, step, lambda: torch._foreach_copy_(grads, given))
+def method(executor: str, grads: list[Tensor]) -> Method:
+    """An Adam step by one executor, in place."""
+    params = [torch.zeros_like(grad) for grad in grads]
+    return pure_method(executor, fx.adam(), params, grads, within=lambda: fx.execution.use(executor))
 
 
 def measure(size: int, rounds: int, budget: float) -> dict[str, Any]:

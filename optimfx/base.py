@@ -329,7 +329,7 @@ class Interval(NamedTuple):
 NON_NEGATIVE = Interval(0, math.inf)
 NON_POSITIVE = Interval(-math.inf, 0, closed=True)
 UNIT = Interval(0, 1)
-ABOVE_ONE = Interval(1, math.inf)
+FROM_ONE = Interval(1, math.inf)
 REAL = Interval(-math.inf, math.inf)
 
 

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 
 from optimfx.base import GradientTransformation, Params
 from optimfx.execution import explain
-from optimfx.printed import call, name_of
+from optimfx.printed import Text, call, name_of
 
 
-class Description(str):
-    """Text that a prompt shows as it is."""
+def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
+    """What a transformation is made of: a line for each part, which is the call that makes it.
 
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def describe(tx: GradientTransformation, params: Params | None = None) -> Description:
-    """What a transformation is made of: a line for each part, with the hyperparameters that are not switched off.
+    Arguments that are switched off by default, and are, stay out of it.
 
     Args:
         tx: any transformation; one that is a pair of functions is shown by their name.
@@ -38,7 +33,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Descri
        └─ head: sgd(lr=0.1)
     """
     lines = list(_lines(tx))
-    return Description("\n".join(lines if params is None else [*lines, "", repr(explain(tx, params))]))
+    return Text("\n".join(lines if params is None else [*lines, "", repr(explain(tx, params))]))
 
 
 def _lines(tx: GradientTransformation) -> Iterator[str]:
@@ -47,7 +42,7 @@ def _lines(tx: GradientTransformation) -> Iterator[str]:
         yield name_of(tx.update)
         return
     name, hyper, parts = tx.update.outline()
-    yield call(name, hyper)
+    yield call(name, hyper).removesuffix("()" if parts else "")
     for at, (label, part) in enumerate(parts):
         last = at == len(parts) - 1
         first, *rest = _lines(part)

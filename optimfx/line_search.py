@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.base import Scalar
 
+C1 = 1e-4
+"""How much of the first slope the value must have fallen by."""
+C2 = 0.9
+"""How much of the first slope may be left."""
+
 
 class Trial(NamedTuple):
     """A point on the line."""
@@ -25,8 +30,6 @@ def strong_wolfe(
     length: Scalar,
     tolerance_change: Scalar,
     max_trials: int,
-    c1: float = 1e-4,
-    c2: float = 0.9,
 ) -> tuple[Trial, int]:
     r"""A trial that meets the strong Wolfe conditions, and the number of evaluations that it took.
 
@@ -43,18 +46,16 @@ def strong_wolfe(
         length: the largest element of the direction.
         tolerance_change: the change of a parameter below which a bracket is not narrowed.
         max_trials: the most evaluations after the first.
-        c1: how much of the first slope the value must have fallen by.
-        c2: how much of the first slope may be left.
 
     References:
         Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
     """
 
     def too_high(trial: Trial) -> Any:
-        return trial.value > start.value + c1 * trial.t * start.slope
+        return trial.value > start.value + C1 * trial.t * start.slope
 
     def flat(trial: Trial) -> Any:
-        return ops.abs(trial.slope) <= -c2 * start.slope
+        return ops.abs(trial.slope) <= -C2 * start.slope
 
     before, trial, trials = start, at(t), 0
     while trials < max_trials:

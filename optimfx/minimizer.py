@@ -90,7 +90,7 @@ class Minimizer(Stepper):
         results = [None if r is None else r.clone() for r in _split(new_x if stepping else new_x - x, leaves)]
         kept = [v.to(old.device, old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
         if inplace:
-            with modes.donating(inplace):
+            with modes.donating(inplace, leaves):
                 buffers = leaves if stepping else tree.flatten_as(spec, updates, "updates", "params")
                 results = [_reuse(b, r) for b, r in zip(buffers, results)]
                 kept = [_reuse(old, v) for old, v in zip(state, kept)]

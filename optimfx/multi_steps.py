@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimfx import modes, tree
 from optimfx.base import (
-    ABOVE_ONE,
+    FROM_ONE,
     DType,
     GradientTransformation,
     Outline,
@@ -76,7 +76,7 @@ class MultiSteps(Stepper):
             sums = [s if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
             results, sums, inner_state = _either(due, (spec.flatten_up_to(results), sums, inner_state), waiting)
             if stepping and inplace:
-                with modes.donating(inplace):
+                with modes.donating(inplace, leaves):
                     results = [old if old is new else old.copy_(new) for old, new in zip(leaves, results)]
         return tree.unflatten(spec, results), MultiStepsState(step, tree.unflatten(spec, sums), inner_state)
 
@@ -142,7 +142,7 @@ def multi_steps(
     tensor([-2., -2.])
     """
     check_transformation("multi_steps: inner", inner)
-    check_count(ABOVE_ONE, every=every)
+    check_count(FROM_ONE, every=every)
     check_state_dtype(state_dtype)
     return MultiSteps(inner, every, state_dtype).transformation()
 

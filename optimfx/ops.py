@@ -46,9 +46,9 @@ __all__ = [
     "initial",
     "is_zero",
     "largest",
-    "length",
     "lerp",
     "log",
+    "magnitude",
     "maximum",
     "mean",
     "minimum",
@@ -180,8 +180,8 @@ def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> An
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
-def length(x: Any) -> Any:
-    """The 2-norm of a leaf, as a tensor that nobody waits for."""
+def magnitude(x: Any) -> Any:
+    """The 2-norm of a leaf: as :func:`norm`, but always a tensor, even on the CPU, that nobody waits for."""
     return torch.linalg.vector_norm(x)
 
 

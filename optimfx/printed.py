@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -20,9 +22,25 @@ State = TypeVar("State")
 
 
 def call(name: str, hyper: dict[str, Any], parts: Sequence[str] = ()) -> str:
-    """A transformation with the hyperparameters that are not switched off, as the call that makes it."""
-    inside = [*(f"{key}={_hyper(value)}" for key, value in hyper.items() if _counts(value)), *parts]
-    return f"{name}({', '.join(inside)})" if inside else name
+    """A transformation as the call that makes it, without what is switched off by default."""
+    defaults = _defaults(name, hyper)
+    if defaults is not None:
+        hyper = {key: value for key, value in hyper.items() if key in defaults and (_on(value) or _on(defaults[key]))}
+    else:
+        hyper = {key: value for key, value in hyper.items() if _on(value)}
+    return f"{name}({', '.join([*parts, *(f'{key}={_hyper(value)}' for key, value in hyper.items())])})"
+
+
+def _defaults(name: str, hyper: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of our factory of this name, if it is what made a transformation with these hyperparameters.
+
+    These are at least the factory's arguments: a rule of several factories has those of the others too.
+    """
+    factory = getattr(sys.modules["optimfx"], name, None)
+    if not inspect.isfunction(factory):
+        return None
+    defaults = {key: parameter.default for key, parameter in inspect.signature(factory).parameters.items()}
+    return defaults if defaults.keys() <= hyper.keys() else None
 
 
 def name_of(function: Any) -> str:
@@ -52,8 +70,8 @@ def printed(state: type[State]) -> type[State]:
     return state
 
 
-class _Word(str):
-    """Text that stands for a leaf where a tree is shown."""
+class Text(str):
+    """What is shown as it is, at a prompt and in a tree."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -72,7 +90,7 @@ def _tree(value: Any) -> str:
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) > 1 and all(tensor is tensors[0] for tensor in tensors):
         return _leaf(tensors[0])
-    whole = repr(tree.unflatten(spec, [_Word(_leaf(leaf)) for leaf in leaves]))
+    whole = repr(tree.unflatten(spec, [Text(_leaf(leaf)) for leaf in leaves]))
     return whole if len(whole) <= LINE or any(map(_is_state, leaves)) else f"<{_amount(tensors)}>"
 
 
@@ -132,6 +150,8 @@ def _number(value: Any) -> str:
 
 
 def _hyper(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value)
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_hyper, value))})"
     if callable(value):  # a schedule
@@ -139,9 +159,9 @@ def _hyper(value: Any) -> str:
     if isinstance(value, Tensor):
         number = _read(value)
         return "tensor" if number is None else f"tensor({_number(number)})"
-    return _number(value)
+    return str(value).removesuffix(".0")
 
 
-def _counts(value: Any) -> bool:
+def _on(value: Any) -> bool:
     """Whether a hyperparameter is there and not switched off."""
     return value is not None and (isinstance(value, Tensor) or bool(value))

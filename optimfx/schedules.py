@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optimfx import ops
-from optimfx.base import Scalar, Schedule
+from optimfx.base import Hyper, Scalar, Schedule
 
 __all__ = [
     "constant",
@@ -54,6 +54,12 @@ def _positive(**counts: Any) -> None:
             raise ValueError(f"{name} must be positive; got {count!r}.")
 
 
+def _not_negative(**counts: Any) -> None:
+    for name, count in counts.items():
+        if not count >= 0:
+            raise ValueError(f"{name} must not be negative; got {count!r}.")
+
+
 def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Schedule:
     """``factor lr`` for the first ``total_iters`` steps, then ``lr`` (ConstantLR).
 
@@ -66,7 +72,7 @@ def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Sched
 
 
 def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: float = 5) -> Schedule:
-    """From ``start_factor lr`` in a straight line to ``end_factor lr``, and on (LinearLR).
+    """From ``start_factor lr`` in a straight line to ``end_factor lr``, which stays (LinearLR).
 
     Args:
         lr: the value that the factors are of.
@@ -164,7 +170,7 @@ def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_mi
     Args:
         lr: the value at every restart.
         T_0: length of the first half cosine.
-        T_mult: how many times as long as the last one each is.
+        T_mult: how many times as long each is as the one before.
         eta_min: the value that each comes down to.
 
     Raises:
@@ -243,8 +249,7 @@ def cyclic(
         raise ValueError(f"scale_mode must be 'cycle' or 'iterations'; got {scale_mode!r}.")
     step_size_down = step_size_up if step_size_down is None else step_size_down
     _positive(step_size_up=step_size_up)
-    if step_size_down < 0:
-        raise ValueError(f"step_size_down must not be negative; got {step_size_down!r}.")
+    _not_negative(step_size_down=step_size_down)
     total = step_size_up + step_size_down
     ratio = step_size_up / total
 
@@ -305,21 +310,24 @@ def one_cycle(
         raise ValueError(f"pct_start must be in [0, 1]; got {pct_start!r}.")
     first = max_lr / div_factor
     last = first / final_div_factor
-    rise = pct_start * total_steps - 1
-    knots = [(0.0, first), (rise, max_lr), (total_steps - 1, last)]
-    if three_phase:
-        knots.insert(2, (2 * pct_start * total_steps - 2, first))
-
-    through = anneal_through(knots, anneal_strategy)
+    ends = one_cycle_ends(total_steps, pct_start, three_phase)
+    through = anneal_through(
+        [(0.0, first), *zip(ends, [max_lr, first, last] if three_phase else [max_lr, last])], anneal_strategy
+    )
     return _pure(lambda step: through(ops.minimum(step, total_steps - 1)))
+
+
+def one_cycle_ends(total_steps: int, pct_start: float, three_phase: bool) -> list[float]:
+    """The steps at which the phases of :func:`one_cycle` end: up, down in three phases, and far down."""
+    back = [float(2 * pct_start * total_steps) - 2] if three_phase else []
+    return [float(pct_start * total_steps) - 1, *back, total_steps - 1]
 
 
 def anneal_through(knots: Sequence[tuple[float, Any]], anneal_strategy: str) -> Schedule:
     """From each knot ``(step, value)`` to the next, and on beyond the last; ``"cos"`` or ``"linear"`` in between."""
-    anneals: dict[str, Callable[..., Any]] = {"cos": _half_cosine, "linear": _line}
-    if anneal_strategy not in anneals:
-        raise ValueError(f"anneal_strategy must be one of {list(anneals)}; got {anneal_strategy!r}.")
-    anneal = anneals[anneal_strategy]
+    if anneal_strategy not in ANNEALS:
+        raise ValueError(f"anneal_strategy must be one of {list(ANNEALS)}; got {anneal_strategy!r}.")
+    anneal = ANNEALS[anneal_strategy]
 
     def schedule(step: Any) -> Any:
         value: Any = None
@@ -377,17 +385,17 @@ def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: i
 def warmup_cosine(
     lr: Scalar, warmup_steps: int, total_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
-    """In a straight line from ``init_lr`` up to ``lr``, then along half a cosine to ``eta_min``, and on.
+    """In a straight line from ``init_lr`` up to ``lr``, then along half a cosine to ``eta_min``, which stays.
 
     Args:
         lr: the peak, at step ``warmup_steps``.
-        warmup_steps: steps up.
+        warmup_steps: steps up; 0 begins at the peak.
         total_steps: where ``eta_min`` is reached, warm-up included.
         init_lr: the value at step 0.
         eta_min: the value from ``total_steps`` on.
 
     Raises:
-        ValueError: not ``0 < warmup_steps < total_steps``.
+        ValueError: not ``0 <= warmup_steps < total_steps``.
 
     Optax calls it ``warmup_cosine_decay_schedule``.
 
@@ -396,7 +404,8 @@ def warmup_cosine(
     >>> [round(schedule(step), 3) for step in range(6)]
     [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     """
-    _positive(warmup_steps=warmup_steps, decay_steps=total_steps - warmup_steps)
+    _not_negative(warmup_steps=warmup_steps)
+    _positive(decay_steps=total_steps - warmup_steps)
     decay_steps = total_steps - warmup_steps
     return join(
         [
@@ -410,18 +419,18 @@ def warmup_cosine(
 def warmup_stable_decay(
     lr: Scalar, warmup_steps: int, stable_steps: int, decay_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
-    """In a straight line from ``init_lr`` up to ``lr``, level, then in a straight line to ``eta_min``, and on.
+    """In a straight line from ``init_lr`` up to ``lr``, level, then in a straight line to ``eta_min``, which stays.
 
     Args:
         lr: the level.
-        warmup_steps: steps up.
+        warmup_steps: steps up; 0 begins on the level.
         stable_steps: steps on the level.
         decay_steps: steps down.
         init_lr: the value at step 0.
         eta_min: the value at the end and after it.
 
     Raises:
-        ValueError: a length is not positive.
+        ValueError: a length is negative.
 
     References:
         Hu et al., MiniCPM: Unveiling the Potential of Small Language Models, 2024.
@@ -431,15 +440,15 @@ def warmup_stable_decay(
     >>> [schedule(step) for step in range(8)]
     [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    _positive(warmup_steps=warmup_steps, stable_steps=stable_steps, decay_steps=decay_steps)
+    _not_negative(warmup_steps=warmup_steps, stable_steps=stable_steps, decay_steps=decay_steps)
     return join([_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps])
 
 
-def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
+def join(schedules: Sequence[Hyper], milestones: Sequence[int]) -> Schedule:
     """One schedule after another, each from its own step 0 (SequentialLR).
 
     Args:
-        schedules: the parts.
+        schedules: the parts; a number or a 0-d tensor is a value that stays.
         milestones: the step at which each part but the first begins, in rising order.
 
     Raises:
@@ -457,10 +466,10 @@ def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
         raise ValueError(f"milestones must rise; got {list(milestones)}.")
 
     def schedule(step: Any) -> Any:
-        value: Any = schedules[0](step)
+        value = _at(schedules[0], step)
         for later, milestone in zip(schedules[1:], milestones):
             # A part is not asked for steps before its own first.
-            value = ops.where(step >= milestone, later(ops.maximum(step - milestone, 0)), value)
+            value = ops.where(step >= milestone, _at(later, ops.maximum(step - milestone, 0)), value)
         return value
 
     return _pure(schedule)
@@ -476,6 +485,15 @@ def _line(start: Any, end: Any, at: Any) -> Any:
     return start + (end - start) * at
 
 
+ANNEALS: dict[str, Callable[..., Any]] = {"cos": _half_cosine, "linear": _line}
+"""Ways from ``start`` to ``end``, by torch's names for them."""
+
+
 def _ramp(start: Any, end: Any, steps: int) -> Schedule:
-    """From ``start`` in a straight line to ``end`` at step ``steps``, and on."""
-    return _pure(lambda step: _line(start, end, ops.minimum(step, steps) / steps))
+    """From ``start`` in a straight line to ``end`` at step ``steps``, which stays."""
+    return _pure(lambda step: _line(start, end, ops.minimum(step, steps) / steps if steps else 1))
+
+
+def _at(schedule: Hyper, step: Any) -> Any:
+    """The value of a schedule, or of what needs none."""
+    return schedule(step) if callable(schedule) else schedule

@@ -233,6 +233,12 @@ HYPERPARAMETERS = {
         "nesterov=True needs momentum > 0 and dampening = 0; got momentum=0.0, dampening=0.0.",
     ),
     "rho": (lambda: fx.adadelta(rho=1.5), ValueError, "rho must be in [0, 1); got 1.5."),
+    "one eta": (lambda: fx.rprop(etas=0.5), TypeError, "etas must be (etaminus, etaplus); got 0.5."),
+    "three step sizes": (
+        lambda: fx.rprop(step_sizes=(1, 2, 3)),
+        TypeError,
+        "step_sizes must be (step_size_min, step_size_max); got (1, 2, 3).",
+    ),
     "etaminus": (lambda: fx.rprop(etas=(1.0, 1.2)), ValueError, "etaminus must be in [0, 1); got 1.0."),
     "etaplus": (lambda: fx.rprop(etas=(0.5, 0.9)), ValueError, "etaplus must be in [1, inf); got 0.9."),
     "max_norm": (lambda: fx.clip_by_global_norm(-1.0), ValueError, "max_norm must be in [0, inf); got -1.0."),

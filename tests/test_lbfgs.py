@@ -175,6 +175,20 @@ def test_plain_autograd_functions_and_leaves_without_gradient():
     assert_equal(stepped, {"x": torch.ones(2), "unused": torch.ones(2)}, rtol=1e-3, atol=1e-3)
 
 
+def test_the_function_meets_none_at_the_leaves_of_others():
+    params = {"x": torch.tensor([-1.2, 1.0]), "other": torch.ones(2)}
+    met = []
+
+    def value_and_grad(params):
+        met.append(params["other"])
+        return F({"x": params["x"]})[0], {**F({"x": params["x"]})[1], "other": None}
+
+    tx = fx.masked(fx.lbfgs(max_iter=2), {"x": True, "other": False})
+    params, _ = fx.step(tx, {**params, "other": None}, tx.init(params), params, value_and_grad_fn=value_and_grad)
+    assert met == [None, None]
+    assert_equal(params["other"], torch.ones(2))
+
+
 def test_sparse_gradients_are_made_dense():
     params = torch.ones(4, 2)
 

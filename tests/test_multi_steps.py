@@ -195,5 +195,5 @@ def test_errors():
 
 def test_it_says_what_it_is():
     tx = fx.multi_steps(fx.sgd(0.1), 4)
-    assert repr(tx) == "multi_steps(every=4, sgd(lr=0.1))"
+    assert repr(tx) == "multi_steps(sgd(lr=0.1), every=4)"
     assert [row.transform for row in fx.explain(tx, [torch.ones(2)])] == ["sgd"]

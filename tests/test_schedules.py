@@ -2,6 +2,7 @@
 
 import warnings
 
+import optax
 import pytest
 import torch
 from torch.optim import lr_scheduler as torch_schedulers
@@ -108,7 +109,12 @@ TWINS = {
 }
 OTHERS = {
     "warmup_cosine": schedules.warmup_cosine(BASE, 20, 150, 0.01, 0.001),
+    "warmup_cosine without warm-up": schedules.warmup_cosine(BASE, 0, 150, 0.01, 0.001),
     "warmup_stable_decay": schedules.warmup_stable_decay(BASE, 20, 100, 50, 0.01, 0.001),
+    "warmup_stable_decay that is decay alone": schedules.warmup_stable_decay(BASE, 0, 0, 50, 0.01, 0.001),
+    "warmup_stable_decay that falls at once": schedules.warmup_stable_decay(BASE, 20, 10, 0),
+    "join of a schedule and a number": schedules.join([schedules.linear(BASE, 0.1, 1.0, 20), BASE], [20]),
+    "join of numbers": schedules.join([BASE, 0, torch.tensor(0.5, dtype=torch.float64)], [20, 30]),
 }
 EVERY = {name: ours for name, (ours, _) in TWINS.items()} | OTHERS
 
@@ -180,6 +186,21 @@ def test_restarts_are_found_exactly_after_many_steps():
             assert schedule(begin - 1) < 1.0 or first * factor ** (cycle - 1) == 1
 
 
+def test_parts_of_no_steps():
+    values = [EVERY["warmup_cosine without warm-up"](step) for step in range(STEPS)]
+    theirs = optax.warmup_cosine_decay_schedule(0.01, BASE, 0, 150, 0.001)
+    assert values == pytest.approx([float(theirs(step)) for step in range(STEPS)], abs=1e-6 * BASE)  # float32
+    falling = [EVERY["warmup_stable_decay that is decay alone"](step) for step in (0, 25, 50, 60)]
+    assert falling == pytest.approx([BASE, (BASE + 0.001) / 2, 0.001, 0.001])
+    assert [EVERY["warmup_stable_decay that falls at once"](step) for step in (10, 29, 30)] == [BASE / 2, BASE, 0]
+
+
+def test_a_number_in_a_join_stays():
+    warmed = EVERY["join of a schedule and a number"]
+    assert [warmed(step) for step in (0, 20, 100)] == pytest.approx([BASE / 10, BASE, BASE])
+    assert [EVERY["join of numbers"](step) for step in (0, 19, 20, 29, 30)] == [BASE, BASE, 0, 0, 0.5]
+
+
 def test_one_cycle_stays_at_its_last_value():
     schedule = schedules.one_cycle(1.0, 10)
     assert schedule(9) == schedule(10) == schedule(1000) == pytest.approx(1 / 25 / 1e4)
@@ -229,6 +250,8 @@ ERRORS = {
         0.1, 10, anneal_strategy="x"
     ),
     "pct_start must be in [0, 1]; got 2": lambda: schedules.one_cycle(0.1, 10, pct_start=2),
+    "warmup_steps must not be negative; got -1": lambda: schedules.warmup_cosine(0.1, -1, 10),
+    "stable_steps must not be negative; got -1": lambda: schedules.warmup_stable_decay(0.1, 1, -1, 1),
     "decay_steps must be positive; got 0": lambda: schedules.warmup_cosine(0.1, 10, 10),
     "2 schedules need 1 milestones; got []": lambda: schedules.join([half, half], []),
     "milestones must rise; got [3, 3]": lambda: schedules.join([half, half, half], [3, 3]),

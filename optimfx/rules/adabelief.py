@@ -78,7 +78,8 @@ def adabelief(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: :math:`\ge 0`, added to the squared deviation at every step, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added to the squared deviation at every step, in squared
+            gradient units.
 
     Returns:
         A transformation with state :class:`AdaBeliefState`: ``step``, ``exp_avg``, ``exp_avg_var`` (like the

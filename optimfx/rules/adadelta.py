@@ -87,7 +87,7 @@ def adadelta(
     References:
         Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012.
 
-    Differs from Optax, whose ``learning_rate`` has no default.
+    Differs from Optax, whose default ``learning_rate`` is ``None``: no scaling, and no sign.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.adadelta(rho=0.75, eps=1e-2)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from optimfx import ops
 from optimfx.base import (
-    ABOVE_ONE,
+    FROM_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
     DType,
@@ -25,7 +25,7 @@ class AdafactorState(NamedTuple):
     step: PyTree  # shape=() per leaf: updates taken
     row_var: PyTree  # shape=(..., n, 1) for a leaf of shape (..., n, m): second moment of each row; else ()
     col_var: PyTree  # shape=(..., 1, m): second moment of each column; else ()
-    variance: PyTree  # like the parameter, where that has less than two dimensions: second moment; else ()
+    variance: PyTree  # like the parameter, where that has fewer than two dimensions: second moment; else ()
 
 
 class Scalars(NamedTuple):
@@ -102,11 +102,11 @@ def adafactor(
             U_t = \frac{G_t}{\max(\sqrt{V_t}, \epsilon_1)} \\
         \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \frac{\alpha_t}{\max(1, \operatorname{RMS}(U_t) / d)} \, U_t
 
-    A leaf of less than two dimensions is not factored: :math:`V_t = \beta_t V_{t-1} + (1 - \beta_t) G_t^2`. One of more
-    is a stack of matrices in its last two; the RMS is of the whole leaf.
+    A leaf of fewer than two dimensions is not factored: :math:`V_t = \beta_t V_{t-1} + (1 - \beta_t) G_t^2`. One of
+    more is a stack of matrices in its last two; the RMS is of the whole leaf.
 
     Args:
-        lr: the largest relative step :math:`\gamma \ge 0`, a pure number.
+        lr: the largest relative step :math:`\gamma \ge 0`, dimensionless.
         beta2_decay: :math:`\tau \le 0`: how fast the second moment's memory grows.
         eps: :math:`\epsilon_1 \ge 0`, in gradient units, or ``None`` for the machine epsilon of the dtype computed in;
             :math:`\epsilon_2 \ge 0`, the least size that a parameter counts as.
@@ -138,6 +138,6 @@ def adafactor(
     eps1, eps2 = eps
     check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay, eps2=eps2, **({} if eps1 is None else {"eps1": eps1}))
     check_hyper(NON_POSITIVE, beta2_decay=beta2_decay)
-    check_hyper(ABOVE_ONE, d=d)
+    check_hyper(FROM_ONE, d=d)
     hyper = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
     return transformation("adafactor", ADAFACTOR, maximize=maximize, state_dtype=state_dtype, **hyper)

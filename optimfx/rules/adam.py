@@ -112,8 +112,8 @@ def adam(
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
-        \theta_t &= \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
-            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+        \hat m_t &= \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
+            \theta_t = \theta_{t-1} - \gamma \, \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
@@ -125,8 +125,8 @@ def adam(
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
         decoupled_weight_decay: decay as :func:`adamw` does.
-        eps_root: added under the root, in squared gradient units: keeps the derivative of the update finite where the
-            second moment is 0.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: keeps the
+            derivative of the update finite where the second moment is 0.
 
     Returns:
         A transformation with state :class:`AdamState`: ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` (the

@@ -20,8 +20,10 @@ def adamw(
     r""":func:`adam` with ``decoupled_weight_decay=True`` and torch's default decay of 0.01.
 
     .. math::
-        \theta_t = (1 - \gamma \lambda) \, \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
-            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+        \theta_t = (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \,
+            \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
+
+    The moments are those of :func:`adam`, bias-corrected.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
@@ -31,7 +33,7 @@ def adamw(
         amsgrad: divide by the largest second moment so far.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.

@@ -102,11 +102,13 @@ def adan(
     r"""Adan: Nesterov's look-ahead from the gradient's change, with moments of each.
 
     .. math::
-        d_t &= g_t - g_{t-1}, \qquad m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+        d_t &= g_t - g_{t-1}, \qquad d_1 = 0, \qquad m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
             v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t \\
         n_t &= \beta_3 n_{t-1} + (1 - \beta_3) (g_t + (1 - \beta_2) d_t)^2 \\
         \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \,
             \frac{\hat m_t + (1 - \beta_2) \hat v_t}{\sqrt{\hat n_t + \epsilon_{\text{root}}} + \epsilon}
+
+    A hat marks what is bias-corrected: divided by :math:`1 - \beta_i^t`, with the :math:`\beta_i` of its average.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
@@ -115,7 +117,7 @@ def adan(
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`AdanState`: ``step``, ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``,

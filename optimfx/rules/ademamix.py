@@ -104,6 +104,8 @@ def ademamix(
         \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \,
             \frac{\hat m^1_t + \alpha m^3_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
 
+    A hat marks what is bias-corrected: divided by :math:`1 - \beta_i^t`, with the :math:`\beta_i` of its average.
+
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the fast average, of the square, and of the slow average, each in [0, 1). The paper raises the
@@ -113,7 +115,7 @@ def ademamix(
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`AdEMAMixState`: ``step``, ``exp_avg_fast``, ``exp_avg_slow``,

@@ -75,7 +75,7 @@ def adopt(
 
     .. math::
         c_t &= \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, \pm (t - 1)^{1/4}\right), \qquad
-            m_t = \beta_1 m_{t-1} + (1 - \beta_1) c_t \\
+            m_t = \beta_1 m_{t-1} + (1 - \beta_1) c_t, \qquad m_1 = 0 \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad v_1 = g_1^2, \qquad
             \theta_t = \theta_{t-1} - \gamma m_t
 
@@ -83,7 +83,8 @@ def adopt(
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the average and of the second moment, each in [0, 1).
         eps: the least :math:`\epsilon \ge 0` that a gradient is divided by, in gradient units.
-        clip: limit the scaled gradient by the fourth root of the step.
+        clip: limit the elements of the scaled gradient to the fourth root of the steps before; else :math:`c_t` is the
+            scaled gradient itself.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 

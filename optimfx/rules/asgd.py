@@ -63,7 +63,7 @@ def leaf(base: Any, param: Any, grad: Any, ax: Any, s: Scalars) -> tuple[Any, An
         grad = ops.add(grad, param, alpha=s.weight_decay)
     stepped = ops.add(ops.decay(param, param, s.shrinkage), grad, alpha=-s.lr)
     result = stepped if base is not None else ops.add(ops.decay(None, param, s.shrinkage), grad, alpha=-s.lr)
-    if s.copies is True:  # until step t0, a number as a rule
+    if s.copies is True:  # until step t0; usually a Python bool
         return result, stepped
     return result, ops.where(s.copies, stepped, ax + (stepped - ax) * s.weight)
 
@@ -93,7 +93,7 @@ def asgd(
         lr: learning rate :math:`\gamma \ge 0`, in parameter units per gradient unit.
         lambd: decay :math:`\lambda \ge 0`, of the parameters and of the learning rate.
         alpha: power :math:`\alpha \ge 0` of the learning rate's decay.
-        t0: the step :math:`t_0` from which on parameters are averaged.
+        t0: the step :math:`t_0` from which parameters are averaged.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.

@@ -65,23 +65,23 @@ def lamb(
     state_dtype: DType | None = None,
     eps_root: Hyper = 0.0,
 ) -> GradientTransformation:
-    r"""LAMB: Adam's direction, with a step that is, leaf by leaf, as large as the parameter.
+    r"""LAMB: Adam's direction, with a step that is, leaf by leaf, in proportion to the parameter's norm.
 
     .. math::
-        u_t = \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda \theta_{t-1}, \qquad
+        u_t = \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon} + \lambda \theta_{t-1}, \qquad
         \theta_t = \theta_{t-1} - \gamma \, \frac{\lVert \theta_{t-1} \rVert_2}{\lVert u_t \rVert_2} \, u_t
 
     The moments are those of :func:`~optimfx.adam`, bias-corrected. The norms are those of a whole leaf; where one is 0,
     their ratio is taken as 1.
 
     Args:
-        lr: learning rate :math:`\gamma \ge 0`: a step over the parameter's size.
+        lr: learning rate :math:`\gamma \ge 0`: the ratio of the step's norm to the parameter's.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, in the direction that is scaled.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`LAMBState`: ``step``, ``exp_avg`` and ``exp_avg_sq`` (like the parameters).

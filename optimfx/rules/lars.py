@@ -71,7 +71,7 @@ def lars(
     The norms are those of a whole leaf; where one is 0, the trust ratio :math:`r_t` is 1.
 
     Args:
-        lr: learning rate :math:`\gamma \ge 0`, a pure number: the parameters' size is in the trust ratio.
+        lr: learning rate :math:`\gamma \ge 0`, dimensionless: the parameters' size is in the trust ratio.
         momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none.
         weight_decay: L2 coefficient :math:`\lambda \ge 0`, added to the gradient.
         trust_coefficient: :math:`\eta \ge 0`, the fraction.

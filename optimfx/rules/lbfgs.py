@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.base import ABOVE_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
+from optimfx.base import FROM_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
 from optimfx.line_search import Trial, strong_wolfe
 from optimfx.minimizer import minimizer
 from optimfx.printed import printed
@@ -131,16 +131,17 @@ def lbfgs(
     times at most :math:`1 / \lVert \nabla f \rVert_1`), or what the line search finds from there.
 
     ``update(grads, state, params, value_and_grad_fn=f)`` evaluates ``f(params) -> (value, grads)`` itself, first at
-    ``params``; to save that evaluation, give ``value=`` with ``grads``. Else ``grads`` may be ``None``. A leaf without
-    a gradient has the gradient 0. Without line search it can be vmapped over problems, each of which stops on its own
-    tolerances (all are evaluated ``max_iter`` times).
+    ``params``; to save that evaluation, give ``value=`` with ``grads``. Otherwise ``grads`` may be ``None``. A leaf
+    without a gradient has the gradient 0. Inside :func:`~optimfx.masked` or :func:`~optimfx.partition`, ``f`` meets
+    ``None`` at the leaves of other parts. Without line search it can be vmapped over problems, each of which stops on
+    its own tolerances (all are evaluated ``max_iter`` times).
 
     Args:
         lr: learning rate :math:`\ge 0`.
         max_iter: the most iterations in an update.
         max_eval: the number of evaluations in an update after which no iteration begins; ``None``: 5/4 ``max_iter``.
-        tolerance_grad: stop where no element of the gradient is larger.
-        tolerance_change: stop where neither a parameter nor the value changes by more, or the slope is flatter.
+        tolerance_grad: stop once no element of the gradient is larger.
+        tolerance_change: stop once no parameter, or the value, changes by more than this, or once the slope is flatter.
         history_size: how many pairs are kept, at least 1.
         line_search_fn: ``"strong_wolfe"`` or ``None``.
         state_dtype: dtype of the state's vectors and matrices; ``None`` for that of the parameters.
@@ -168,11 +169,11 @@ def lbfgs(
     tensor([1.0000, 1.0000], dtype=torch.float64)
     """
     check_hyper(NON_NEGATIVE, lr=lr, tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
-    check_count(ABOVE_ONE, max_iter=max_iter, history_size=history_size)
+    check_count(FROM_ONE, max_iter=max_iter, history_size=history_size)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
-    check_count(ABOVE_ONE, max_eval=max_eval)
+    check_count(FROM_ONE, max_eval=max_eval)
     if line_search_fn not in (None, "strong_wolfe"):
         raise ValueError(f"line_search_fn must be None or 'strong_wolfe'; got {line_search_fn!r}.")
     hyper = {"lr": lr, "tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
     counts = {"max_iter": max_iter, "max_eval": max_eval, "history_size": history_size}
-    return minimizer("lbfgs", begin, minimize, state_dtype, line_search_fn=line_search_fn, **hyper, **counts)
+    return minimizer("lbfgs", begin, minimize, state_dtype, **hyper, **counts, line_search_fn=line_search_fn)

@@ -57,11 +57,15 @@ def scalars(
     lr: Scalar,
     momentum: Scalar,
     weight_decay: Scalar,
-    newton_schulz: tuple[Any, ...],
     nesterov: bool,
+    ns_coefficients: tuple[Scalar, Scalar, Scalar],
+    eps: Scalar,
+    ns_steps: int,
     adjust_lr_fn: str | None,
+    ns_dtype: DType | None,
 ) -> Scalars:
     shrinkage = ops.decay_terms(lr, weight_decay)[1]
+    newton_schulz = ns_coefficients, ns_steps, eps, ns_dtype
     return Scalars(lr, momentum, 1 - momentum, shrinkage, newton_schulz, nesterov, adjust_lr_fn)
 
 
@@ -101,8 +105,9 @@ def muon(
     r"""Muon: momentum, made orthogonal. For the matrices of hidden layers.
 
     .. math::
-        b_t &= \mu b_{t-1} + (1 - \mu) g_t, \qquad u_t = b_t \;\text{or, with Nesterov,}\; \mu b_t + (1 - \mu) g_t \\
-        X_0 &= u_t / \lVert u_t \rVert_F, \qquad X_k = a X_{k-1} + (b A + c A^2) X_{k-1}, \quad A = X_{k-1} X_{k-1}^T \\
+        m_t &= \mu m_{t-1} + (1 - \mu) g_t, \qquad u_t = m_t \;\text{or, with Nesterov,}\; \mu m_t + (1 - \mu) g_t \\
+        X_0 &= \frac{u_t}{\max(\lVert u_t \rVert_F, \epsilon)}, \qquad
+            X_k = a X_{k-1} + (b G + c G^2) X_{k-1}, \quad G = X_{k-1} X_{k-1}^T \\
         \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \, \rho \, X_n
 
     A leaf of more than two dimensions is a stack of matrices in its last two, each stepped by itself. For a model with
@@ -114,10 +119,10 @@ def muon(
         momentum: decay :math:`\mu` of the average, in [0, 1).
         nesterov: look ahead along the average.
         ns_coefficients: :math:`(a, b, c)` of the polynomial.
-        eps: the least norm that is divided by, in gradient units.
+        eps: :math:`\epsilon \ge 0`, the least norm that is divided by, in gradient units.
         ns_steps: :math:`n`, from 0 to 99, how often the polynomial is applied.
-        adjust_lr_fn: :math:`\rho` of a matrix with :math:`A` rows and :math:`B` columns: ``"original"`` (and ``None``)
-            :math:`\sqrt{\max(1, A / B)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(A, B)}`, with which AdamW's
+        adjust_lr_fn: :math:`\rho` of a :math:`p \times q` matrix: ``"original"`` (and ``None``)
+            :math:`\sqrt{\max(1, p / q)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(p, q)}`, with which AdamW's
             ``lr`` and decay carry over.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
@@ -148,8 +153,7 @@ def muon(
     check_count(Interval(0, 100), ns_steps=ns_steps)
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")
-    hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-    how = {"nesterov": nesterov, "newton_schulz": (ns_coefficients, ns_steps, eps, ns_dtype)}
-    return transformation(
-        "muon", MUON, maximize=maximize, state_dtype=state_dtype, adjust_lr_fn=adjust_lr_fn, **hyper, **how
-    )
+    hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+    polynomial = {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
+    how = {**polynomial, "adjust_lr_fn": adjust_lr_fn}
+    return transformation("muon", MUON, maximize=maximize, state_dtype=state_dtype, **hyper, **how)

@@ -109,10 +109,11 @@ def nadam(
     r"""NAdam: Adam that looks ahead, with a momentum that grows with the step.
 
     .. math::
-        \mu_t &= \beta_1 \left(1 - \tfrac{1}{2} \, 0.96^{t \psi}\right), \qquad
-            \hat v_t = \frac{v_t}{1 - \beta_2^t} \\
+        \mu_t &= \beta_1 \left(1 - \tfrac{1}{2} \, 0.96^{t \psi}\right) \\
         \theta_t &= \theta_{t-1} - \frac{\gamma}{\sqrt{\hat v_t} + \epsilon} \left(
             \frac{(1 - \mu_t) g_t}{1 - \mu_1 \cdots \mu_t} + \frac{\mu_{t+1} m_t}{1 - \mu_1 \cdots \mu_{t+1}} \right)
+
+    with :math:`m_t` and the bias-corrected :math:`\hat v_t` of :func:`~optimfx.adam`.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
@@ -120,7 +121,7 @@ def nadam(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` taken off the
             parameter as ``lr weight_decay param``.
-        momentum_decay: :math:`\psi \ge 0`: how fast the momentum comes up to :math:`\beta_1`.
+        momentum_decay: :math:`\psi \ge 0`: how fast the momentum rises to :math:`\beta_1`.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.

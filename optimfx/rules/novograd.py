@@ -84,13 +84,13 @@ def novograd(
             \qquad \theta_t = \theta_{t-1} - \gamma m_t
 
     Args:
-        lr: learning rate :math:`\gamma \ge 0`, in parameter units: a scaled gradient has norm 1.
+        lr: learning rate :math:`\gamma \ge 0`, in parameter units: a scaled gradient has a norm of about 1.
         betas: decays of the momentum and of the squared norm, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, added to the scaled gradient.
         maximize: ascend; the decay still shrinks.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: :math:`\ge 0`, added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`NovoGradState`: ``step``, ``exp_avg`` (like the parameters) and

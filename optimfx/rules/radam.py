@@ -101,7 +101,7 @@ def radam(
     maximize: bool = False,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""RAdam: Adam that waits with its adaptive step until that step's variance is known.
+    r"""RAdam: Adam that puts off its adaptive steps until their variance is known.
 
     .. math::
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
@@ -109,6 +109,8 @@ def radam(
         r_t &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
         \theta_t &= \theta_{t-1} - \gamma \hat m_t \, r_t \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon}
             \quad\text{if } \rho_t > 5, \text{ else}\quad \theta_{t-1} - \gamma \hat m_t
+
+    with :math:`v_t` and the bias-corrected :math:`\hat m_t` of :func:`~optimfx.adam`.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of an adaptive step, in parameter units.
@@ -129,7 +131,8 @@ def radam(
     References:
         Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020.
 
-    Differs from Optax, which corrects the second moment before it adds ``eps``.
+    Differs from Optax, which corrects the second moment before it adds ``eps``; from the paper, which switches at
+    :math:`\rho_t > 4` (the 5 is torch's and Optax's).
 
     >>> import torch, optimfx as fx
     >>> tx = fx.radam(lr=0.1)

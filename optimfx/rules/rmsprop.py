@@ -88,7 +88,8 @@ def rmsprop(
 
     .. math::
         v_t &= \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad \bar g_t = \alpha \bar g_{t-1} + (1 - \alpha) g_t \\
-        s_t &= \sqrt{v_t} + \epsilon \quad\text{or, centered,}\quad \sqrt{v_t - \bar g_t^2} + \epsilon \\
+        s_t &= \sqrt{v_t + \epsilon_{\text{root}}} + \epsilon \quad\text{or, centered,}\quad
+            \sqrt{v_t - \bar g_t^2 + \epsilon_{\text{root}}} + \epsilon \\
         b_t &= \mu b_{t-1} + g_t / s_t, \qquad \theta_t = \theta_{t-1} - \gamma b_t
 
     Args:
@@ -100,7 +101,7 @@ def rmsprop(
         centered: divide by the standard deviation: the squared average of the gradient is taken off :math:`v_t`.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
-        eps_root: added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`RMSpropState`: ``step``, ``square_avg``, ``grad_avg`` (``()`` unless

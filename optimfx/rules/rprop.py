@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from optimfx import ops
 from optimfx.base import (
-    ABOVE_ONE,
+    FROM_ONE,
     NON_NEGATIVE,
     UNIT,
     DType,
@@ -16,6 +16,7 @@ from optimfx.base import (
     Rule,
     Scalar,
     check_hyper,
+    check_tuple,
     transformation,
 )
 
@@ -42,9 +43,10 @@ def scalars(step: Scalar, etas: tuple[Scalar, Scalar], step_sizes: tuple[Scalar,
 
 
 def leaf(base: Any, param: Any, grad: Any, prev: Any, step_size: Any, s: Scalars) -> tuple[Any, Any, Any]:
-    agreement = ops.sign(grad * prev)
-    factor = ops.where(agreement > 0, s.etaplus, ops.where(agreement < 0, s.etaminus, 1 - ops.abs(agreement)))
-    step_size = ops.clamp(step_size * factor, s.step_size_min, s.step_size_max)
+    agreement = grad * prev
+    kept = ops.where(agreement < 0, step_size * s.etaminus, step_size)
+    step_size = ops.where(agreement > 0, step_size * s.etaplus, kept)
+    step_size = ops.clamp(step_size, s.step_size_min, s.step_size_max)
     grad = ops.where(agreement < 0, 0, grad)
     return ops.addcmul(base, ops.sign(grad), step_size, value=-1), grad, step_size
 
@@ -63,16 +65,17 @@ def rprop(
     r"""Rprop: each element has its own step size, which grows while the gradient keeps its sign. For full batches.
 
     .. math::
-        \eta_t &= \begin{cases}
-            \min(\eta_{t-1} \eta^+, \eta_{\max}) & g_t g_{t-1} > 0 \\
-            \max(\eta_{t-1} \eta^-, \eta_{\min}),\; g_t \leftarrow 0 & g_t g_{t-1} < 0 \\
-            \eta_{t-1} & \text{else} \end{cases} \\
-        \theta_t &= \theta_{t-1} - \eta_t \operatorname{sign}(g_t)
+        \eta_t &= \operatorname{clip}\left(\eta_{t-1} \cdot \begin{cases}
+            \eta^+ & g_t g_{t-1} > 0 \\
+            \eta^- & g_t g_{t-1} < 0 \\
+            1 & \text{else} \end{cases},\; \eta_{\min}, \eta_{\max}\right) \\
+        \theta_t &= \theta_{t-1} - \eta_t \operatorname{sign}(g_t), \qquad
+            g_t \leftarrow 0 \;\text{where}\; g_t g_{t-1} < 0
 
     Args:
-        lr: the first step size :math:`\eta_0 \ge 0`, in parameter units; it plays no part later.
-        etas: factors :math:`(\eta^-, \eta^+)` with :math:`0 < \eta^- < 1 < \eta^+`.
-        step_sizes: bounds :math:`(\eta_{\min}, \eta_{\max})` of the step size, in parameter units.
+        lr: the step size :math:`\eta_0 \ge 0` before the first step, in parameter units; it plays no part later.
+        etas: factors :math:`(\eta^-, \eta^+)` with :math:`0 \le \eta^- < 1 \le \eta^+`.
+        step_sizes: bounds :math:`(\eta_{\min}, \eta_{\max})` of the step size, each at least 0, in parameter units.
         maximize: ascend.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
@@ -96,10 +99,12 @@ def rprop(
     >>> updates["w"]
     tensor([-0.1200, -0.0000])
     """
+    check_tuple("etas", etas, "etaminus", "etaplus")
+    check_tuple("step_sizes", step_sizes, "step_size_min", "step_size_max")
     etaminus, etaplus = etas
     check_hyper(NON_NEGATIVE, lr=lr, step_sizes=step_sizes)
     check_hyper(UNIT, etaminus=etaminus)
-    check_hyper(ABOVE_ONE, etaplus=etaplus)
+    check_hyper(FROM_ONE, etaplus=etaplus)
     return transformation(
         "rprop", RPROP, maximize=maximize, state_dtype=state_dtype, lr=lr, etas=etas, step_sizes=step_sizes
     )

@@ -81,7 +81,8 @@ def sgd(
         \theta_t &= \theta_{t-1} - \gamma b_t \quad\text{or, with Nesterov,}\quad
             \theta_{t-1} - \gamma (g_t + \mu b_t)
 
-    The first buffer is the first gradient itself: dampening begins with the second step.
+    The first buffer is the first gradient itself: dampening begins with the second step. Without momentum
+    :math:`b_t = g_t`; dampening plays no part.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`, in parameter units per gradient unit.
@@ -105,7 +106,7 @@ def sgd(
 
     Sparse gradients are taken where there is neither momentum nor decay; they touch the elements that they have.
 
-    Differs from Optax's ``sgd`` in the words (``momentum`` may be 0, not ``None``) and in having dampening and decay.
+    Differs from Optax's ``sgd`` in taking 0, not ``None``, for no momentum, and in having dampening and decay.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.sgd(lr=0.1, momentum=0.9)

@@ -65,7 +65,7 @@ def sparse_adam(
         \theta_t &= \theta_{t-1} - \gamma \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \,
             \frac{m_t}{\sqrt{v_t} + \epsilon} \qquad\text{where } g_t \text{ has an element}
 
-    The step :math:`t` counts updates of the leaf, not of the element. What stands twice at one place is added up.
+    The step :math:`t` counts updates of the leaf, not of the element. Duplicate indices are summed.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.

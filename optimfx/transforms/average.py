@@ -65,8 +65,8 @@ def ema_params(decay: Hyper = 0.999, *, state_dtype: DType | None = None) -> Gra
 
     Args:
         decay: :math:`\beta`, in [0, 1).
-        state_dtype: dtype of the average; ``None`` for the parameters' own. At bfloat16 parameters and decays near 1,
-            only an average in float32 moves.
+        state_dtype: dtype of the average; ``None`` for the parameters' own. With bfloat16 parameters and a decay
+            near 1, only an average in float32 moves.
 
     Returns:
         A transformation with state :class:`AverageState`: ``step`` and ``averaged`` (like the parameters, and at first

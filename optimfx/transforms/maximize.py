@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from optimfx.base import GradientTransformation, transformation
-from optimfx.transforms.scale import SCALE
+from dataclasses import replace
+
+from optimfx.base import GradientTransformation, Scalar, transformation
+from optimfx.transforms.scale import SCALE, Scale
+
+
+def scalars(step: Scalar | None) -> Scale:
+    return Scale(-1)
+
+
+NEGATE = replace(SCALE, scalars=scalars)
 
 
 def maximize() -> GradientTransformation:
@@ -17,4 +26,4 @@ def maximize() -> GradientTransformation:
     >>> fx.step(tx, {"w": torch.tensor([2.0])}, tx.init(params), params)[0]
     {'w': tensor([1.2000])}
     """
-    return transformation("maximize", SCALE, factor=1, sign=-1)
+    return transformation("maximize", NEGATE)

@@ -18,7 +18,18 @@ from optimfx.base import (
     check_hyper,
     transformation,
 )
-from optimfx.rules.sgd import SGD
+from optimfx.rules import sgd
+
+
+def momentum_init(param: Any, decay: Hyper) -> tuple[Any]:
+    return sgd.init(param, decay)
+
+
+def momentum_scalars(step: Scalar, decay: Scalar, dampening: Scalar, nesterov: bool) -> sgd.Scalars:
+    return sgd.scalars(step, -1.0, decay, dampening, weight_decay=0.0, nesterov=nesterov, sign=False)
+
+
+MOMENTUM = Rule(sgd.leaf, momentum_scalars, momentum_init, sgd.SGDState)
 
 
 def momentum(
@@ -55,8 +66,9 @@ def momentum(
     """
     check_hyper(NON_NEGATIVE, decay=decay)
     check_hyper(REAL, dampening=dampening)
-    hyper: dict[str, Any] = {"lr": -1.0, "momentum": decay, "dampening": dampening, "weight_decay": 0.0}
-    return transformation("momentum", SGD, state_dtype=state_dtype, nesterov=nesterov, sign=False, **hyper)
+    return transformation(
+        "momentum", MOMENTUM, state_dtype=state_dtype, decay=decay, dampening=dampening, nesterov=nesterov
+    )
 
 
 class EMAState(NamedTuple):

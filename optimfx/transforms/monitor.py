@@ -28,8 +28,8 @@ def init(param: Any) -> tuple[Any, Any, Any]:
 
 
 def leaf(base: Any, param: Any, update: Any, norm: Any, ratio: Any, nonfinite: Any, s: Scalars) -> tuple[Any, ...]:
-    size = ops.length(update)
-    return ops.add(base, update), size, size / ops.length(param), ops.nonfinite(update)
+    norm = ops.magnitude(update)
+    return ops.add(base, update), norm, norm / ops.magnitude(param), ops.nonfinite(update)
 
 
 MONITOR = Rule(leaf, scalars, init, MonitorState, reads_param=lambda s: True, elementwise=False)

@@ -105,7 +105,7 @@ def kahan(*, state_dtype: DType | None = None) -> GradientTransformation:
         Kahan, Further remarks on reducing truncation errors, 1965. Zamirai et al., Revisiting BFloat16 Training, 2020.
 
     :func:`optimfx.step` gives the parameters as they were rounded; a change handed to
-    :func:`optimfx.apply_updates` is rounded once more where it is more than the parameter's half.
+    :func:`optimfx.apply_updates` is rounded once more where it is more than half the parameter.
 
     >>> import torch, optimfx as fx
     >>> params = {"w": torch.ones(1, dtype=torch.bfloat16)}
@@ -180,7 +180,7 @@ def stochastic_rounding(seed: int = 0) -> GradientTransformation:
         Training, 2020.
 
     :func:`optimfx.step` gives the parameters as they were rounded; a change handed to :func:`optimfx.apply_updates` is
-    rounded once more where it is more than the parameter's half.
+    rounded once more where it is more than half the parameter.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.chain(fx.sgd(lr=1e-3), fx.stochastic_rounding(seed=1))

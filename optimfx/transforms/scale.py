@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, REAL, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.base import (
+    NON_NEGATIVE,
+    REAL,
+    GradientTransformation,
+    Hyper,
+    Rule,
+    Scalar,
+    Schedule,
+    check_hyper,
+    transformation,
+)
 
 
 class Scale(NamedTuple):
     factor: Scalar
 
 
-def scalars(step: Scalar | None, factor: Scalar, sign: int) -> Scale:
-    return Scale(sign * factor)
+def scalars(step: Scalar | None, factor: Scalar) -> Scale:
+    return Scale(factor)
+
+
+def lr_scalars(step: Scalar | None, lr: Scalar) -> Scale:
+    return Scale(-lr)
+
+
+def schedule_scalars(step: Scalar | None, schedule: Scalar) -> Scale:
+    return Scale(schedule)
 
 
 def leaf(base: Any, param: Any, update: Any, s: Scale) -> tuple[Any]:
@@ -21,6 +40,8 @@ def leaf(base: Any, param: Any, update: Any, s: Scale) -> tuple[Any]:
 
 
 SCALE = Rule(leaf, scalars, sparse=lambda s: True)
+SCALE_BY_LR = replace(SCALE, scalars=lr_scalars)
+SCALE_BY_SCHEDULE = replace(SCALE, scalars=schedule_scalars)
 
 
 def scale(factor: Hyper) -> GradientTransformation:
@@ -41,7 +62,7 @@ def scale(factor: Hyper) -> GradientTransformation:
     ({'w': tensor([-0.5000, -1.0000])}, EmptyState())
     """
     check_hyper(REAL, factor=factor)
-    return transformation("scale", SCALE, factor=factor, sign=1)
+    return transformation("scale", SCALE, factor=factor)
 
 
 def scale_by_lr(lr: Hyper) -> GradientTransformation:
@@ -65,10 +86,10 @@ def scale_by_lr(lr: Hyper) -> GradientTransformation:
     tensor([-1.0000,  1.0000])
     """
     check_hyper(NON_NEGATIVE, lr=lr)
-    return transformation("scale_by_lr", SCALE, factor=lr, sign=-1)
+    return transformation("scale_by_lr", SCALE_BY_LR, lr=lr)
 
 
-def scale_by_schedule(schedule: Hyper) -> GradientTransformation:
+def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     """Multiply the updates by a schedule's value, sign and all: ``u -> schedule(step) u``.
 
     Args:
@@ -90,4 +111,4 @@ def scale_by_schedule(schedule: Hyper) -> GradientTransformation:
     """
     if not callable(schedule):
         raise TypeError(f"schedule must be a function of the step; got {schedule!r}. For a constant, use scale.")
-    return transformation("scale_by_schedule", SCALE, factor=schedule, sign=1)
+    return transformation("scale_by_schedule", SCALE_BY_SCHEDULE, schedule=schedule)

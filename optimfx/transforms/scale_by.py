@@ -24,13 +24,17 @@ def scale_by_adam(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`.
+    r"""The direction of :func:`~optimfx.adam`.
+
+    .. math:: g_t \to \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
+
+    The moments are those of :func:`~optimfx.adam`, bias-corrected.
 
     Args:
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         amsgrad: divide by the largest second moment so far.
-        eps_root: added under the root, in squared gradient units.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:
@@ -70,13 +74,18 @@ def scale_by_rms(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.rmsprop`: :math:`g_t / (\sqrt{v_t} + \epsilon)`.
+    r"""The direction of :func:`~optimfx.rmsprop`.
+
+    .. math:: g_t \to \frac{g_t}{\sqrt{v_t + \epsilon_{\text{root}}} + \epsilon}
+
+    The moment is that of :func:`~optimfx.rmsprop`; centered, :math:`\bar g_t^2` is taken off it.
 
     Args:
         alpha: decay of the averages, in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         centered: divide by the standard deviation.
-        eps_root: added under the root, in squared gradient units: Optax's ``eps``, unless ``eps_in_sqrt=False``.
+        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: Optax's
+            ``eps``, unless ``eps_in_sqrt=False``.
         state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
 
     Returns:

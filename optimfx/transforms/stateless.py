@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.base import EmptyState, GradientTransformation, Params, Rule, Scalar, State, Updates, transformation
+from optimfx.base import (
+    EmptyState,
+    GradientTransformation,
+    Outline,
+    Params,
+    Rule,
+    Scalar,
+    State,
+    Updates,
+    transformation,
+)
+
+Function: TypeAlias = Callable[[Updates, Params | None], Updates]
 
 
-def stateless(function: Callable[[Updates, Params | None], Updates]) -> GradientTransformation:
+def init(params: Params) -> EmptyState:
+    return EmptyState()
+
+
+@dataclass(frozen=True, eq=False)
+class Stateless:
+    """The ``update`` of a function."""
+
+    name: str
+    function: Function
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        return self.function(updates, params), state
+
+    def outline(self) -> Outline:
+        return Outline(self.name, {"function": self.function})
+
+
+def stateless(function: Function) -> GradientTransformation:
     """A function of the updates and the parameters as a transformation.
 
     Args:
@@ -21,16 +54,7 @@ def stateless(function: Callable[[Updates, Params | None], Updates]) -> Gradient
     >>> tx.update({"w": torch.tensor([1.0, 3.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([ 1., -1.])}
     """
-
-    def init(params: Params) -> EmptyState:
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, State]:
-        return function(updates, params), state
-
-    return GradientTransformation(init, update)
+    return GradientTransformation(init, Stateless("stateless", function))
 
 
 def identity() -> GradientTransformation:
@@ -41,7 +65,7 @@ def identity() -> GradientTransformation:
     >>> tx.update({"w": torch.ones(2)}, tx.init({"w": torch.zeros(2)}))
     ({'w': tensor([1., 1.])}, EmptyState())
     """
-    return stateless(lambda updates, params: updates)
+    return GradientTransformation(init, Stateless("identity", lambda updates, params: updates))
 
 
 class NoScalars(NamedTuple):

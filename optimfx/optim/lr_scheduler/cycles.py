@@ -224,7 +224,7 @@ class OneCycleLR(_WithMomentum):
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
-        if anneal_strategy not in ("cos", "linear"):
+        if anneal_strategy not in schedules.ANNEALS:
             raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
         self._anneal_func_type = anneal_strategy
         self._schedule_phases = _phases(self.total_steps, pct_start, three_phase)
@@ -274,12 +274,9 @@ def _positive(name: str, count: int) -> int:
 def _phases(total_steps: int, pct_start: float, three_phase: bool) -> list[dict[str, Any]]:
     """What each part of the cycle goes between, by the names under which the groups keep the values."""
     low, peak, end = ("initial_lr", "max_momentum"), ("max_lr", "base_momentum"), ("min_lr", "max_momentum")
-    rise = float(pct_start * total_steps) - 1
-    back = float(2 * pct_start * total_steps) - 2
-    last = total_steps - 1
-    ends = [(rise, peak), (back, low), (last, end)] if three_phase else [(rise, peak), (last, end)]
+    ends = schedules.one_cycle_ends(total_steps, pct_start, three_phase)
     phases, start = [], low
-    for end_step, stop in ends:
+    for end_step, stop in zip(ends, [peak, low, end] if three_phase else [peak, end]):
         names = {"start_lr": start[0], "end_lr": stop[0], "start_momentum": start[1], "end_momentum": stop[1]}
         phases.append({"end_step": end_step, **names})
         start = stop
