@@ -215,9 +215,9 @@ def mean(x: Any, dim: int) -> Any:
     return x.mean(dim, keepdim=True)
 
 
-def size(x: Any) -> int:
-    """The number of elements of a leaf."""
-    return int(x.numel())
+def size(x: Any) -> Any:
+    """The number of elements of a leaf: an integer, or what a tracer has for one."""
+    return x.numel()
 
 
 def cast(x: Any, dtype: torch.dtype) -> Any:
@@ -234,6 +234,8 @@ def epsilon(x: Any) -> float:
 
 def sqrt(x: Any) -> Any:
     """Square root."""
+    if isinstance(x, (torch.SymInt, torch.SymFloat)):
+        return torch.sym_sqrt(x)
     return math.sqrt(x) if isinstance(x, _NUMBERS) else torch.sqrt(x)
 
 

@@ -204,6 +204,20 @@ def test_make_fx_traces_an_update(row, options):
         state = result[1]
 
 
+@rows([row for row in EVERYTHING if not row.evaluates])
+def test_a_trace_for_all_shapes(row):
+    """With sizes as symbols: none of them is taken for a constant."""
+    tx = row(**row.options[0])
+
+    def update(grads, params):
+        return tx.update(grads, tx.init(params), params)[0]
+
+    small, large = ({"w": row.randn(*shape)} for shape in ((4, 3), (9, 8)))
+    traced = make_fx(update, tracing_mode="symbolic")(random_like(small), small)
+    grads = random_like(large)
+    assert_equal(traced(grads, large), update(grads, large), rtol=1e-5, atol=1e-6)
+
+
 def test_forward_mode_without_torch_func():
     from torch.autograd import forward_ad
 
