@@ -209,13 +209,13 @@ def test_a_trace_for_all_shapes(row):
     """With sizes as symbols: none of them is taken for a constant."""
     tx = row(**row.options[0])
 
-    def update(grads, params):
-        return tx.update(grads, tx.init(params), params)[0]
+    def begun(*shape):
+        params = {"w": row.randn(*shape)}
+        return random_like(params), tx.update(random_like(params), tx.init(params), params)[1], params
 
-    small, large = ({"w": row.randn(*shape)} for shape in ((4, 3), (9, 8)))
-    traced = make_fx(update, tracing_mode="symbolic")(random_like(small), small)
-    grads = random_like(large)
-    assert_equal(traced(grads, large), update(grads, large), rtol=1e-5, atol=1e-6)
+    traced = make_fx(tx.update, tracing_mode="symbolic")(*begun(4, 3))
+    arguments = begun(9, 8)
+    assert_equal(traced(*arguments), tx.update(*arguments), rtol=1e-5, atol=1e-6)
 
 
 def test_forward_mode_without_torch_func():
