@@ -18,7 +18,6 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import matplotlib
-import optree
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -122,15 +121,14 @@ def train(folder: Path, begin: int, params: Any, state: Any, progress: Progress,
 def save(path: Path, step: int, params: Any, state: Any) -> None:
     """Write the tensors in one go: a checkpoint is the old one until it is wholly the new one."""
     part = path.with_suffix(".part")
-    torch.save({"step": step, "params": params, "state": optree.tree_leaves(state)}, part)
+    torch.save({"step": step, "params": params, "state": state}, part)
     part.replace(path)
 
 
 def load(path: Path) -> tuple[int, Any, Any]:
-    """The structure of the state is the transformation's; the tensors are the checkpoint's."""
+    """The step to go on from, the parameters and the state."""
     kept = torch.load(path)
-    structure = optree.tree_structure(optimizer().init(kept["params"]))
-    return kept["step"], kept["params"], optree.tree_unflatten(structure, kept["state"])
+    return kept["step"], kept["params"], kept["state"]
 
 
 def losses(path: Path) -> list[float]:

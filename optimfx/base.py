@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from optimfx import execution
-from optimfx.printed import call, name_of, printed
+from optimfx.printed import call, name_of
+from optimfx.states import state_class
 from optimfx.tree import PyTree as PyTree
 
 Params: TypeAlias = PyTree
@@ -125,12 +126,12 @@ class Stepper:
         return GradientTransformation(self.init, self)
 
 
-@printed
+@state_class
 class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 
 
-@printed
+@state_class
 class StepState(NamedTuple):
     """The state of a link that remembers nothing but how many steps it has taken."""
 
@@ -209,7 +210,7 @@ class Rule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "number", execution.numbered(self))
         if self.state:
-            printed(self.state)
+            state_class(self.state)
         fields = self.state._fields[1:] if self.state else ()
         scalar_names = tuple(inspect.signature(self.scalars).parameters)[1:]
         carried = tuple(name for name in fields if name in scalar_names)

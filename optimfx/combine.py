@@ -19,7 +19,7 @@ from optimfx.base import (
     check_transformation,
 )
 from optimfx.execution import Row, check_link, explain_link, explain_rules, has_kernels, run
-from optimfx.printed import printed
+from optimfx.states import state_class
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
 
@@ -160,7 +160,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     return Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states))).transformation()
 
 
-@printed
+@state_class
 class PartitionState(NamedTuple):
     """The state of a partition."""
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from optimfx import ops
 from optimfx.base import GradientTransformation, Outline, Params, PyTree, State, Stepper, Updates
-from optimfx.execution import Row, check_link, explain_link
+from optimfx.execution import Row, check_link, check_state, explain_link
 from optimfx.execution.hyper import count
-from optimfx.printed import printed
+from optimfx.states import state_class
 from optimfx.update import run_link
 
 
-@printed
+@state_class
 class InjectHyperparamsState(NamedTuple):
     """The state of a transformation whose hyperparameters can be read and replaced."""
 
@@ -58,11 +58,7 @@ class Inject(Stepper):
         return Outline("inject_hyperparams", {}, [("", self._inner(self.injected))])
 
     def _values(self, state: State) -> dict[str, Any]:
-        if not isinstance(state, InjectHyperparamsState):
-            raise TypeError(
-                f"inject_hyperparams keeps its state in InjectHyperparamsState, but got {type(state).__name__}; give "
-                f"the state that init or the last update returned."
-            )
+        check_state("inject_hyperparams", InjectHyperparamsState, state)
         unknown = [name for name in state.hyperparams if name not in self.injected]
         if unknown:
             raise ValueError(

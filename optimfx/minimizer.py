@@ -21,7 +21,7 @@ from optimfx.base import (
     Updates,
     check_state_dtype,
 )
-from optimfx.execution import Row
+from optimfx.execution import Row, check_state
 from optimfx.execution.hyper import count, resolve, tensor_like
 from optimfx.execution.storage import compute_dtype, kept_as, real
 
@@ -101,11 +101,7 @@ class Minimizer(Stepper):
             raise ValueError(f"{self.name} needs the parameters here: call update(updates, state, params).")
         leaves, spec = tree.flatten(params)
         wanted = self.begin(torch.empty(0), **self.hyper)
-        if type(state) is not type(wanted):
-            raise TypeError(
-                f"{self.name} keeps its state in {type(wanted).__name__}, but got {type(state).__name__}; give the "
-                f"state that init or the last update returned."
-            )
+        check_state(self.name, type(wanted), state)
         # On no parameters at all, a dimension as long as the vector is 0.
         n = sum(real(leaf).numel() for leaf in leaves if leaf is not None)
         for name, field, like in zip(state._fields, state, wanted):

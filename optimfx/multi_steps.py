@@ -23,12 +23,12 @@ from optimfx.base import (
     check_state_dtype,
     check_transformation,
 )
-from optimfx.execution import ABSENT, Row, check_link, explain_link, kept_as
-from optimfx.printed import printed
+from optimfx.execution import ABSENT, Row, check_link, check_state, explain_link, kept_as
+from optimfx.states import state_class
 from optimfx.update import added, run_link
 
 
-@printed
+@state_class
 class MultiStepsState(NamedTuple):
     """The state of a transformation that steps once in several calls."""
 
@@ -81,11 +81,7 @@ class MultiSteps(Stepper):
         return tree.unflatten(spec, results), MultiStepsState(step, tree.unflatten(spec, sums), inner_state)
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        if not isinstance(state, MultiStepsState):
-            raise TypeError(
-                f"multi_steps keeps its state in MultiStepsState, but got {type(state).__name__}; give the state that "
-                f"init or the last update returned."
-            )
+        check_state("multi_steps", MultiStepsState, state)
         check_link(self.inner, updates, state.inner_state, params)
         like = "updates" if params is None else "params"
         _, spec = tree.flatten(updates if params is None else params)

@@ -10,8 +10,8 @@ CONTRACT = {
     # construction and groups
     1: ("what is no list of parameters is refused", ["test_parameters_are_taken_or_refused_as_by_torch"]),
     2: (
-        "a parameter twice in a group is warned of, in two groups refused",
-        ["test_parameters_are_taken_or_refused_as_by_torch"],
+        "a parameter twice in a group is warned of and stepped twice, in two groups refused",
+        ["test_parameters_are_taken_or_refused_as_by_torch", "test_a_parameter_twice_in_a_group_is_stepped_twice"],
     ),
     3: (
         "what is not a leaf is refused, unless it retains its gradient or the step is differentiable",
@@ -54,6 +54,8 @@ CONTRACT = {
         "a count is a tensor of the default dtype, on the host unless it is captured",
         [
             "test_counts_have_the_default_dtype",
+            "test_steps_do_not_depend_on_the_default_dtype",
+            "test_steps_do_not_depend_on_the_default_device",
             "test_counts_live_with_the_parameters_if_they_are_captured",
             "test_an_old_checkpoint_without_newer_keys",
         ],
@@ -120,11 +122,12 @@ CONTRACT = {
         ],
     ),
     31: (
-        "loading casts, and leaves the checkpoint as it is; other groups are refused",
+        "loading casts, and leaves the checkpoint as it is; other groups and other algorithms are refused",
         [
             "test_loading_copies_and_casts_as_torch_does",
             "test_loading_moves_counts_that_are_captured",
             "test_other_groups_are_refused",
+            "test_the_checkpoint_of_another_algorithm",
         ],
     ),
     32: ("names survive a load", ["test_names_survive_a_load"]),

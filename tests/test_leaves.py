@@ -1,6 +1,7 @@
 """What a leaf and a tree may be."""
 
 import dataclasses
+import io
 from typing import NamedTuple
 
 import optree
@@ -257,3 +258,19 @@ def test_any_tree_any_options_any_way(row, tree, data):
     assert optree.tree_structure(expected[0]) == optree.tree_structure(params)
     for before, after in zip(leaves(params), leaves(expected[0])):
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+@rows(EVERYTHING)
+def test_a_checkpoint_of_a_state_goes_on_where_it_was(row):
+    """``torch.load`` takes it as it is, and leaves share their count as before."""
+    tx = fx.multi_steps(fx.chain(row(**row.richest), fx.masked(fx.inject_hyperparams(fx.sgd)(lr=0.1), True)), 2)
+    params = row.params()
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = fx.step(tx, random_like(params), state, params)
+    file = io.BytesIO()
+    torch.save((params, state), file)
+    file.seek(0)
+    loaded_params, loaded = torch.load(file)
+    grads = random_like(params)
+    assert_equal(fx.step(tx, grads, loaded, loaded_params), fx.step(tx, grads, state, params))

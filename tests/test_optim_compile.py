@@ -92,6 +92,52 @@ def test_a_compiled_step_has_every_group():
     assert torch.equal(w.detach(), torch.ones(2, 2))
 
 
+def failed_load(optimizer, spare):
+    """Of a checkpoint with another rate."""
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["lr"] = 0.5
+    with optimizer.register_load_state_dict_post_hook(lambda optimizer: 1 / 0), pytest.raises(ZeroDivisionError):
+        optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["lr"] = 0.25
+
+
+def replaced(optimizer, spare):
+    optimizer.param_groups = [{**group, "lr": 0.5} for group in optimizer.param_groups]
+
+
+def appended(optimizer, spare):
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [spare], "lr": 0.5})
+
+
+def taken_out(optimizer, spare):
+    del optimizer.param_groups[0]
+
+
+def emptied(optimizer, spare):
+    optimizer.param_groups[0]["params"].pop()
+
+
+@pytest.mark.parametrize("edit", [failed_load, replaced, appended, taken_out, emptied], ids=lambda edit: edit.__name__)
+def test_a_compiled_step_sees_the_groups_as_they_are(edit, fresh_compiler):
+    """Edited by hand, when nothing is compiled anew any more: neither for other gradients nor for a second group."""
+    runs = []
+    for compiled in (False, True):
+        params = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3)]
+        optimizer = optim.Adam([{"params": params[:1], "lr": 0.1}, {"params": params[1:2], "lr": 0.2}])
+        step = optimizer.step
+        if compiled:
+            step = torch.compile(lambda optimizer=optimizer: optimizer.step(), fullgraph=True, backend="eager")
+        for i in range(5):
+            if i == 4:
+                assert fresh_compiler["stats"]["unique_graphs"] == (2 if compiled else 0)  # the first makes the state
+                edit(optimizer, params[2])
+            for p in params:
+                p.grad = torch.ones(3)
+            step()
+        runs.append([p.detach() for p in params])
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-6, atol=1e-6)
+
+
 @names([optim.SGD, optim.Adam])
 def test_a_compiled_learning_rate_is_no_constant(cls, fresh_compiler):
     """Through the real compiler, of which the kernels ask for it at every step."""

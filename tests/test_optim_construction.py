@@ -52,7 +52,10 @@ PARAMS = {
 CONSTRUCTORS = {
     **{CLASSES[info.optim_cls].__name__: (info.optim_cls, CLASSES[info.optim_cls]) for info in DB},
     **{info.optim_cls.__name__: (torch.optim.SGD, info.optim_cls) for info in EVERY if info not in DB},
-    "TransformOptimizer": (torch.optim.SGD, lambda params: optim.TransformOptimizer(params, fx.sgd())),
+    "TransformOptimizer": (
+        torch.optim.SGD,
+        lambda params: optim.TransformOptimizer(params, fx.inject_hyperparams(fx.sgd)()),
+    ),
 }
 
 

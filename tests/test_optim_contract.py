@@ -158,6 +158,29 @@ def test_sparse_gradients_are_refused_in_torchs_words(info):
     assert said(CLASSES[info.optim_cls]) == said(info.optim_cls)
 
 
+@by_class(DENSE)
+@pytest.mark.parametrize("foreach", [None, False, True])
+def test_a_parameter_twice_in_a_group_is_stepped_twice(info, foreach):
+    """Each time anew, as torch's loop does, whatever runs here."""
+    if foreach is not None and "foreach" not in info.supported_impls:
+        pytest.skip("no such flag")
+    options = {} if foreach is None else {"foreach": foreach}
+    a, b = (torch.nn.Parameter(torch.randn(3, 2)) for _ in range(2))
+    runs = []
+    for cls, flags in ((info.optim_cls, {"foreach": False} if options else {}), (CLASSES[info.optim_cls], options)):
+        params = [torch.nn.Parameter(x.detach().clone()) for x in (a, b)]
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            optimizer = cls([params[0], params[1], params[0]], **flags)
+        torch.manual_seed(0)
+        for _ in range(3):
+            give_gradients(info, params)
+            optimizer.step()
+        runs.append([values(params), [optimizer.state.get(p, {}) for p in params]])
+    assert_same_value(*runs, **CLOSE)
+    if CLASSES[info.optim_cls].counts:
+        assert [state["step"].item() for state in runs[1][1]] == [6, 3]
+
+
 @by_class(TENSORS)
 def test_groups_have_hyperparameters_of_their_own(info):
     """A group with almost no learning rate stays, bit for bit, while the other moves; torch's numbers for both."""

@@ -71,13 +71,13 @@ def test_a_checkpoint_moves_mid_run(info, way):
 
 @by_class()
 def test_an_old_checkpoint_without_newer_keys(info):
-    """Only lr and params in the groups, and steps that are numbers: the next step is the same."""
+    """No flags that are off in the groups, and steps that are numbers: the next step is the same."""
     params = some_params(info)
     optimizer = CLASSES[info.optim_cls](params)
     run(info, optimizer, params, 2)
     old = copy.deepcopy(optimizer.state_dict())
     for group in old["param_groups"]:
-        for key in set(group) & {"foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "nesterov"}:
+        for key in [key for key, value in group.items() if value is None or value is False]:
             del group[key]
     for state in old["state"].values():
         for key in set(state) & {"step", "eta", "mu", "mu_product"}:
@@ -252,6 +252,60 @@ def test_counts_have_the_default_dtype(info, default_dtype):
             for state in (theirs.state.get(p, {}), ours.state.get(q, {}))
         ]
         assert kinds[1] == kinds[0]
+
+
+@by_class([info for info in EVERY if not info.step_requires_closure])
+@pytest.mark.parametrize("foreach", [None, False])
+def test_steps_do_not_depend_on_the_default_dtype(info, foreach, default_dtype):
+    """Beyond 256 of them, too, after which bfloat16 has no number for the next one."""
+    options = {} if foreach is None or "foreach" not in info.supported_impls else {"foreach": foreach}
+    runs = []
+    for dtype in (torch.float32, default_dtype):
+        torch.set_default_dtype(torch.float32)
+        torch.manual_seed(0)
+        params = some_params(info, torch.float32)
+        optimizer = CLASSES[info.optim_cls](params, **options)
+        run(info, optimizer, params, 1)
+        for state in optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"].fill_(255)
+        torch.set_default_dtype(dtype)
+        run(info, optimizer, params, 4)
+        runs.append([[p.detach() for p in params], [optimizer.state.get(p, {}) for p in params]])
+    assert_same_value(*runs, rtol=0, atol=0)
+    assert all(not torch.is_tensor(state.get("step")) or state["step"] == 259 for state in runs[1][1])
+
+
+def test_torchs_kernel_is_told_the_step(default_dtype):
+    """The number of it, to the digit."""
+    p, q = (torch.nn.Parameter(torch.ones(2**16, dtype=torch.float32)) for _ in range(2))
+    optimizers = [optim.Adam([p]), torch.optim.Adam([q], fused=True)]
+    for optimizer, x in zip(optimizers, (p, q)):
+        for _ in range(2):
+            x.grad = torch.linspace(-1, 1, 2**16, dtype=torch.float32)
+            optimizer.step()
+            optimizer.state[x]["step"].fill_(256)
+    assert torch.equal(p, q)
+
+
+@by_class([info for info in EVERY if not info.step_requires_closure])
+def test_steps_do_not_depend_on_the_default_device(info):
+    """Where torch takes a step under ``with torch.device(...)``; a first one and a load, too."""
+    runs = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        params = some_params(info, torch.float32)
+        grads = [torch.randn_like(p) for p in params]
+        for p, grad in zip(params, grads):
+            p.grad = grad.to_sparse() if info.only_supports_sparse_grads else grad
+        with torch.device(device):
+            saving = CLASSES[info.optim_cls](params)
+            saving.step()
+            optimizer = CLASSES[info.optim_cls](params)
+            optimizer.load_state_dict(saving.state_dict())
+            optimizer.step()
+        runs.append([[p.detach() for p in params], [optimizer.state.get(p, {}) for p in params]])
+    assert_same_value(*runs, rtol=0, atol=0)
 
 
 @by_class()

@@ -4,7 +4,7 @@
 (``triton``, ``aten``, ``compiled``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
 """
 
-from optimfx.execution.columns import ABSENT
+from optimfx.execution.columns import ABSENT, check_state
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, has_kernels, use
@@ -18,6 +18,7 @@ __all__ = [
     "Row",
     "check",
     "check_link",
+    "check_state",
     "explain",
     "explain_link",
     "explain_rules",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from optree import PyTreeSpec
 
-from optimfx import tree
+from optimfx import modes, tree
 from optimfx.execution.counts import Columns
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.leaves import PLAIN, Leaves
 from optimfx.tree import PyTree
 
 ABSENT = ()
@@ -28,45 +28,73 @@ def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) ->
     return update.state_type(*trees)
 
 
-def columns_of(
-    update: Any, updates: PyTree, state: PyTree, params: PyTree | None
-) -> tuple[Leaves, Columns, PyTreeSpec]:
-    """The leaves and what they share as columns, checked against the parameters (or, without them, the updates)."""
-    if not isinstance(state, update.state_type):
+def check_state(name: str, kind: type[Any], state: PyTree) -> None:
+    """Refuse a state of another transformation."""
+    if not isinstance(state, kind):
         raise TypeError(
-            f"{update.name} keeps its state in {update.state_type.__name__}, but got {type(state).__name__}; "
-            f"give the state that init or the last update returned."
+            f"{name} keeps its state in {kind.__name__}, but got {type(state).__name__}; give the state that init or "
+            f"the last update returned."
         )
-    like = "updates" if params is None else "params"
+
+
+def leaves_of(updates: PyTree, params: PyTree | None) -> tuple[Leaves, PyTreeSpec]:
+    """The parameters and updates as columns, checked against each other."""
     reference, spec = tree.flatten(updates if params is None else params)
-    size = len(reference)
-    grads = reference if params is None else tree.flatten_as(spec, updates, "updates", like)
-    names = [f"state.{field}" for field in state._fields]
-    columns = [
-        [None] * size
-        if _absent(field)
-        else [None if _absent(entry) else entry for entry in tree.flatten_as(spec, field, name, like)]
-        for field, name in zip(state, names)
-    ]
-    for i, grad in enumerate(grads):
-        if grad is None:
-            continue
-        if params is None:
-            tree.check_leaf(grad, spec, i, "updates")
-        else:
-            tree.check_counterpart(reference[i], grad, spec, i, ("params", "updates"))
-        for column, field, name in zip(columns, state, names):
-            # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
-            # slots for some leaves than for others; the count is always there.
-            kept = update.rule.elementwise and not _absent(field)
-            if column[i] is None and (kept or name == "state.step"):
-                raise ValueError(
-                    f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
-                    f"the state must come from init on parameters that include this leaf."
-                )
+    if params is None:
+        leaves = Leaves([None] * len(reference), reference, [])
+    else:
+        leaves = Leaves(reference, tree.flatten_as(spec, updates, "updates", "params"), [])
+    if modes.tracing() or not _evidently_fit(reference, leaves.grads):
+        for i, (param, grad) in enumerate(zip(*leaves[:2])):
+            if grad is None:
+                continue
+            if params is None:
+                tree.check_leaf(grad, spec, i, "updates")
+            else:
+                tree.check_counterpart(param, grad, spec, i, ("params", "updates"))
+    return leaves, spec
+
+
+def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
+    """Whether all are tensors of one kind and of the same shapes, which is soon seen of thousands."""
+    if not {*map(type, params), *map(type, grads)} <= PLAIN - {type(None)}:
+        return False
+    real = all(dtype.is_floating_point for dtype in {t.dtype for t in (*params, *grads)})
+    return real and [p.shape for p in params] == [g.shape for g in grads]
+
+
+def columns_of(
+    update: Any, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
+) -> tuple[Columns, Columns]:
+    """What leaves share, and their slots, as columns of a rule's state, which has the structure of ``like``."""
+    check_state(update.name, update.state_type, state)
+    columns = []
+    for field, slots in zip(state._fields, state):
+        name = f"state.{field}"
+        absent = _absent(slots)
+        column = [None] * len(grads) if absent else _present(tree.flatten_as(spec, slots, name, like))
+        columns.append(column)
+        # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
+        # slots for some leaves than for others; the count is always there.
+        needed = name == "state.step" or (update.rule.elementwise and not absent)
+        if needed and type(None) in {*map(type, column)}:
+            _check_present(column, grads, spec, name)
     _check_slots(update, state)
-    split = update.shares
-    return Leaves([None] * size if params is None else reference, grads, columns[split:]), columns[:split], spec
+    return columns[: update.shares], columns[update.shares :]
+
+
+def _present(column: list[Any]) -> list[Any]:
+    """The column with ``None`` for what is absent."""
+    return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
+
+
+def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec, name: str) -> None:
+    for i, (slot, grad) in enumerate(zip(column, grads)):
+        if slot is None and grad is not None:
+            raise ValueError(
+                f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
+                f"the state must come from init on parameters that include this leaf."
+            )
 
 
 def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,10 @@ Each is one 0-d tensor, the same object for all of them, held in the state at ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 from optimfx.modes import same
 
@@ -22,6 +25,21 @@ def runs_of(shared: Columns, live: list[int]) -> list[list[int]]:
         else:
             runs.append([i])
     return runs
+
+
+def joined(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
+    """Runs of equal numbers as one, and the place at which each stood first; a tensor is taken to equal none."""
+    joined: list[list[int]] = []
+    places: list[int] = []
+    known: dict[tuple[Any, ...], int] = {}
+    for place, (run, value) in enumerate(zip(runs, values)):
+        numbers = not any(isinstance(x, Tensor) for x in value)
+        at = known.setdefault(value, len(joined)) if numbers else len(joined)
+        if at == len(joined):
+            joined.append([])
+            places.append(place)
+        joined[at] += run
+    return joined, places
 
 
 def donate(before: list[Any], after: list[Any], runs: list[list[int]]) -> None:

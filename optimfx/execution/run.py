@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from optree import PyTreeSpec
-from torch import Tensor
 
 from optimfx import modes, tree
 from optimfx.execution import flat
-from optimfx.execution.columns import columns_of, state_of
-from optimfx.execution.counts import Columns, donate, runs_of
+from optimfx.execution.columns import columns_of, leaves_of, state_of
+from optimfx.execution.counts import Columns, donate, joined, runs_of
 from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
 from optimfx.execution.known import recognized
 from optimfx.execution.leaves import Leaves, misshapen
@@ -64,38 +64,39 @@ def run(
     With ``stepping``, the last one gives the new parameters in place of the updates. What one hands to the next is not
     stored. Nothing is written before everything is checked.
     """
-    taken = [columns_of(link, updates, state, params) for link, state in zip(links, states)]
-    first, _, spec = taken[0]
-    # A gradient whose elements share memory, as that of a sum does, cannot be written over.
-    grads = first.grads if stepping or not inplace else list(map(_written_over, first.grads))
-    leaves = recognized(Leaves(first.params, grads, [slot for each, _, _ in taken for slot in each.slots]))
+    (given, grads, _, _), spec = leaves_of(updates, params)
+    like = "updates" if params is None else "params"
+    shared, slots = zip(*[columns_of(link, state, grads, spec, like) for link, state in zip(links, states)])
+    if inplace and not stepping:
+        grads = list(map(_written_over, grads))
+    leaves = recognized(Leaves(given, grads, list(chain(*slots))))
     _check_shapes(links, leaves, spec)
-    shared = [column for _, before, _ in taken for column in before]
     with modes.donating(inplace, leaves.params):
-        runs = runs_of(shared, [i for i, grad in enumerate(leaves.grads) if grad is not None])
-        counts = [[_next(before, run) for run in runs] for _, before, _ in taken]
-        plans = [steps_of(link, leaves.grads, each) for link, each in zip(links, counts)]
-        places = list(zip(*[where for where, _ in plans]))
-        steps = {place: tuple(each[at] for at, (_, each) in zip(place, plans)) for place in places}
-        for run, place in zip(runs, places):
-            for link, step in zip(links, steps[place]):
+        runs = runs_of(list(chain(*shared)), [i for i, grad in enumerate(leaves.grads) if grad is not None])
+        counts = [[_next(before, run) for before in shared] for run in runs]
+        runs, places = joined(runs, [tuple(map(modes.number, chain(*count))) for count in counts])
+        by_link = list(zip(*[counts[place] for place in places])) or [()] * len(links)
+        steps = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, by_link)]))
+        for run, each in zip(runs, steps):
+            for link, step in zip(links, each):
                 _check_params(link, step.scalars, params)
                 _check_layout(link, step.scalars, leaves.grads, run, spec)
-        results, slots = execute(leaves, runs, places, steps, stepping=stepping, inplace=inplace)
+        results, stepped = execute(leaves, runs, steps, stepping=stepping, inplace=inplace)
         states = list(states)
-        for k, (link, (_, before, _)) in enumerate(zip(links, taken)):
-            after = _counted(before, runs, counts[k], [steps[place][k] for place in places])
+        for k, (link, before) in enumerate(zip(links, shared)):
+            after = _counted(before, runs, by_link[k], [each[k] for each in steps])
             if inplace and not modes.tracing():
                 # torch.vmap hands in a count that all members share as an expanded view, which cannot be written to.
                 for old, new in zip(before, after):
                     donate(old, new, runs)
-            own, slots = slots[: len(link.rule.slots)], slots[len(link.rule.slots) :]
+            own, stepped = stepped[: len(link.rule.slots)], stepped[len(link.rule.slots) :]
             if link.counts:
                 states[k] = state_of(link, spec, [*after, *own])
     return tree.unflatten(spec, results), states
 
 
 def _written_over(grad: Any) -> Any:
+    """A gradient that can be: one whose elements share memory, as that of a sum does, cannot."""
     shares = grad is not None and grad.layout is torch.strided and 0 in grad.stride()
     return grad.contiguous() if shares else grad
 
@@ -108,8 +109,9 @@ def _next(before: Columns, run: list[int]) -> tuple[Any, ...]:
 
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
-    leaves, _, spec = columns_of(update, updates, state, params)
-    _check_shapes([update], leaves, spec)
+    leaves, spec = leaves_of(updates, params)
+    _, slots = columns_of(update, state, leaves.grads, spec, "updates" if params is None else "params")
+    _check_shapes([update], recognized(leaves._replace(slots=slots)), spec)
     scalars = first_step(update).scalars
     live = [i for i, grad in enumerate(leaves.grads) if grad is not None]
     if live:
@@ -159,42 +161,34 @@ def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[in
             )
 
 
-def steps_of(update: Any, grads: Sequence[Any], counts: list[tuple[Any, ...]]) -> tuple[list[int], list[Step]]:
-    """For each count and its carried scalars, the place of their step in a list of the different ones."""
-    measured = {"global_norm": norm_of(grads)} if update.rule.measures_norm else {}
-    known: dict[Any, int] = {}
-    places: list[int] = []
-    steps: list[Step] = []
+def steps_of(update: Any, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]]) -> list[Step]:
+    """The steps to these counts, each with the scalars that are carried to it."""
+    measured = {"global_norm": norm_of(grads)} if update.rule.measures_norm and counts else {}
+    steps = []
     for count in counts:
-        values = tuple(modes.number(value) for value in count)
-        numbers = not any(isinstance(value, Tensor) for value in values)
-        place = known.setdefault(values, len(steps)) if numbers else len(steps)
-        if place == len(steps):
-            taken, carried = (values[0], values[1:]) if values else (None, ())
-            steps.append(step_at(update, taken, **dict(zip(update.rule.carried, carried)), **measured))
-        places.append(place)
-    return places, steps
+        taken, *carried = map(modes.number, count or (None,))
+        steps.append(step_at(update, taken, **dict(zip(update.rule.carried, carried)), **measured))
+    return steps
 
 
 def execute(
     leaves: Leaves,
     runs: list[list[int]],
-    places: Sequence[Any],
-    steps: Mapping[Any, Steps],
+    steps: Sequence[Steps],
     *,
     stepping: bool,
     inplace: bool,
 ) -> tuple[list[Any], list[list[Any]]]:
     """The results, and the new slots by column, of runs of leaves; what is in no run stays as it is.
 
-    Leaves are stepped together that take the same steps, found by the place of their run, and that share device,
-    layout and dtypes. A run of all leaves may have steps whose scalars are vectors, a number for each leaf.
+    Leaves are stepped together that are in one run, and that share device, layout and dtypes. A run of all leaves may
+    have steps whose scalars are vectors, a number for each leaf.
     """
     groups: dict[Any, list[int]] = {}
     kinds = leaves.known(_kinds)
-    for run, place in zip(runs, places):
+    for place, run in enumerate(runs):
         if kinds is None:
-            groups.setdefault((place, None), []).extend(run)
+            groups[place, None] = run
             continue
         for i in run:
             groups.setdefault((place, kinds[i]), []).append(i)
@@ -237,7 +231,7 @@ def _dtypes(column: Sequence[Any]) -> set[Any]:
     return {None if t is None else t.dtype for t in column}
 
 
-def _counted(before: Columns, runs: list[list[int]], counts: list[tuple[Any, ...]], steps: list[Step]) -> Columns:
+def _counted(before: Columns, runs: list[list[int]], counts: Sequence[tuple[Any, ...]], steps: list[Step]) -> Columns:
     """The counts and carried scalars of every leaf after the step."""
     after = [list(column) for column in before]
     for run, count, step in zip(runs, counts, steps):

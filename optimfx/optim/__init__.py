@@ -1,5 +1,7 @@
 """torch.optim's classes on optimfx's pure algorithms: ``import optimfx.optim as optim``, and nothing else changes."""
 
+import torch
+
 from optimfx.optim import lr_scheduler, swa_utils
 from optimfx.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
 from optimfx.optim.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
@@ -21,3 +23,6 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SignSGD", "LARS", "LAMB", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
 ]
 # fmt: on
+
+if hasattr(torch.optim, "swap_in_optimizer_params_and_state"):  # since torch 2.13
+    swap_in_optimizer_params_and_state = torch.optim.swap_in_optimizer_params_and_state

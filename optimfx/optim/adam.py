@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_betas, check_lr
+from optimfx.optim.checks import check, check_betas, check_lr, check_no_schedule, check_not_negative
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adam import adam
@@ -17,7 +17,10 @@ from optimfx.rules.sparse_adam import sparse_adam
 
 
 class Adam(Optimizer):
-    """:func:`optimfx.adam` as torch's class."""
+    """Adam: steps scaled by running averages of the gradient and of its square.
+
+    Arguments: see :func:`optimfx.adam`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adam)
     sparse_error = "Adam does not support sparse gradients, please consider SparseAdam instead"
@@ -41,9 +44,9 @@ class Adam(Optimizer):
         if isinstance(lr, Tensor) and foreach and not capturable:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         check_lr(lr)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_not_negative(epsilon=eps)
         check_betas(betas)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(weight_decay=weight_decay)
         _check_tensor_betas(betas, bool(foreach and not capturable))
         defaults = dict(
             lr=lr,
@@ -74,7 +77,14 @@ def _check_tensor_betas(betas: tuple[Any, Any], list_form: bool) -> None:
 
 
 class AdamW(Adam):
-    """:class:`Adam` with decoupled weight decay."""
+    """Adam with decoupled weight decay.
+
+    Arguments: see :func:`optimfx.adamw`. Flags: see :class:`~optimfx.optim.Optimizer`.
+
+    >>> import torch, optimfx as fx
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = fx.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    """
 
     def __init__(
         self,
@@ -114,7 +124,10 @@ class AdamW(Adam):
 
 
 class Adamax(Optimizer):
-    """:func:`optimfx.adamax` as torch's class."""
+    """Adamax: Adam with the largest recent gradient in place of the second moment.
+
+    Arguments: see :func:`optimfx.adamax`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adamax)
 
@@ -133,15 +146,18 @@ class Adamax(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_not_negative(epsilon=eps)
         check_betas(betas)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(weight_decay=weight_decay)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags), fused)
 
 
 class NAdam(Optimizer):
-    """:func:`optimfx.nadam` as torch's class."""
+    """NAdam: Adam that looks ahead.
+
+    Arguments: see :func:`optimfx.nadam`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(nadam)
 
@@ -162,17 +178,19 @@ class NAdam(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_not_negative(epsilon=eps)
         check_betas(betas)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
-        check(momentum_decay >= 0.0, "Invalid momentum_decay value: {}", momentum_decay)
+        check_not_negative(weight_decay=weight_decay, momentum_decay=momentum_decay)
         numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
         flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
         super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags), fused)
 
 
 class RAdam(Optimizer):
-    """:func:`optimfx.radam` as torch's class."""
+    """RAdam: Adam that puts off its adaptive steps until their variance is known.
+
+    Arguments: see :func:`optimfx.radam`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(radam)
 
@@ -192,18 +210,22 @@ class RAdam(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_not_negative(epsilon=eps)
         check_betas(betas)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(weight_decay=weight_decay)
         numbers = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         flags = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
         super().__init__(params, dict(**numbers, decoupled_weight_decay=decoupled_weight_decay, **flags), fused)
 
 
 class SparseAdam(Optimizer):
-    """:func:`optimfx.sparse_adam` as torch's class: for sparse gradients alone, of dense, real parameters."""
+    """Adam for sparse gradients alone, of dense, real parameters: it leaves alone what a gradient does not have.
+
+    Arguments: see :func:`optimfx.sparse_adam`.
+    """
 
     factory = staticmethod(sparse_adam)
+    numeric_step = True
 
     def __init__(
         self,
@@ -215,6 +237,7 @@ class SparseAdam(Optimizer):
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
+        check_no_schedule(lr=lr)
         check(lr > 0.0, "Invalid learning rate: {}", lr)
         check(eps > 0.0, "Invalid epsilon value: {}", eps)
         check_betas(betas)
@@ -232,9 +255,6 @@ class SparseAdam(Optimizer):
     def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
         return {**super()._begin(update, group, param), "step": 0}
 
-    def _count(self, counts: Any, steps: list[Any], states: list[dict[str, Any]]) -> None:
+    def _count(self, counts: Any, steps: list[Any], states: list[dict[str, Any]], scaling: Any) -> None:
         for state in states:
             state["step"] += 1
-
-    def _scalars(self, update: Any) -> tuple[str, ...]:
-        return ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_lr
+from optimfx.optim.checks import check, check_lr, check_not_negative
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -16,7 +16,10 @@ from optimfx.rules.rmsprop import rmsprop
 
 
 class Adadelta(Optimizer):
-    """:func:`optimfx.adadelta` as torch's class."""
+    """Adadelta: steps in the units of past steps.
+
+    Arguments: see :func:`optimfx.adadelta`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adadelta)
 
@@ -36,14 +39,16 @@ class Adadelta(Optimizer):
     ) -> None:
         check_lr(lr)
         check(0.0 <= rho <= 1.0, "Invalid rho value: {}", rho)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(epsilon=eps, weight_decay=weight_decay)
         flags = dict(maximize=maximize, capturable=capturable, foreach=foreach, differentiable=differentiable)
         super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, **flags), fused)
 
 
 class Adafactor(Optimizer):
-    """:func:`optimfx.adafactor` as torch's class."""
+    """Adafactor: a second moment of rows and columns instead of elements.
+
+    Arguments: see :func:`optimfx.adafactor`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adafactor)
     complex_error = "Adafactor does not support complex parameters"
@@ -71,9 +76,13 @@ class Adafactor(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """:func:`optimfx.adagrad` as torch's class: its state is there from the start."""
+    """Adagrad: steps scaled by all squared gradients so far. Its state is there from the start.
+
+    Arguments: see :func:`optimfx.adagrad`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adagrad)
+    later: ClassVar[dict[str, Any]] = {"initial_accumulator_value": 0}
     sparse_error = "weight_decay option is not compatible with sparse gradients"
 
     def __init__(
@@ -92,23 +101,29 @@ class Adagrad(Optimizer):
     ) -> None:
         start = initial_accumulator_value
         check_lr(lr)
-        check(lr_decay >= 0.0, "Invalid lr_decay value: {}", lr_decay)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
-        check(start >= 0.0, "Invalid initial_accumulator_value value: {}", start)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
+        check_not_negative(lr_decay=lr_decay, weight_decay=weight_decay, initial_accumulator_value=start, epsilon=eps)
         numbers = dict(lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay, initial_accumulator_value=start)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, fused=fused)
         super().__init__(params, {**numbers, **flags})
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
                 params = group["params"]
-                self._begin_states(self._update(index, group), group, params, range(len(params)))
+                self._begin_states(self._prepared(index, group).update, group, params, range(len(params)))
+
+    def share_memory(self) -> None:
+        """Move the sums of squares to shared memory, for training in several processes."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
 
 
 class RMSprop(Optimizer):
-    """:func:`optimfx.rmsprop` as torch's class."""
+    """RMSprop: steps scaled by a running average of the squared gradient.
+
+    Arguments: see :func:`optimfx.rmsprop`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(rmsprop)
+    later: ClassVar[dict[str, Any]] = {"momentum": 0}
 
     def __init__(
         self,
@@ -127,10 +142,7 @@ class RMSprop(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(eps >= 0.0, "Invalid epsilon value: {}", eps)
-        check(momentum >= 0.0, "Invalid momentum value: {}", momentum)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
-        check(alpha >= 0.0, "Invalid alpha value: {}", alpha)
+        check_not_negative(epsilon=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
         numbers = dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay)
         flags = dict(capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable)
         super().__init__(params, {**numbers, **flags}, fused)

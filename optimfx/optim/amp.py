@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from optimfx import modes, ops
@@ -24,6 +25,11 @@ class Scaling(NamedTuple):
         """What the scaler has set on the optimizer, if there is one."""
         scale, found_inf = (modes.number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
         return cls(None if scale is None else 1 / scale, found_inf)
+
+    def on(self, device: torch.device) -> Scaling:
+        """The same for parameters on a device; the host waits only if that is the host."""
+        waits = device.type == "cpu"
+        return Scaling(*[x.to(device, non_blocking=not waits) if isinstance(x, Tensor) else x for x in self])
 
     @property
     def leaves_out(self) -> bool:

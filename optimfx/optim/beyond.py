@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from optimfx.optim.checks import check_no_schedule
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adan import adan
@@ -27,13 +28,13 @@ class Beyond(Optimizer):
     """Takes the arguments of the pure algorithm, and checks them as it does."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
         first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         pure = [p for name, p in inspect.signature(cls.factory).parameters.items() if name != "state_dtype"]
         flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=d) for name, d in FLAGS.items()]
         if not cls.factory().update.rule.elementwise:  # type: ignore[attr-defined]
             flags = [flag for flag in flags if flag.name != "fused"]
         cls.__signature__ = inspect.Signature([first, *pure, *flags])  # type: ignore[attr-defined]
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
@@ -43,65 +44,96 @@ class Beyond(Optimizer):
         pure = {name: value for name, value in defaults.items() if name not in FLAGS}
         if isinstance(defaults["lr"], Tensor):
             pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
+        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name)})
         self.factory(**pure)
         super().__init__(params, defaults)
 
 
 class SignSGD(Beyond):
-    """:func:`optimfx.signsgd` as a class."""
+    """Gradient descent that moves every element by the learning rate.
+
+    Arguments: see :func:`optimfx.signsgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(signsgd)
 
 
 class LARS(Beyond):
-    """:func:`optimfx.lars` as a class."""
+    """LARS: gradient descent by a fraction of each parameter's size.
+
+    Arguments: see :func:`optimfx.lars`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(lars)
 
 
 class LAMB(Beyond):
-    """:func:`optimfx.lamb` as a class."""
+    """LAMB: Adam's direction, with a step in proportion to each parameter's size.
+
+    Arguments: see :func:`optimfx.lamb`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(lamb)
 
 
 class NovoGrad(Beyond):
-    """:func:`optimfx.novograd` as a class."""
+    """NovoGrad: momentum of gradients that are scaled by the average of their norm.
+
+    Arguments: see :func:`optimfx.novograd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(novograd)
 
 
 class Lion(Beyond):
-    """:func:`optimfx.lion` as a class."""
+    """Lion: the sign of a momentum that looks ahead.
+
+    Arguments: see :func:`optimfx.lion`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(lion)
 
 
 class AdaBelief(Beyond):
-    """:func:`optimfx.adabelief` as a class."""
+    """AdaBelief: Adam that divides by how far gradients stray from their average.
+
+    Arguments: see :func:`optimfx.adabelief`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adabelief)
 
 
 class Yogi(Beyond):
-    """:func:`optimfx.yogi` as a class."""
+    """Yogi: Adam whose second moment moves by the size of the squared gradient.
+
+    Arguments: see :func:`optimfx.yogi`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(yogi)
 
 
 class Adan(Beyond):
-    """:func:`optimfx.adan` as a class."""
+    """Adan: Nesterov's look-ahead from the gradient's change.
+
+    Arguments: see :func:`optimfx.adan`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adan)
 
 
 class AdEMAMix(Beyond):
-    """:func:`optimfx.ademamix` as a class."""
+    """AdEMAMix: Adam with a second, slow average of the gradient.
+
+    Arguments: see :func:`optimfx.ademamix`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(ademamix)
 
 
 class ADOPT(Beyond):
-    """:func:`optimfx.adopt` as a class."""
+    """ADOPT: Adam that scales each gradient by the second moment before it.
+
+    Arguments: see :func:`optimfx.adopt`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(adopt)

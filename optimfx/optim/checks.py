@@ -10,9 +10,27 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 def check_lr(lr: Any, text: str = "Invalid learning rate: {}") -> None:
     """One element, not negative."""
+    check_no_schedule(lr=lr)
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     check(lr >= 0.0, text, lr)
+
+
+def check_no_schedule(**hyper: Any) -> None:
+    """Refuse functions of the step, which only the pure algorithms take."""
+    for name, value in hyper.items():
+        if callable(value) and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a number or a tensor; got the schedule {value!r}. Here a scheduler of "
+                f"optimfx.optim.lr_scheduler sets {name}; to use the schedule itself, give it to the pure algorithm "
+                f"and that to TransformOptimizer."
+            )
+
+
+def check_not_negative(**hyper: Any) -> None:
+    """Refuse negative numbers, under the names that torch calls them by."""
+    for name, value in hyper.items():
+        check(value >= 0.0, f"Invalid {name} value: {{}}", value)
 
 
 def check(valid: Any, text: str, value: Any) -> None:

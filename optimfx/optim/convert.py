@@ -85,7 +85,8 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
         now = {**first, **state} if counts else {**first, **state, "step": float(bool(state))}
         for name in names[: update.shares]:
             # Leaves that have been stepped together have their count in common, as one tensor.
-            value = torch.tensor(float(now[name]), dtype=first["step"].dtype if name == "step" else torch.float64)
+            dtype = first["step"].dtype if name == "step" else torch.float64
+            value = torch.tensor(float(now[name]), dtype=dtype, device="cpu")
             columns[name].append(shared.setdefault((name, value.item()), value))
         for name in names[update.shares :]:
             columns[name].append(ABSENT if now.get(name) is None else _copy(now[name]))

@@ -16,9 +16,13 @@ LISTS = ("old_dirs", "old_stps", "ro")
 
 
 class LBFGS(Optimizer):
-    """:func:`optimfx.lbfgs` as torch's class: one group, and a closure that evaluates the model."""
+    """L-BFGS: many iterations in a step, of one group, with a closure that evaluates the model.
+
+    Arguments: see :func:`optimfx.lbfgs`.
+    """
 
     factory = staticmethod(lbfgs)
+    counts = False
 
     def __init__(
         self,
@@ -39,10 +43,6 @@ class LBFGS(Optimizer):
         if len(self.param_groups) != 1:
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickled or loaded state; torch's has not changed."""
-        torch.optim.Optimizer.__setstate__(self, state)
-
     @torch.no_grad()
     def step(self, closure: Closure) -> Any:  # type: ignore[override]
         """Iterate until a tolerance or a limit is met.
@@ -53,8 +53,14 @@ class LBFGS(Optimizer):
         Returns:
             The loss before the first iteration, as the closure returned it.
         """
+        if len(self.param_groups) != 1:
+            raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
         (group,) = self.param_groups
+        if group["line_search_fn"] not in (None, "strong_wolfe"):
+            raise RuntimeError("only 'strong_wolfe' is supported")
         params = group["params"]
+        if group["max_iter"] < 1:
+            return self._evaluated(closure, self.state[params[0]])
         before = [p.clone() for p in params]
         losses: list[Any] = []
 
@@ -66,11 +72,9 @@ class LBFGS(Optimizer):
             return float(losses[-1]), [p.grad for p in params]
 
         try:
-            tx = self.algorithm.live(group)
-            state = self.unpacked(tx.init(params), self.state[params[0]])
-            after, new = tx.update.run(  # type: ignore[attr-defined]
-                None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad
-            )
+            update = self._prepared(0, group).update
+            state = self.unpacked(update.init(params), self.state[params[0]])
+            after, new = update.run(None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad)
         except BaseException:
             after = before
             raise
@@ -81,15 +85,23 @@ class LBFGS(Optimizer):
         return losses[0]
 
     @staticmethod
+    def _evaluated(closure: Closure, kept: dict[str, Any]) -> Any:
+        """The loss, where no iteration follows."""
+        with torch.enable_grad():
+            loss = closure()
+        kept.update(func_evals=kept.get("func_evals", 0) + 1, n_iter=kept.get("n_iter", 0))
+        return loss
+
+    @staticmethod
     def unpacked(state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
         """A state with what torch keeps in place of what it begins with."""
         fields = {}
         for name, first in state._asdict().items():
             if name in LISTS and kept.get(name):
-                rows = torch.stack([torch.as_tensor(row).to(first) for row in kept[name]])
+                rows = torch.stack([torch.as_tensor(row, dtype=first.dtype, device=first.device) for row in kept[name]])
                 fields[name] = torch.cat([first[len(rows) :], rows])
             elif name not in LISTS and kept.get(name) is not None:
-                fields[name] = torch.as_tensor(kept[name]).to(first)
+                fields[name] = torch.as_tensor(kept[name], dtype=first.dtype, device=first.device)
         return state._replace(**fields)
 
     @staticmethod

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from optimfx.optim.checks import check, check_lr
+from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.muon import muon
 
 
 class Muon(Optimizer):
-    """:func:`optimfx.muon` as torch's class: for matrices alone."""
+    """Muon: momentum, made orthogonal. For matrices alone.
+
+    Arguments: see :func:`optimfx.muon`.
+    """
 
     factory = staticmethod(muon)
     counts = False
@@ -40,3 +46,8 @@ class Muon(Optimizer):
             for p in group["params"]:
                 text = "Muon only supports 2D parameters whereas we found a parameter with size: {}"
                 check(p.ndim == 2, text, p.size())
+
+    def _check(self, update: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+        super()._check(update, group, params, grads)
+        if any(p.ndim != 2 for p in params):
+            raise ValueError("Param gradient must be a 2D matrix")

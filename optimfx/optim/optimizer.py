@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,16 +25,39 @@ from optimfx.optim.scalars import Scalars
 Closure: TypeAlias = Callable[[], Any]
 
 
+class Prepared(NamedTuple):
+    """A group, and what is found of it before it is stepped."""
+
+    group: Group
+    flags: tuple[Any, ...]  # what the update was made with, and does not look up
+    update: Any
+    repeats: bool  # whether a parameter is in it more than once
+
+
 class Optimizer(torch.optim.Optimizer):
     """Base of the classes: torch's optimizer in everything but the step.
 
     Groups, hooks, ``state_dict`` and pickling are those of :class:`torch.optim.Optimizer`. ``optimizer.state[p]`` holds
     torch's keys and is the truth: each step reads it and the groups, and writes it.
 
+    An algorithm's arguments are numbers, or tensors of one element where torch takes them, for all groups or in each.
+    The flags say how it runs, and change no more than the last digits:
+
+    - ``foreach``: ``True`` takes lists of parameters at once, ``False`` one after the other with exactly the numbers of
+      torch's loop, ``None`` what is fastest.
+    - ``fused``: compile the step into one pass over memory, or call torch's kernel. Not with ``foreach`` or
+      ``differentiable``.
+    - ``capturable``: keep step counts where the parameters are, so that a CUDA graph can capture the step.
+    - ``differentiable``: leave the step on autograd's tape.
+
+    ``maximize=True``, where there is such an argument, ascends.
+
     Attributes:
         factory: the pure algorithm; its arguments are found in the groups by name.
         algorithm: the factory with its arguments, made of it.
         counts: whether torch keeps a ``step`` in the state of this algorithm.
+        numeric_step: whether that is a Python number.
+        later: what checkpoints may lack, with its value: the flags that are off, and what a class adds to them.
         sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
         complex_error: what a complex parameter is refused with, if it is.
         fused: ``fused`` of a class whose twin in torch has no such flag; groups and checkpoints are as torch's.
@@ -43,48 +66,55 @@ class Optimizer(torch.optim.Optimizer):
     factory: ClassVar[Callable[..., GradientTransformation]]
     algorithm: ClassVar[Algorithm]
     counts: ClassVar[bool] = True
+    numeric_step: ClassVar[bool] = False
+    later: ClassVar[dict[str, Any]] = {}
     sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
     complex_error: ClassVar[str] = ""
     fused: bool | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Look into the factory once."""
+        """Look into the factory and the constructor once, and not into those of subclasses."""
         super().__init_subclass__(**kwargs)
         if "factory" in vars(cls):
             cls.algorithm = Algorithm.of(cls.factory)
+            defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+            off = {name: value for name, value in defaults.items() if value is None or value is False}
+            cls.later = {**off, **cls.later}
 
     def __init__(self, params: Any, defaults: dict[str, Any], fused: bool | None = None) -> None:
         check_flags({"fused": fused, **defaults})
         super().__init__(params, defaults)
         self.fused = fused
-        self._updates: dict[int, tuple[Group, tuple[Any, ...] | None, Any]] = {}
-        for index, group in enumerate(self.param_groups):
-            self._prepare(index, group)
+        self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
         return {**super().__getstate__(), "fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a pickled or loaded state; what an older version did not have yet gets its default."""
+        """Take a pickled or loaded state; what an older version did not have yet gets its default.
+
+        Raises:
+            KeyError: a parameter's state is another algorithm's.
+        """
         super().__setstate__(state)
-        self._updates = {}
-        defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(type(self)).parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        }
-        for index, group in enumerate(self.param_groups):
-            for name, value in defaults.items():
-                if name != "fused" or name in self.defaults:
+        scalars = self._scalars()
+        for group in self.param_groups:
+            for name, value in self.later.items():
+                if name in self.defaults:
                     group.setdefault(name, value)
-            scalars = self._scalars(self._update(index, group))
             for param in group["params"]:
-                kept = self.state.get(param, {})
-                for name in scalars:
-                    if name in kept and not isinstance(kept[name], Tensor):
-                        like = self._begin(self._update(index, group), group, param)[name]
-                        kept[name] = torch.full_like(like, float(kept[name]))
+                kept: dict[str, Any] = self.state.get(param) or {}
+                for name in scalars if kept else ():
+                    if not isinstance(kept[name], Tensor):
+                        kept[name] = stepping.scalar(float(kept[name]), param, on_device=_on_device(group))
+        self._prepare()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Prepare groups that replace others: no guard of a compiled step would tell them apart."""
+        super().__setattr__(name, value)
+        if name == "param_groups" and "_updates" in vars(self):
+            self._prepare()
 
     def load_state_dict(  # type: ignore[override]
         self,
@@ -110,6 +140,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: groups, or with ``strict`` names, do not correspond; or there are no names to match.
+            KeyError: a parameter's state is another algorithm's. (What else is missing, the next step raises.)
         """
         before = self.state, self.param_groups
         found = Mismatch((), ())
@@ -155,14 +186,15 @@ class Optimizer(torch.optim.Optimizer):
         if Scaling.told(self).leaves_out:
             return loss
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
-            for index, group in enumerate(self._groups()):
-                params = group["params"]
-                grads = [p.grad for p in params]
-                if type(None) in set(map(type, grads)):
-                    params = [p for p, grad in zip(params, grads) if grad is not None]
-                    grads = [grad for grad in grads if grad is not None]
+            # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
+            # anew for every new gradient.
+            for index, group, params, grads in [(i, group, *_with_gradients(group)) for i, group in self._groups()]:
                 if params:
-                    self._step_group(self._update(index, group), group, params, grads)
+                    known = self._prepared(index, group)
+                    # Counts that are on several devices make no vector.
+                    apart = known.repeats or (_on_device(group) and len({p.device for p in params}) > 1)
+                    for turn in stepping.turns(params, grads) if apart else ((params, grads),):
+                        self._step_group(known.update, group, *turn)
         return loss
 
     @property
@@ -170,28 +202,29 @@ class Optimizer(torch.optim.Optimizer):
         """Whether a ``GradScaler`` leaves it to the step to unscale the gradients."""
         return bool(self.defaults.get("fused"))
 
-    def _groups(self) -> list[Group]:
-        """The groups; by a way on which Dynamo does not take every number in them for a constant."""
-        if torch.compiler.is_compiling():
-            return [group for group, _, _ in self._updates.values()]
-        return self.param_groups
+    def _groups(self) -> list[tuple[int, Group]]:
+        """The groups, read in a way in which Dynamo does not take every number in them for a constant."""
+        return list(enumerate(vars(self)["param_groups"]))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with hyperparameters of their own."""
         super().add_param_group(param_group)
         if hasattr(self, "_updates"):
-            self._prepare(len(self.param_groups) - 1, self.param_groups[-1])
+            self._prepare(len(self.param_groups) - 1)
 
-    def _prepare(self, index: int, group: Group) -> None:
-        """Make the update of a group before anything is compiled; what it refuses, a step refuses, as in torch."""
+    def _prepare(self, start: int = 0) -> None:
+        """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
+        if not start:
+            self._updates: dict[int, Prepared] = {}
         if hasattr(type(self), "algorithm"):
-            self._updates[index] = (group, None, None)
-            with suppress(TypeError, ValueError):
-                self._update(index, group)
+            for index, group in enumerate(self.param_groups[start:], start):
+                with suppress(KeyError, TypeError, ValueError):
+                    self._prepared(index, group)
 
     def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         grads = self._taken(group, grads)
         self._check(update, group, params, grads)
+        scaling = Scaling.told(self).on(params[0].device)
         names = stepping.kept(update, counts=self.counts)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
         columns = stepping.columns(update, states, names)
@@ -201,6 +234,8 @@ class Optimizer(torch.optim.Optimizer):
             columns = stepping.columns(update, states, names)
         if self.counts:
             counts = Scalars(columns["step"], together=modes.tracing() and build.serves(params[0].device))
+            if not self.numeric_step:
+                counts.check("state_steps")
             vector = counts.vector
             steps: Any = [step + 1 for step in counts.read()] if vector is None else vector + 1
         else:
@@ -212,12 +247,12 @@ class Optimizer(torch.optim.Optimizer):
             grads,
             columns,
             steps,
-            scaling=Scaling.told(self),
+            scaling=scaling,
             executor=self._executor(update, group),
             differentiable=bool(group.get("differentiable", False)),
         )
         if self.counts:
-            self._count(counts, steps, states)
+            self._count(counts, steps, states, scaling)
 
     def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """The gradients in the form in which the algorithm takes them."""
@@ -234,22 +269,29 @@ class Optimizer(torch.optim.Optimizer):
         # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
         return use("foreach") if group["foreach"] else use("blocked", "eager")
 
-    def _count(self, counts: Scalars, steps: Any, states: list[dict[str, Any]]) -> None:
+    def _count(self, counts: Scalars, steps: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
         if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
-            counts.advance(Scaling.told(self).counts)
+            counts.advance(scaling.counts)
         else:
             counts.write(steps[0])
 
     def _begin_states(self, update: RuleUpdate, group: Group, params: list[Tensor], places: Sequence[int]) -> None:
-        """Begin the states at these places. Of a term that was switched on later, only its slots are new."""
+        """Begin the states at these places. Of a term that was switched on later, only its slots are new.
+
+        Raises:
+            KeyError: a state that has begun lacks what the optimizer was made to keep: it is another algorithm's.
+        """
+        for state in filter(None, [self.state.get(params[i]) for i in places] if self.counts else ()):
+            missing = [name for name in stepping.kept(self._own(), counts=True) if state.get(name) is None]
+            if missing:
+                raise KeyError(missing[0])
         begun = [self._begin(update, group, params[i]) for i in places]
         for i, new in zip(places, begun if modes.tracing() else stepping.together(begun)):
             state = self.state[params[i]]
             state.update({name: value for name, value in new.items() if state.get(name) is None})
 
     def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
-        on_device = bool(group.get("capturable") or group.get("fused"))
-        return stepping.begin(update, param, counts=self.counts, on_device=on_device)
+        return stepping.begin(update, param, counts=self.counts, on_device=_on_device(group))
 
     def _check(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
@@ -263,14 +305,45 @@ class Optimizer(torch.optim.Optimizer):
         if True in {g.is_sparse for g in grads} and not update.rule.sparse(first_step(update).scalars):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _update(self, index: int, group: Group) -> Any:
-        """The pure update of a group, made anew when the group or one of its flags is another."""
+    def _prepared(self, index: int, group: Group) -> Prepared:
+        """The pure update of a group, made anew when the group or one of its flags is another.
+
+        Raises:
+            KeyError: the group lacks a hyperparameter.
+        """
         flags = self.algorithm.statics(group)
         known = self._updates.get(index)
-        if known is None or known[0] is not group or known[1] != flags:
-            known = self._updates[index] = (group, flags, self.algorithm.live(group).update)
-        return known[2]
+        if known is None or known.group is not group or known.flags != flags:
+            for name in self.algorithm.given(self.defaults):
+                group[name]
+            params = group["params"]
+            repeats = len(set(params)) < len(params)
+            known = Prepared(group, flags, self.algorithm.live(group).update, repeats)
+            if not torch.compiler.is_compiling():  # what is made there takes the learning rate for a constant
+                self._updates[index] = known
+        return known
 
-    def _scalars(self, update: RuleUpdate) -> tuple[str, ...]:
+    def _own(self) -> RuleUpdate:
+        """The update with the hyperparameters that the optimizer was made with."""
+        return self.algorithm.live(self.defaults).update  # type: ignore[return-value]
+
+    def _scalars(self) -> tuple[str, ...]:
         """What torch once kept as a number in the state, and now as a tensor."""
-        return ("step", *update.rule.carried) if self.counts else ()
+        if not hasattr(type(self), "algorithm") or self.numeric_step or not self.counts:
+            return ()
+        return ("step", *self._own().rule.carried)
+
+
+def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters of a group that have gradients, and these."""
+    params = group["params"]
+    grads = [p.grad for p in params]
+    if type(None) in set(map(type, grads)):
+        params = [p for p, grad in zip(params, grads) if grad is not None]
+        grads = [grad for grad in grads if grad is not None]
+    return params, grads
+
+
+def _on_device(group: Group) -> bool:
+    """Whether torch keeps the scalars of a group's parameters where these are."""
+    return bool(group.get("capturable") or group.get("fused"))

@@ -12,6 +12,11 @@ from optimfx import modes
 from optimfx.execution.flat import end_to_end
 
 
+def exact(value: Any) -> Tensor:
+    """A number as a tensor that has all its digits and is on the host, whatever the default dtype and device are."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
 class Scalars:
     """One scalar of each of some parameters, such as the number of steps taken.
 
@@ -49,9 +54,14 @@ class Scalars:
         first = self.line[0]
         return [first.item()] * len(self.column) if bool((self.line == first).all()) else self.line.tolist()
 
+    def check(self, name: str) -> None:
+        """Refuse, in torch's words, scalars that are no tensors and could not be written."""
+        if self.line is None and not all(isinstance(scalar, Tensor) for scalar in self.column):
+            raise RuntimeError(f"API has changed, `{name}` argument must contain a list of singleton tensors")
+
     def write(self, value: Any) -> None:
         """The same value to all."""
-        value = torch.as_tensor(value)
+        value = exact(value)
         if self.line is None:
             torch._foreach_copy_(list(self.column), list(value.expand(len(self.column))))
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.optim.checks import check, check_lr
+from optimfx.optim.checks import check, check_lr, check_not_negative
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.asgd import asgd
@@ -15,7 +15,10 @@ from optimfx.rules.sgd import sgd
 
 
 class SGD(Optimizer):
-    """:func:`optimfx.sgd` as torch's class."""
+    """Gradient descent, with momentum and Nesterov's look-ahead.
+
+    Arguments: see :func:`optimfx.sgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(sgd)
     counts = False
@@ -35,8 +38,7 @@ class SGD(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(momentum >= 0.0, "Invalid momentum value: {}", momentum)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         numbers = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
@@ -51,7 +53,10 @@ class SGD(Optimizer):
 
 
 class ASGD(Optimizer):
-    """:func:`optimfx.asgd` as torch's class."""
+    """Averaged gradient descent: beside the parameters, their average.
+
+    Arguments: see :func:`optimfx.asgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(asgd)
 
@@ -71,14 +76,17 @@ class ASGD(Optimizer):
         fused: bool | None = None,
     ) -> None:
         check_lr(lr)
-        check(weight_decay >= 0.0, "Invalid weight_decay value: {}", weight_decay)
+        check_not_negative(weight_decay=weight_decay)
         numbers = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
         flags = dict(foreach=foreach, maximize=maximize, differentiable=differentiable, capturable=capturable)
         super().__init__(params, {**numbers, **flags}, fused)
 
 
 class Rprop(Optimizer):
-    """:func:`optimfx.rprop` as torch's class."""
+    """Rprop: a step size for each element, which grows while the gradient keeps its sign. For full batches.
+
+    Arguments: see :func:`optimfx.rprop`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
 
     factory = staticmethod(rprop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,12 +13,13 @@ from torch import Tensor
 from optimfx.base import RuleUpdate
 from optimfx.execution import flat
 from optimfx.execution.columns import needed
+from optimfx.execution.counts import joined
 from optimfx.execution.hyper import resolve
 from optimfx.execution.known import recognized
 from optimfx.execution.leaves import Leaves, misshapen
 from optimfx.execution.run import execute, steps_of
 from optimfx.optim.amp import Scaling
-from optimfx.optim.scalars import Scalars
+from optimfx.optim.scalars import Scalars, exact
 
 ParamState = dict[str, Any]
 Columns = dict[str, list[Any]]
@@ -32,16 +34,30 @@ def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -
         counts: whether torch keeps a step for this algorithm.
         on_device: whether it keeps it where the parameter is (capturable or fused), or on the host.
     """
-    scalar: dict[str, Any] = {"dtype": torch.get_default_dtype(), "device": param.device if on_device else None}
-    if scalar["dtype"] not in (torch.float32, torch.float64):
-        scalar["dtype"] = torch.float32
     rule = update.rule
-    state: ParamState = {"step": torch.zeros((), **scalar)} if counts else {}
-    first = rule.begin(**_resolved(update, rule.begin_names))
-    state.update({name: torch.as_tensor(value, **scalar) for name, value in zip(rule.carried, first)})
+    scalars: dict[str, Any] = {"step": 0.0} if counts else {}
+    scalars.update(zip(rule.carried, rule.begin(**_resolved(update, rule.begin_names))))
+    state: ParamState = {name: scalar(value, param, on_device=on_device) for name, value in scalars.items()}
     slots = rule.init(param, **_resolved(update, rule.init_names))
     state.update({name: slot for name, slot in zip(update.rule.slots, slots) if slot is not None})
     return state
+
+
+def scalar(value: Any, param: Tensor, *, on_device: bool) -> Tensor:
+    """A number as torch keeps it for a parameter: in the default dtype, if that is not narrower than float32."""
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.as_tensor(value, dtype=dtype, device=param.device if on_device else "cpu")
+
+
+def turns(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Parameters and their gradients in turns: in each, those of one device, and none more than once."""
+    times: Counter[Tensor] = Counter()
+    found: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for param, grad in zip(params, grads):
+        for column, one in zip(found.setdefault((times[param], param.device), ([], [])), (param, grad)):
+            column.append(one)
+        times[param] += 1
+    return list(found.values())
 
 
 def together(states: Sequence[ParamState]) -> list[ParamState]:
@@ -103,9 +119,10 @@ def step(
     # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
     carried = [Scalars(_clones(columns[name]) if differentiable else columns[name]) for name in rule.carried]
+    for name, each in zip(rule.carried, carried):
+        each.check(f"{name}s")
     runs, counts = _runs(steps, carried)
-    places, taken = steps_of(update, grads, counts)
-    alone = {place: (scaling.around(each),) for place, each in enumerate(taken)}
+    taken = steps_of(update, grads, counts)
     leaves = Leaves(params, grads, slots)
     if rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
@@ -116,13 +133,14 @@ def step(
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
     with executor:
-        results, new = execute(leaves, runs, places, alone, stepping=True, inplace=not differentiable)
+        alone = [(scaling.around(each),) for each in taken]
+        results, new = execute(leaves, runs, alone, stepping=True, inplace=not differentiable)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
             _copy(column, values)
-    for run, place in zip(runs, places):
+    for run, done in zip(runs, taken):
         for name, each in zip(rule.carried, carried):
-            value = torch.as_tensor(getattr(taken[place].scalars, name))
+            value = exact(getattr(done.scalars, name))
             own = [columns[name][i] for i in run]
             if differentiable:
                 _copy(own, list(value.expand(len(run))))
@@ -182,14 +200,5 @@ def _runs(steps: Any, carried: Sequence[Scalars]) -> tuple[list[list[int]], list
     if not (carried or isinstance(steps[0], Tensor)) and len(set(steps)) == 1:
         return [everyone], [(steps[0],)]
     every = list(zip(steps, *[each.read() for each in carried]))
-    runs: list[list[int]] = []
-    counts: list[tuple[Any, ...]] = []
-    known: dict[tuple[Any, ...], int] = {}
-    for i, count in enumerate(every):
-        numbers = not any(isinstance(value, Tensor) for value in count)
-        place = known.setdefault(count, len(runs)) if numbers else len(runs)
-        if place == len(runs):
-            runs.append([])
-            counts.append(count)
-        runs[place].append(i)
-    return runs, counts
+    runs, places = joined([[i] for i in everyone], every)
+    return runs, [every[place] for place in places]

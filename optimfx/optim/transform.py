@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from optimfx.base import GradientTransformation, State, Stepper
+from optimfx.base import GradientTransformation, State, Stepper, check_transformation
 from optimfx.execution import use
 from optimfx.inject import Inject
 from optimfx.optim.live import Group
@@ -29,9 +29,10 @@ class TransformOptimizer(Optimizer):
     its path (``exp_avg``; in a chain ``1.exp_avg``), and what it holds for all together under each of them. Every step
     reads it and the groups, and writes it.
 
-    What begins a state by a step of its own, as ``torch.distributed.checkpoint`` does, takes ``lr`` for 0 only where it
-    is injected. A ``ZeroRedundancyOptimizer`` hands what it is given from process to process: bind the transformation
-    to the class, ``functools.partial(TransformOptimizer, tx=tx)``; and a group is then what a process has of it.
+    Code that creates the state by taking a step with ``lr=0``, as ``torch.distributed.checkpoint`` does, can do so only
+    if ``lr`` is injected. A ``ZeroRedundancyOptimizer`` hands what it is given from process to process: bind the
+    transformation to the class, ``functools.partial(TransformOptimizer, tx=tx)``; and a group is then what a process
+    has of it.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either.
@@ -42,7 +43,7 @@ class TransformOptimizer(Optimizer):
     Raises:
         ValueError, TypeError: as torch's optimizers raise for parameters, and at a group's first step the
             transformation for their kind. ``ValueError`` too for a group that does not say which value it has of a
-            hyperparameter that is injected twice, with different ones.
+            hyperparameter that is injected twice, with different ones, or that names one which is not injected.
 
     >>> import torch, optimfx as fx
     >>> model = torch.nn.Linear(2, 1)
@@ -57,6 +58,7 @@ class TransformOptimizer(Optimizer):
     """
 
     def __init__(self, params: Any, tx: GradientTransformation, *, fused: bool | None = None) -> None:
+        check_transformation("tx", tx)
         self.tx = tx
         self._forms: dict[tuple[int, int], Form] = {}
         super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1}, fused)
@@ -72,7 +74,8 @@ class TransformOptimizer(Optimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with hyperparameters of their own."""
-        for name, values in _injected(self.tx).items():
+        injected = _injected(self.tx)
+        for name, values in injected.items():
             if len(values) > 1 and name not in param_group:
                 numbers = [_number(value) for value in values]
                 raise ValueError(
@@ -80,10 +83,16 @@ class TransformOptimizer(Optimizer):
                     f"give each group its own, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
                     f"what is to be driven."
                 )
+        for part, name in _fixed(self.tx):
+            if name in param_group and name not in injected:
+                raise ValueError(
+                    f"a group has {name!r}, but {part} has its own {name}, which no group changes. To let groups and "
+                    f"schedulers set a number, inject it, as in inject_hyperparams({part})(...)."
+                )
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's. Each tensor in it is one for itself: what is loaded into it goes nowhere else."""
+        """As torch's. No two entries share a tensor, so loading into one changes no other."""
         with self.register_state_dict_post_hook(_apart, prepend=True):
             return super().state_dict()
 
@@ -185,6 +194,15 @@ def _injections(tx: GradientTransformation) -> Iterator[Inject]:
     if isinstance(tx.update, Stepper):
         for _, part in tx.update.outline().parts:
             yield from _injections(part)
+
+
+def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str]]:
+    """The hyperparameters that a transformation and its parts have, each after the name of the part."""
+    if isinstance(tx.update, Stepper):
+        outline = tx.update.outline()
+        yield from ((outline.name, name) for name in outline.hyper)
+        for _, part in outline.parts:
+            yield from _fixed(part)
 
 
 def _number(value: Any) -> Any:

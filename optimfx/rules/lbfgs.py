@@ -9,13 +9,13 @@ from optimfx import ops
 from optimfx.base import FROM_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
 from optimfx.line_search import Trial, strong_wolfe
 from optimfx.minimizer import minimizer
-from optimfx.printed import printed
 from optimfx.quasi_newton import History, Pair, direction, remember
+from optimfx.states import state_class
 
 Evaluation: TypeAlias = tuple[Scalar, Any]
 
 
-@printed
+@state_class
 class LBFGSState(NamedTuple):
     step: Any  # shape=(): updates taken
     func_evals: Any  # shape=(): evaluations of the function

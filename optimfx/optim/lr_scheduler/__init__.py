@@ -17,6 +17,11 @@ from optimfx.optim.lr_scheduler.cycles import CosineAnnealingWarmRestarts, Cycli
 from optimfx.optim.lr_scheduler.functions import LambdaLR, MultiplicativeLR
 from optimfx.optim.lr_scheduler.plateau import ReduceLROnPlateau
 
+
+class _LRScheduler(LRScheduler):
+    """An older name, which torch keeps too."""
+
+
 __all__ = [
     "ChainedScheduler",
     "ConstantLR",

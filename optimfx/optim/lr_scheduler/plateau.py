@@ -22,12 +22,12 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         optimizer: whose rates are scheduled.
         mode: whether the metric improves towards its ``"min"`` or its ``"max"``.
         factor: :math:`f`, below 1.
-        patience: steps without improvement that are let pass.
+        patience: steps without improvement that are tolerated.
         threshold: the least improvement that counts.
         threshold_mode: whether the threshold is a part of the best value (``"rel"``) or a difference (``"abs"``).
         cooldown: steps after a reduction in which nothing is counted.
         min_lr: :math:`l`, the lowest rate, or a list with one for each group.
-        eps: a reduction that is not larger is left out.
+        eps: smaller reductions are skipped.
 
     Raises:
         ValueError: ``factor`` is not below 1, an unknown mode, or a list of another length than the groups.
