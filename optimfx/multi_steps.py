@@ -65,16 +65,15 @@ class MultiSteps(Stepper):
             sums = [s if grad is None else added(s, grad, inplace) for s, grad in zip(sums, grads)]
         step = state.step + 1
         due = modes.number(step) % self.every == 0
-        still = leaves if stepping else [None if grad is None else torch.zeros_like(grad) for grad in grads]
-        waiting = still, sums, state.inner_state
+        waiting = leaves if stepping else _zeros(sums, grads), sums, state.inner_state
         if due is False:
             results, sums, inner_state = waiting
         else:
             means = tree.unflatten(spec, [None if grad is None else s / self.every for s, grad in zip(sums, grads)])
             meets = {"stepping": stepping, "inplace": inplace and due is True}
             results, inner_state = run_link(self.inner, means, state.inner_state, params, **meets, **extra)
-            sums = [s if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
-            results, sums, inner_state = _either(due, (spec.flatten_up_to(results), sums, inner_state), waiting)
+            begun = [s if zero is None else zero for s, zero in zip(sums, _zeros(sums, grads))]
+            results, sums, inner_state = _either(due, (spec.flatten_up_to(results), begun, inner_state), waiting)
             if stepping and inplace:
                 with modes.donating(inplace, leaves):
                     results = [old if old is new else old.copy_(new) for old, new in zip(leaves, results)]
@@ -143,6 +142,11 @@ def multi_steps(
     return MultiSteps(inner, every, state_dtype).transformation()
 
 
+def _zeros(sums: list[Any], grads: list[Any]) -> list[Any]:
+    """As many as there are of gradients, in the dtypes of their sums."""
+    return [None if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
+
+
 def _either(condition: Any, yes: PyTree, no: PyTree) -> PyTree:
     """One of two trees: where the condition is a tensor, element by element. Counts stay shared by their leaves."""
     if condition is True:
@@ -151,6 +155,6 @@ def _either(condition: Any, yes: PyTree, no: PyTree) -> PyTree:
     others: list[Any] = spec.flatten_up_to(no)
     chosen: list[Any] = []
     for i, (x, y) in enumerate(zip(leaves, others)):
-        as_before = i > 0 and x is leaves[i - 1] and y is others[i - 1]
+        as_before = i > 0 and x is leaves[i - 1] and modes.same(y, others[i - 1])
         chosen.append(chosen[-1] if as_before else x if x is y else torch.where(condition, x, y))
     return tree.unflatten(spec, chosen)

@@ -95,6 +95,25 @@ def test_sums_in_single_precision():
     assert state.acc_grads[0].dtype == torch.float32
 
 
+def test_updates_have_one_dtype_in_all_calls():
+    tx = fx.multi_steps(fx.sgd(1.0), 2, state_dtype=torch.float32)
+    params = [torch.zeros(1, dtype=torch.bfloat16)]
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+        assert updates[0].dtype == torch.float32
+
+
+def test_under_vmap_what_depends_on_the_count_is_computed_once():
+    asked = []
+    tx = fx.multi_steps(fx.sgd(lr=lambda step: asked.append(step) or 0.1, momentum=0.9), 2)
+    params = [torch.randn(3, 2) for _ in range(4)]
+    state = torch.vmap(tx.init)(params)
+    for _ in range(3):
+        params, state = torch.vmap(lambda g, s, p: fx.step(tx, g, s, p))(params, state, params)
+    assert sum(isinstance(step, torch.Tensor) for step in asked) == 3  # beside the checks, which ask for the first
+
+
 def test_vmap():
     tx = fx.multi_steps(fx.chain(fx.clip_by_global_norm(1.0), fx.adam(0.1)), 2)
     models = [params_like() for _ in range(3)]
