@@ -37,7 +37,9 @@ class Inject(Stepper):
 
     def init(self, params: Params) -> InjectHyperparamsState:
         values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
-        return InjectHyperparamsState(torch.zeros((), dtype=torch.int64), values, self._inner(values).init(params))
+        return InjectHyperparamsState(
+            torch.zeros((), dtype=torch.int64, device="cpu"), values, self._inner(values).init(params)
+        )
 
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
@@ -146,4 +148,4 @@ def _tensor(value: Any) -> Any:
     """A number as a float64 tensor, a tensor as it is, and tuples of them."""
     if isinstance(value, (tuple, list)):
         return tuple(_tensor(item) for item in value)
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64, device="cpu")

@@ -100,7 +100,7 @@ class Minimizer(Stepper):
         if params is None:
             raise ValueError(f"{self.name} needs the parameters here: call update(updates, state, params).")
         leaves, spec = tree.flatten(params)
-        wanted = self.begin(torch.empty(0), **self.hyper)
+        wanted = self.begin(torch.empty(0, device="cpu"), **self.hyper)
         check_state(self.name, type(wanted), state)
         # On no parameters at all, a dimension as long as the vector is 0.
         n = sum(real(leaf).numel() for leaf in leaves if leaf is not None)
@@ -161,7 +161,7 @@ def _join(leaves: Sequence[Any], likes: Sequence[Any]) -> Tensor:
     """The leaves as one vector, complex numbers as pairs of reals; 0 for a leaf that is not there."""
     there = [like for like in likes if like is not None]
     if not there:
-        return torch.empty(0)
+        return torch.empty(0, device="cpu")
     dtype = compute_dtype(there)
     parts = [torch.zeros_like(like) if leaf is None else leaf for leaf, like in zip(leaves, likes) if like is not None]
     return torch.cat([real(p.to_dense() if p.is_sparse else p).reshape(-1).to(dtype) for p in parts])

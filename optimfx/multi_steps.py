@@ -52,7 +52,9 @@ class MultiSteps(Stepper):
         sums: list[Any] = [
             ABSENT if leaf is None else kept_as(torch.zeros_like(leaf), self.state_dtype) for leaf in leaves
         ]
-        return MultiStepsState(torch.zeros((), dtype=torch.int64), tree.unflatten(spec, sums), inner_state)
+        return MultiStepsState(
+            torch.zeros((), dtype=torch.int64, device="cpu"), tree.unflatten(spec, sums), inner_state
+        )
 
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any

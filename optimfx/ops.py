@@ -207,7 +207,9 @@ def rows(x: Any) -> list[Any]:
 
 def stack(rows: Sequence[Any]) -> Any:
     """Vectors, or scalars, along a new first dimension."""
-    return torch.stack([row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64) for row in rows])
+    return torch.stack(
+        [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64, device="cpu") for row in rows]
+    )
 
 
 def mean(x: Any, dim: int) -> Any:

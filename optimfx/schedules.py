@@ -371,7 +371,7 @@ def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: i
     products = [1.0]
     for step in range(1, total_steps + 1):
         products.append(products[-1] * lr_lambda(step))
-    table = torch.tensor(products, dtype=torch.float64)
+    table = torch.tensor(products, dtype=torch.float64, device="cpu")
 
     def schedule(step: Any) -> Any:
         step = ops.minimum(step, total_steps)

@@ -43,7 +43,7 @@ class Evaluating(Stepper):
                 for g, s in zip(grads, steps)
                 if g is not None and s is not None
             ]
-            return sum(parts, torch.zeros(())), spec.unflatten(
+            return sum(parts, torch.zeros((), device="cpu")), spec.unflatten(
                 None if g is None else g + s for g, s in zip(grads, steps)
             )
 

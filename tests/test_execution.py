@@ -173,3 +173,35 @@ def test_large_trees_in_half_precision_are_compiled_unasked():
         ["compiled"],
         ["blocked"],
     ]
+
+
+@cases(ALGORITHMS + LINKS, where=lambda row, options: options == row.richest, executors=True)
+def test_the_default_device_plays_no_part(row, options, executor):
+    """``torch.set_default_device("cuda")`` must not scatter counts, scalars and scratch memory over devices."""
+    assert_unmoved(row(**options), row.params(), executor)
+
+
+@pytest.mark.parametrize("executor", ["aten", "compiled"])
+def test_the_default_device_plays_no_part_in_kernels_of_others(executor):
+    assert_unmoved(fx.adamw(), [torch.randn(9)], executor, inplace=True)
+
+
+def test_the_default_device_plays_no_part_around_rules():
+    tx = fx.inject_hyperparams(fx.sgd)(lr=fx.schedules.multiplicative(0.1, lambda step: 0.9, 3))
+    assert_unmoved(fx.multi_steps(tx, 2), [torch.randn(9)], "blocked")
+
+
+def assert_unmoved(tx, params, executor, **options):
+    gradients = [random_like(params) for _ in range(3)]
+
+    def run():
+        stepped, state = clone(params), tx.init(params)
+        with fx.execution.use(executor):
+            for grads in gradients:
+                stepped, state = fx.step(tx, grads, state, stepped, **options)
+        return stepped, state
+
+    expected = run()
+    with torch.device("meta"):
+        found = run()
+    assert_equal(found, expected)

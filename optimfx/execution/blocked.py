@@ -78,7 +78,7 @@ def _record(steps: Steps, row: flat.Row, outs: flat.Row, stepping: bool, over: b
     direct = [out is not None and out.dtype == dtype for out in outs]
     below = flat.outs_of(inputs, stepping) if over else [None] * len(outs)
     player = Player(tape, inputs, results, direct, below)
-    return player, [torch.empty(BLOCK, dtype=dtype) for _ in range(player.scratch)]
+    return player, [torch.empty(BLOCK, dtype=dtype, device="cpu") for _ in range(player.scratch)]
 
 
 def _cut(tensors: flat.Row, begin: int, end: int) -> flat.Row:

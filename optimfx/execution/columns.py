@@ -101,7 +101,7 @@ def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:
     """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not update.rule.elementwise:
         return []
-    slots = update.rule.init(torch.empty(0), **{name: hyper[name] for name in update.rule.init_names})
+    slots = update.rule.init(torch.empty(0, device="cpu"), **{name: hyper[name] for name in update.rule.init_names})
     return [name for name, slot in zip(update.rule.slots, slots) if slot is not None]
 
 

@@ -48,7 +48,7 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         return blocked.run(steps, leaves, stepping=stepping, inplace=inplace)
     forms = [form_of(step) for step in steps]
     given = [float(x) for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
-    scalars = torch.tensor(given, dtype=torch.float64)
+    scalars = torch.tensor(given, dtype=torch.float64, device="cpu")
     rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
     same = (rules, stepping, torch.get_num_threads())
 
@@ -85,8 +85,10 @@ def _compile(
     tensors = [t for t in (*row, *(outs or ())) if t is not None]
     given = sum(isinstance(part, Open) for form in forms for part in form)
     with torch.no_grad(), torch.inference_mode(False):
-        examples = [torch.ones(EXAMPLE, dtype=t.dtype) for t in tensors]
-        graph = make_fx(function, tracing_mode="symbolic")(torch.ones(given, dtype=torch.float64), *examples)
+        examples = [torch.ones(EXAMPLE, dtype=t.dtype, device="cpu") for t in tensors]
+        graph = make_fx(function, tracing_mode="symbolic")(
+            torch.ones(given, dtype=torch.float64, device="cpu"), *examples
+        )
         inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
         return standalone_compile(graph, inputs)
 

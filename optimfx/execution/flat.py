@@ -206,7 +206,7 @@ def _packs(shapes: Sequence[torch.Size], columns: int, dtype: torch.dtype) -> li
 def _pack(shapes: Sequence[torch.Size], begin: int, columns: int, dtype: torch.dtype) -> Pack:
     offsets = [0, *accumulate(shape.numel() for shape in shapes)]
     with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
-        flat = [torch.empty(offsets[-1], dtype=dtype) for _ in range(columns)]
+        flat = [torch.empty(offsets[-1], dtype=dtype, device="cpu") for _ in range(columns)]
         return Pack(begin, begin + len(shapes), offsets, flat, [_parts(column, shapes) for column in flat])
 
 

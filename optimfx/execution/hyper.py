@@ -66,7 +66,7 @@ def own(steps: Steps, places: Any) -> Steps:
 
 def _index(places: list[int], device: torch.device) -> Tensor:
     """The places on the device, by a copy for which the host does not wait."""
-    index = torch.tensor(places)
+    index = torch.tensor(places, device="cpu")
     return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 

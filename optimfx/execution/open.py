@@ -27,7 +27,9 @@ def form_of(step: Step) -> tuple[Any, ...]:
     conditions = [isinstance(x, Tensor) and x.dtype is torch.bool for x in scalars]
     if any(flags) and step.count is not None and not isinstance(step.count, Tensor):
         # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
-        probe = flat_scalars(step.rule.scalars(torch.tensor(step.count, dtype=torch.float64), **step.hyper))
+        probe = flat_scalars(
+            step.rule.scalars(torch.tensor(step.count, dtype=torch.float64, device="cpu"), **step.hyper)
+        )
         hanging = [flag and isinstance(x, Tensor) for flag, x in zip(flags, probe)]
         conditions[: len(hanging)] = [known or hangs for known, hangs in zip(conditions, hanging)]
     form = [Open.NUMBER if number else x for x, number in zip(scalars, numbers)]

@@ -37,8 +37,9 @@ def init(update: Any, params: PyTree) -> PyTree:
                 raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
     if not update.counts:
         return update.state_type()
-    # torch.optim's dtype for counts: float32, or float64 when that is the default.
-    zero = torch.zeros((), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+    # torch.optim's dtype for counts: float32, or float64 when that is the default. On the host they are read at once.
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    zero = torch.zeros((), dtype=dtype, device="cpu")
     carried = [tensor_like(value, zero.double()) for value in carried_at_first(update).values()]
     shared = [[None if leaf is None else value for leaf in leaves] for value in (zero, *carried)]
     hyper = {name: update.hyper[name] for name in update.rule.init_names}

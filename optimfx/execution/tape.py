@@ -64,7 +64,9 @@ def copied(x: Tensor, out: Tensor) -> Tensor:
 
 def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
     """One or the other; numbers are in the dtype of ``out``."""
-    return torch.where(condition, *[torch.as_tensor(value, dtype=out.dtype) for value in (x, y)], out=out)
+    return torch.where(
+        condition, *[torch.as_tensor(value, dtype=out.dtype, device=out.device) for value in (x, y)], out=out
+    )
 
 
 _RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied, torch.where: where}

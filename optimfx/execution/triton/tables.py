@@ -112,10 +112,10 @@ def _stream(device: torch.device) -> int:
 
 
 def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
-    sizes = torch.tensor(numels)
+    sizes = torch.tensor(numels, device="cpu")
     chunks = (sizes + block - 1) // block
-    tensor_of = torch.repeat_interleave(torch.arange(len(numels)), chunks)
-    chunk_of = torch.arange(len(tensor_of)) - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
+    tensor_of = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), chunks)
+    chunk_of = torch.arange(len(tensor_of), device="cpu") - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
     maps = [_to(x.int(), device) for x in (tensor_of, chunk_of, begins)]
     return Plan(maps[0], maps[1], maps[2], _to(sizes, device), longest=int(chunks.max()))
