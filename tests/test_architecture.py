@@ -23,7 +23,7 @@ ALLOWED = {
     "printed": {"modes", "tree"},
     "states": {"printed"},
     "linalg": {"ops"},
-    "execution": {"execution", "modes", "ops", "tree"},
+    "execution": {"execution", "modes", "ops", "printed", "tree"},
     "base": {"execution", "printed", "states", "tree"},
     "line_search": {"base", "ops"},
     "quasi_newton": {"ops"},

@@ -89,7 +89,7 @@ def test_explain_sees_through_every_combinator():
     assert [(row.transform, row.leaves) for row in fx.explain(tx, params)] == [
         ("stateless", 2),
         ("scale", 1),
-        ("stateless", 1),
+        ("identity", 1),
         ("adam", 2),
         ("sgd", 1),
         ("lion", 1),

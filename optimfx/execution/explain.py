@@ -9,6 +9,7 @@ from optimfx import tree
 from optimfx.execution.hyper import first_step, typed
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.select import select
+from optimfx.printed import name_of
 from optimfx.tree import PyTree
 
 
@@ -53,7 +54,7 @@ def explain_link(tx: Any, params: PyTree) -> list[Row]:
     if hasattr(tx.update, "explain"):
         rows: list[Row] = tx.update.explain(params)
         return rows
-    name = getattr(tx.update, "__qualname__", type(tx.update).__name__).partition(".")[0]
+    name = tx.update.outline().name if hasattr(tx.update, "outline") else name_of(tx.update)
     return [_row(name, "as given", group, "a function of the whole tree") for group in _groups(params)]
 
 
