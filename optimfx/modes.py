@@ -32,18 +32,17 @@ def same(x: Any, y: Any) -> bool:
     """Whether two are one tensor; ``torch.vmap`` makes a tensor for each place at which it finds one."""
     if x is y or torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return x is y
-    batched, level, dim, unwrapped = (
-        getattr(torch._C._functorch, name)
-        for name in ("is_batchedtensor", "maybe_get_level", "maybe_get_bdim", "get_unwrapped")
-    )
-    if not batched(x):
+    functorch = torch._C._functorch
+    if not functorch.is_batchedtensor(x):
         return False
-    while batched(x) and batched(y):
-        if (level(x), dim(x)) != (level(y), dim(y)):
+    while functorch.is_batchedtensor(x) and functorch.is_batchedtensor(y):
+        if functorch.maybe_get_level(x) != functorch.maybe_get_level(y):
             return False
-        x, y = unwrapped(x), unwrapped(y)
+        if functorch.maybe_get_bdim(x) != functorch.maybe_get_bdim(y):
+            return False
+        x, y = functorch.get_unwrapped(x), functorch.get_unwrapped(y)
     plain = type(x) is Tensor is type(y) and not (x.requires_grad or y.requires_grad)
-    return plain and _memory(x) == _memory(y) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return plain and _memory(x) == _memory(y) and not functorch.is_functorch_wrapped_tensor(x)
 
 
 def _memory(x: Tensor) -> tuple[Any, ...]:

@@ -357,7 +357,7 @@ def test_a_checkpoint_of_a_larger_model_is_refused_before_anything_is_written(ma
         optimizer.step()
     optimizers[1].load_state_dict(optimizers[0].state_dict())
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises((RuntimeError, ValueError), match=r"exp_avg.* has shape .*\(2, 64\)|\(64, 64\)"):
+    with pytest.raises((RuntimeError, ValueError), match=r"exp_avg.* has shape .*(\(2, 64\)|\(64, 64\))"):
         optimizers[1].step()
     assert_equal([p.detach() for p in model.parameters()], before)
 

@@ -29,17 +29,17 @@ def runs_of(shared: Columns, live: list[int]) -> list[list[int]]:
 
 def joined(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
     """Runs of equal numbers as one, and the place at which each stood first; a tensor is taken to equal none."""
-    joined: list[list[int]] = []
+    wholes: list[list[int]] = []
     places: list[int] = []
     known: dict[tuple[Any, ...], int] = {}
     for place, (run, value) in enumerate(zip(runs, values)):
         numbers = not any(isinstance(x, Tensor) for x in value)
-        at = known.setdefault(value, len(joined)) if numbers else len(joined)
-        if at == len(joined):
-            joined.append([])
+        at = known.setdefault(value, len(wholes)) if numbers else len(wholes)
+        if at == len(wholes):
+            wholes.append([])
             places.append(place)
-        joined[at] += run
-    return joined, places
+        wholes[at] += run
+    return wholes, places
 
 
 def donate(before: list[Any], after: list[Any], runs: list[list[int]]) -> None:
