@@ -235,13 +235,24 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class RuleUpdate(Stepper):
-    """The ``update`` of a rule with its hyperparameters; :mod:`optimfx.execution` decides how it runs."""
+    """The ``update`` of a rule with its hyperparameters; :mod:`optimfx.execution` decides how it runs.
+
+    Attributes:
+        counts: whether the state holds a step count: always beside slots, and where a schedule needs one.
+        shares: how many fields of the state, from the first, hold what leaves share: the count and the carried scalars.
+        state_type: the NamedTuple of the state.
+        user_names: the arguments of the rule's ``scalars`` that the user gives.
+    """
 
     name: str
     rule: Rule
     hyper: dict[str, Any]
     maximize: bool
     state_dtype: torch.dtype | None
+    counts: bool = field(init=False, repr=False)
+    shares: int = field(init=False, repr=False)
+    state_type: type[Any] = field(init=False, repr=False)
+    user_names: list[str] = field(init=False, repr=False)
     spares_updates = True
 
     def init(self, params: Params) -> State:
@@ -262,20 +273,16 @@ class RuleUpdate(Stepper):
     def outline(self) -> Outline:
         return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
 
-    @property
-    def counts(self) -> bool:
-        """Whether the state holds a step count: always beside slots, and where a schedule needs one."""
-        return self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
-
-    @property
-    def shares(self) -> int:
-        """How many fields of the state, from the first, hold what leaves share: the count and the carried scalars."""
-        return 1 + len(self.rule.carried) if self.counts else 0
-
-    @property
-    def state_type(self) -> type[Any]:
-        """The NamedTuple of the state."""
-        return self.rule.state or (StepState if self.counts else EmptyState)
+    def __post_init__(self) -> None:
+        counts = self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
+        derived = {
+            "counts": counts,
+            "shares": 1 + len(self.rule.carried) if counts else 0,
+            "state_type": self.rule.state or (StepState if counts else EmptyState),
+            "user_names": [name for name in self.rule.scalar_names if name in self.hyper],
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
 
 def transformation(

@@ -43,7 +43,6 @@ def test_equals_eager(row, options, stepping, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_block_by_block_equals_at_once(row, options, stepping, inplace, dtype, monkeypatch):
     """Bit for bit, where the rule is recorded and played on blocks, the last of which is shorter."""
-    monkeypatch.setattr(blocked, "SHORT", 8)
     monkeypatch.setattr(flat, "SMALL", 8)
     monkeypatch.setattr(blocked, "BLOCK", 16)
     tx, params = row(**options), [row.randn(39, dtype=dtype), row.randn(4, 4, dtype=dtype)]
@@ -108,8 +107,13 @@ def test_explain_follows_use():
 
 def count_blocked(monkeypatch):
     calls = []
-    run = blocked.run
-    monkeypatch.setattr(blocked, "run", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    bind = blocked.bind
+
+    def counted(*args, **options):
+        run = bind(*args, **options)
+        return lambda *given: calls.append(1) or run(*given)
+
+    monkeypatch.setattr(blocked, "bind", counted)
     return calls
 
 

@@ -25,8 +25,12 @@ def ran(monkeypatch):
     """The names of the executors that have run."""
     names = []
     for name, executor in EXECUTORS.items():
-        run = executor.run
-        monkeypatch.setattr(executor, "run", lambda *a, run=run, name=name, **k: names.append(name) or run(*a, **k))
+
+        def bind(*args, bind=executor.bind, name=name, **options):
+            run = bind(*args, **options)
+            return lambda *given: names.append(name) or run(*given)
+
+        monkeypatch.setattr(executor, "bind", bind)
     return names
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.execution import blocked, flat
+from optimfx.execution import blocked, flat, foreach
 from optimfx.execution.hyper import Step, Steps
 from optimfx.execution.leaves import Leaves
 
 name = "aten"
 virtue = "torch's own kernel"
+takes_hyper = True
 
 
 def _adam(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
@@ -89,41 +90,47 @@ def drawback(leaves: Leaves) -> str | None:
     return None
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column."""
-    *before, step = steps
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     last = _last(steps, leaves)
-    if before:
-        # Of the gradients, a step in place leaves what they are.
-        last = last._replace(grads=[grad.clone() for grad in leaves.grads])
-        others = leaves.slots[: len(leaves.slots) - len(last.slots)]
-        blocked.run(tuple(before), last._replace(slots=others), stepping=False, inplace=True)
-    together, rest = _split(step, last)
-    if together:
-        part = last.take(together)
-        _call(step, [part.params, part.grads, *part.slots])
-    if rest:
-        dtype = last.params[0].dtype
+    first = len(leaves.slots) - len(last.slots)
+    # One call takes the leaves as they lie, the small ones too: to pack and unpack them costs more than it saves.
+    direct = [i for i, row in enumerate(last.rows()) if all(t is None or t.is_contiguous() for t in row)]
+    others = sorted({*range(len(leaves.grads))} - {*direct})
+    layout = flat.Layout(last.take(others), stepping=True, inplace=True, dtype=last.params[0].dtype) if others else None
+    before = foreach.bind(steps[:-1], leaves._replace(slots=leaves.slots[:first]), stepping=False, inplace=False)
 
-        def kernel(row: flat.Row, outs: flat.Row) -> None:
-            _call(step, [[t] for t in row])
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[list[Any], list[list[Any]]]:
+        params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
+        if len(steps) > 1:
+            # Out of place: of the gradients, a step in place leaves what they are.
+            grads, new = before(steps[:-1], (), leaves._replace(slots=leaves.slots[:first]))
+            for old, values in zip(leaves.slots, new):
+                if old[0] is not None:
+                    torch._foreach_copy_(list(old), values)
+        step = steps[-1]
+        if layout is None or _is_sum(step):
+            _call(step, [params, grads, *slots])
+        else:
+            mine = Leaves(params, grads, slots)
+            if direct:
+                part = mine.take(direct)
+                _call(step, part.columns())
+            layout.run(lambda row, outs: _call(step, [[t] for t in row]), mine.take(others))
+        return params, leaves.slots
 
-        flat.run(kernel, last.take(rest), stepping=True, inplace=True, dtype=dtype)
-    return list(leaves.params), [list(column) for column in leaves.slots]
-
-
-def _split(step: Step, leaves: Leaves) -> tuple[list[int], list[int]]:
-    """The places of the leaves that one call takes as they lie, and of those that are run as stretches of memory."""
-    places = range(len(leaves.grads))
-    if _is_sum(step):
-        return list(places), []
-    large = [i for i in places if leaves.grads[i].numel() > flat.SMALL]
-    rows = {i: [leaves.params[i], leaves.grads[i], *[column[i] for column in leaves.slots]] for i in large}
-    together = [i for i in large if all(t is None or t.is_contiguous() for t in rows[i])]
-    return together, sorted({*places} - {*together})
+    return run
 
 
 def _call(step: Step, columns: Sequence[Any]) -> None:
     params, grads, *slots = [[] if column[0] is None else column for column in columns]
-    count = torch.tensor(float(step.count), dtype=torch.float32, device="cpu")
-    CALLS[step.rule.aten](step, params, grads, slots, [count] * len(grads))
+    try:
+        count = _spare.pop()
+    except IndexError:
+        count = torch.ones((), dtype=torch.float32, device="cpu")
+    CALLS[step.rule.aten](step, params, grads, slots, [count.fill_(step.count)] * len(grads))
+    _spare.append(count)
+
+
+_spare: list[Tensor] = []
+"""Counts that no call is using now, in whatever thread: to make a tensor of a number takes longer than a small step."""

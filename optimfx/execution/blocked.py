@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch import Tensor
 
 from optimfx.execution import eager, flat, foreach
-from optimfx.execution.hyper import Steps
+from optimfx.execution.hyper import Steps, flat_scalars, with_numbers
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.storage import compute_dtype, load
-from optimfx.execution.tape import Player, Tape, copied
+from optimfx.execution.storage import compute_dtype
+from optimfx.execution.tape import Kernel, Tape, copied, print_kernel
 
 name = "blocked"
 virtue = "in cache, block by block"
+takes_hyper = False
 
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
 it."""
-SHORT = 1 << 14
-"""Elements of a stretch up to which the rule simply runs on it."""
+Bound: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], tuple[list[Any], list[list[Any]]]]
 
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
@@ -37,48 +39,70 @@ def drawback(leaves: Leaves) -> str | None:
     return None
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column."""
-    recorded: dict[Any, tuple[Player, list[Tensor]]] = {}
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Bound:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    layout = flat.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
+    kernels: dict[Any, Kernel] = {}
+    spare: list[dict[Any, list[Tensor]]] = []
 
-    def kernel(row: flat.Row, outs: flat.Row) -> None:
-        elements = row[1].numel()
-        if elements <= SHORT:
-            return _at_once(steps, row, outs, stepping)
-        over = outs[0] is row[0 if stepping else 1]
-        key = (over, *[None if t is None else t.dtype for t in row])
-        if key not in recorded:
-            recorded[key] = _record(steps, row, outs, stepping, over)
-        player, scratch = recorded[key]
-        for begin in range(0, elements, BLOCK):
-            end = min(begin + BLOCK, elements)
-            block = _cut(row, begin, end)
-            places = flat.outs_of(block, stepping) if over else _cut(outs, begin, end)
-            player.play(block, places, scratch if end - begin == BLOCK else _cut(scratch, 0, end - begin))
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[list[Any], list[list[Any]]]:
+        scratch = spare.pop() if spare else {}
 
-    return flat.run(kernel, leaves, stepping=stepping, inplace=inplace)
+        def call(row: flat.Row, outs: flat.Row) -> None:
+            over = outs[0] is row[0 if stepping else 1]
+            key = (over, *[None if t is None else t.dtype for t in row])
+            kernel = kernels.get(key)
+            if kernel is None:
+                kernel, fixed = _record(steps, row, outs, stepping, over)
+                if not fixed:
+                    kernels[key] = kernel
+            elements, shape = row[1].numel(), row[1].shape
+            if elements <= BLOCK:
+                kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
+                return
+            for begin in range(0, elements, BLOCK):
+                end = min(begin + BLOCK, elements)
+                block = _cut(row, begin, end)
+                places = flat.outs_of(block, stepping) if over else _cut(outs, begin, end)
+                buffers = _buffers(scratch, kernel.scratch, torch.Size([end - begin]), layout.dtype)
+                kernel.run(numbers, block, places, buffers)
+
+        result = layout.run(call, leaves)
+        spare.append(scratch)
+        return result
+
+    return run
 
 
-def _at_once(steps: Steps, row: flat.Row, outs: flat.Row, stepping: bool) -> None:
-    dtype = compute_dtype([t for t in row if t is not None])
-    param, grad, *slots = [None if t is None else load(t, dtype) for t in row]
-    for out, value in zip(outs, eager.leaf(steps, param, grad, slots, stepping)):
-        if out is not None and value is not out:
-            out.copy_(value)
+def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+    """So many buffers of this shape: views of the same memory, whatever the shape."""
+    found = scratch.get((count, shape))
+    if found is None:
+        size = shape.numel()
+        whole = scratch.get(None, ())
+        if len(whole) < count or (whole and whole[0].numel() < size):
+            scratch.clear()
+            with torch.inference_mode(False):  # they may outlive the mode that they were made in
+                size = max([size, *[t.numel() for t in whole]])
+                whole = scratch[None] = [
+                    torch.empty(size, dtype=dtype, device="cpu") for _ in range(max(count, len(whole)))
+                ]
+        found = scratch[count, shape] = [t[: shape.numel()].view(shape) for t in whole[:count]]
+    return found
 
 
-def _record(steps: Steps, row: flat.Row, outs: flat.Row, stepping: bool, over: bool) -> tuple[Player, list[Tensor]]:
-    """The rules as they will be played on each block, and the scratch that this takes."""
+def _record(steps: Steps, row: flat.Row, outs: flat.Row, stepping: bool, over: bool) -> tuple[Kernel, bool]:
+    """The rules as they are run on each block, and whether for these numbers only."""
     tape = Tape()
     dtype = compute_dtype([t for t in row if t is not None])
     inputs = [None if t is None else tape.value() for t in row]
     loaded = [x if t is None or t.dtype == dtype else tape.call(copied, [x], {}) for t, x in zip(row, inputs)]
     param, grad, *slots = loaded
-    results = eager.leaf(steps, param, grad, slots, stepping)
+    results = eager.leaf(with_numbers(steps, tape.number), param, grad, slots, stepping)
     direct = [out is not None and out.dtype == dtype for out in outs]
     below = flat.outs_of(inputs, stepping) if over else [None] * len(outs)
-    player = Player(tape, inputs, results, direct, below)
-    return player, [torch.empty(BLOCK, dtype=dtype, device="cpu") for _ in range(player.scratch)]
+    fixed = tape.fixed or any(isinstance(x, Tensor) for x in flat_scalars([step.scalars for step in steps]))
+    return print_kernel(tape, inputs, results, direct, below), fixed
 
 
 def _cut(tensors: flat.Row, begin: int, end: int) -> flat.Row:

@@ -18,6 +18,7 @@ from optimfx.execution.storage import compute_dtype, load
 
 name = "compiled"
 virtue = "one compiled pass"
+takes_hyper = False
 
 MANY = 1 << 20
 """Elements in half precision from which on it is chosen unasked: there, to convert block by block takes longer than
@@ -42,25 +43,30 @@ def drawback(leaves: Leaves) -> str | None:
     return "has to be asked for, as compiling takes seconds"
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column."""
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     if not _has_compiler():
-        return blocked.run(steps, leaves, stepping=stepping, inplace=inplace)
-    forms = [form_of(step) for step in steps]
-    given = [float(x) for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
-    scalars = torch.tensor(given, dtype=torch.float64, device="cpu")
-    rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
-    same = (rules, stepping, torch.get_num_threads())
+        return blocked.bind(steps, leaves, stepping=stepping, inplace=inplace)
+    layout = flat.Layout(leaves, stepping=stepping, inplace=inplace)
 
-    def kernel(row: flat.Row, outs: flat.Row) -> None:
-        apart = outs[0] is not row[0 if stepping else 1]
-        tensors = [t for t in (*row, *(outs if apart else ())) if t is not None]
-        key = (*same, apart, tuple([None if t is None else t.dtype for t in (*row, *outs)]))
-        if key not in _kernels:
-            _kernels[key] = _compile(steps, forms, row, outs if apart else None, stepping)
-        _kernels[key](scalars, *tensors)
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+        forms = [form_of(step) for step in steps]
+        given = [float(x) for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+        scalars = torch.tensor(given, dtype=torch.float64, device="cpu")
+        rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
+        same = (rules, stepping, torch.get_num_threads())
 
-    return flat.run(kernel, leaves, stepping=stepping, inplace=inplace)
+        def kernel(row: flat.Row, outs: flat.Row) -> None:
+            apart = outs[0] is not row[0 if stepping else 1]
+            tensors = [t for t in (*row, *(outs if apart else ())) if t is not None]
+            key = (*same, apart, tuple([None if t is None else t.dtype for t in (*row, *outs)]))
+            if key not in _kernels:
+                _kernels[key] = _compile(steps, forms, row, outs if apart else None, stepping)
+            _kernels[key](scalars, *tensors)
+
+        return layout.run(kernel, leaves)
+
+    return run
 
 
 def _compile(

@@ -11,6 +11,7 @@ from optimfx.execution.storage import apart, compute_dtype, load, store
 
 name = "eager"
 virtue = "leaf by leaf"
+takes_hyper = False
 
 
 def leaf(steps: Steps, param: Any, grad: Any, slots: Sequence[Any], stepping: bool) -> list[Any]:
@@ -48,3 +49,8 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
     results, *slots = [list(column) for column in zip(*rows)]
     return results, slots
+
+
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)

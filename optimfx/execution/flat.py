@@ -8,9 +8,8 @@ of the rule for each leaf.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import suppress
 from itertools import accumulate
-from threading import get_ident
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -21,8 +20,9 @@ from optimfx.execution.storage import compute_dtype
 
 Row: TypeAlias = list[Any]
 Kernel: TypeAlias = Callable[[Row, Row], None]
-"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length, or ``None`` where there
-is no such column. In place, what is written is what was read, the same object."""
+"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length (or contiguous ones, where
+a layout was made so), or ``None`` where there is no such column. In place, what is written is what was read, the same
+object."""
 
 SMALL = 1 << 14
 """Elements of a leaf up to which it is run together with others; ``make bench`` sweeps it."""
@@ -31,67 +31,130 @@ PACKED = 1 << 17
 
 
 class Pack(NamedTuple):
-    """A run of small leaves, and a workspace for each of their columns."""
+    """A run of small leaves that are stepped together."""
 
     begin: int
     end: int
+    shapes: Sequence[torch.Size]  # of each leaf, complex numbers as pairs of reals
     offsets: Sequence[int]  # of each leaf, in elements; then the number of all
+    lines: Sequence[Line]  # of each column
+    spare: list[Workspace]  # that no step is using now, in whatever thread
+
+
+class Workspace(NamedTuple):
+    """Memory for the columns of a pack."""
+
     columns: list[Tensor]  # 1-D, in the dtype that the rule computes in
     views: list[list[Tensor]]  # of each column: one for each leaf, in its shape
 
 
-class Plan(NamedTuple):
-    """How leaves of certain shapes are run."""
+class Layout:
+    """How leaves are run: the places of the large ones, and the packs of the small; made once for leaves that are alike.
 
-    large: list[int]
-    little: list[int]
-    packs: list[Pack]
+    Args:
+        leaves: the leaves, or some that are like them.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        dtype: of workspaces, if not what the rules compute in.
+        whole: elements up to which a large leaf may keep its shape, if it lies in memory in order.
+    """
 
+    def __init__(
+        self,
+        leaves: Leaves,
+        *,
+        stepping: bool,
+        inplace: bool,
+        dtype: torch.dtype | None = None,
+        whole: int = 0,
+    ) -> None:
+        self.stepping = stepping
+        self.inplace = inplace
+        ins = leaves.columns()
+        self.columns = len(ins)
+        self.dtype = dtype or compute_dtype([column[0] for column in ins if column[0] is not None])
+        shapes = [grad.shape for grad in leaves.grads]
+        sizes = [shape.numel() for shape in shapes]
+        small = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
+        self.large: list[int] = []
+        self.whole: list[int] = []
+        strays = []
+        for i in range(len(sizes)):
+            if sizes[i] > SMALL or len(sizes) == 1:
+                row = [column[i] for column in ins]
+                to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
+                kept = sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row)
+                (self.whole if kept else strays if _stretches([*row, *to]) is None else self.large).append(i)
+        self.packed = [(places, _packs(_shapes(leaves, places), self.columns)) for places in (small, strays) if places]
+        self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
-def run(
-    kernel: Kernel, leaves: Leaves, *, stepping: bool, inplace: bool, dtype: torch.dtype | None = None
-) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column; ``dtype`` is that of workspaces, if not what the rules compute in."""
-    ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
-    outs: list[Any] = [list(column) for column in outs_of(ins, stepping)]
-    dtype = dtype or compute_dtype([column[0] for column in ins if column[0] is not None])
-    pairs = leaves.grads[0].is_complex()
-    shapes = tuple([grad.shape for grad in leaves.grads])
-    large, little, packs = plan(shapes, SMALL, len(ins), dtype, pairs, get_ident())
-    strays = []
-    for i in large:
-        row = [column[i] for column in ins]
-        to = outs_of(row, stepping)
-        if not inplace:
-            to = [None if t is None else torch.empty_like(t) for t in to]
-        stretches = _stretches(row if inplace else [*row, *to])
-        if stretches is None:
-            strays.append(i)
-            continue
-        row = stretches[: len(ins)]
-        kernel(row, outs_of(row, stepping) if inplace else stretches[len(ins) :])
-        for column, t in zip(outs, to):
-            column[i] = t
-    for places, workspaces in ((little, packs), (strays, None)):
-        if places:
+    def run(self, kernel: Kernel, leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+        """The results, and the new slots by column."""
+        stepping, inplace, ins = self.stepping, self.inplace, leaves.columns()
+        if self.is_one_pack:
+            outs = self._run_pack(kernel, self.packed[0][1][0], ins)
+            return outs[0], outs[1:]
+        outs = [list(column) for column in outs_of(ins, stepping)]
+        for i in self.whole:
+            row = [column[i] for column in ins]
+            to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
+            kernel(row, to)
+            for column, t in zip(outs, to):
+                column[i] = t
+        for i in self.large:
+            row = [column[i] for column in ins]
+            if inplace:
+                stretches = _stretches(row)
+                kernel(stretches, outs_of(stretches, stepping))
+                continue
+            to = list(map(_empty_like, outs_of(row, stepping)))
+            stretches = _stretches([*row, *to])
+            kernel(stretches[: len(ins)], stretches[len(ins) :])
+            for column, t in zip(outs, to):
+                column[i] = t
+        for places, packs in self.packed:
             columns = _taken(ins, places)
-            workspaces = workspaces or _packs([t.shape for t in columns[1]], len(ins), dtype)
-            for pack in workspaces:
-                parts = _run_pack(kernel, pack, columns, stepping, inplace)
+            for pack in packs:
+                part = [column if column[0] is None else column[pack.begin : pack.end] for column in columns]
+                news = self._run_pack(kernel, pack, part)
                 if not inplace:
-                    _put(outs, places[pack.begin : pack.end], parts)
-    return outs[0], outs[1:]
+                    _put(outs, places[pack.begin : pack.end], news)
+        return outs[0], outs[1:]
 
+    def _run_pack(self, kernel: Kernel, pack: Pack, columns: Sequence[Any]) -> list[Any]:
+        """The results and the new slots of the leaves of one pack, by column."""
+        stepping, inplace = self.stepping, self.inplace
+        try:
+            workspace = pack.spare.pop()
+        except IndexError:
+            workspace = self._workspace(pack)
+        row: Row = []
+        for parts, line, column, views in zip(columns, pack.lines, *workspace):
+            if parts[0] is None:
+                row.append(None)
+                continue
+            # What is run over its own memory must be there to be written. And a parameter is written as the tensor that
+            # it is: autograd counts the writes to each.
+            whole = line.through(parts) if inplace and row else None
+            if whole is None:
+                torch._foreach_copy_(views, parts)
+                whole = column
+            row.append(whole)
+        kernel(row, outs_of(row, stepping))
+        news: list[Any] = outs_of(columns, stepping)
+        if not inplace:
+            # A tensor of its own for each costs less than a view of one for all.
+            news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
+        for k, parts in zip(outs_of(range(len(row)), stepping), news):
+            if row[k] is workspace.columns[k]:
+                torch._foreach_copy_(parts, workspace.views[k])
+        pack.spare.append(workspace)
+        return news
 
-@lru_cache(maxsize=32)
-def plan(
-    shapes: tuple[torch.Size, ...], small: int, columns: int, dtype: torch.dtype, pairs: bool, thread: int
-) -> Plan:
-    """How leaves of these shapes are run; the workspaces are those of one thread. ``pairs`` are of complex numbers."""
-    sizes = [shape.numel() for shape in shapes]
-    little = [i for i, size in enumerate(sizes) if size <= small and len(sizes) > 1]
-    large = [i for i, size in enumerate(sizes) if size > small or len(sizes) == 1]
-    return Plan(large, little, _packs([torch.Size((*shapes[i], *([2] * pairs))) for i in little], columns, dtype))
+    def _workspace(self, pack: Pack) -> Workspace:
+        with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
+            columns = [torch.empty(pack.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)]
+            return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
 
 
 def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -131,30 +194,33 @@ def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None
     return first.as_strided((offsets[-1],), (1,)) if all(map(Tensor.is_contiguous, parts)) else None
 
 
-def _run_pack(kernel: Kernel, pack: Pack, ins: list[Row], stepping: bool, inplace: bool) -> list[Any]:
-    """The results and the new slots of the leaves of one pack, by column."""
-    columns: list[Any] = [None if column[0] is None else column[pack.begin : pack.end] for column in ins]
-    row: Row = [None] * len(columns)
-    for k, parts in enumerate(columns):
-        # What is run over its own memory must be there to be written. And a parameter is written as the tensor that it
-        # is: autograd counts the writes to each.
-        if parts is not None and k > 0 and inplace:
-            row[k] = end_to_end(parts, pack.offsets)
-        if parts is not None and row[k] is None:
-            torch._foreach_copy_(pack.views[k], parts)
-            row[k] = pack.columns[k]
-    kernel(row, outs_of(row, stepping))
-    news: list[Any] = outs_of(columns, stepping)
-    if not inplace:
-        # A tensor of its own for each costs less than a view of one for all.
-        news = [None if parts is None else list(map(torch.empty_like, parts)) for parts in news]
-    for parts, whole, column, views in zip(news, *[outs_of(x, stepping) for x in (row, pack.columns, pack.views)]):
-        if parts is not None and whole is column:
-            torch._foreach_copy_(parts, views)
-    return news
+class Line:
+    """Finds that tensors lie end to end, and sees at once that they still do.
+
+    Args:
+        offsets: as for :func:`end_to_end`.
+    """
+
+    def __init__(self, offsets: Sequence[int]) -> None:
+        self.offsets = offsets
+        self.addresses: list[int] = []
+
+    def through(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """Contiguous tensors as one stretch, if they are."""
+        span = self.offsets[len(tensors) - 1] * tensors[0].element_size()
+        if tensors[-1].data_ptr() - tensors[0].data_ptr() != span:
+            return None
+        addresses = list(map(Tensor.data_ptr, tensors))
+        if addresses == self.addresses:
+            with suppress(RuntimeError):  # neighbours by chance, where there was one stretch before
+                return tensors[0].as_strided((self.offsets[-1],), (1,))
+        line = end_to_end(tensors, self.offsets)
+        if line is not None:
+            self.addresses = addresses
+        return line
 
 
-def outs_of(ins: list[Any], stepping: bool) -> list[Any]:
+def outs_of(ins: Sequence[Any], stepping: bool) -> list[Any]:
     """What a rule gives back takes after what it was given: the parameter or the gradient, and the slots."""
     return [ins[0 if stepping else 1], *ins[2:]]
 
@@ -162,8 +228,8 @@ def outs_of(ins: list[Any], stepping: bool) -> list[Any]:
 def _put(outs: list[Row], places: list[int], columns: list[Any]) -> None:
     """The new leaves, which are reals, where they belong."""
     for out, parts in zip(outs, columns):
-        for i, part in zip(places, parts or ()):
-            out[i] = torch.view_as_complex(part) if out[i].is_complex() else part
+        for i, part in zip(places, parts):
+            out[i] = torch.view_as_complex(part) if part is not None and out[i].is_complex() else part
 
 
 def _taken(columns: Sequence[Any], places: list[int]) -> list[Row]:
@@ -190,24 +256,32 @@ def _stretches(row: Row) -> list[Any] | None:
     return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in reals]
 
 
-def _packs(shapes: Sequence[torch.Size], columns: int, dtype: torch.dtype) -> list[Pack]:
-    """Leaves of these shapes in runs, with their workspaces."""
+def _shapes(leaves: Leaves, places: list[int]) -> list[torch.Size]:
+    """The shapes of the leaves as reals."""
+    pairs = leaves.grads[0].is_complex()
+    return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
+
+
+def _packs(shapes: Sequence[torch.Size], columns: int) -> list[Pack]:
+    """Leaves of these shapes in runs that fit into a workspace."""
     packs = []
     begin = elements = 0
-    sizes = [shape.numel() for shape in shapes]
-    for end, size in enumerate((*sizes, PACKED + 1)):
+    for end, size in enumerate((*[shape.numel() for shape in shapes], PACKED + 1)):
         if end > begin and elements + size > PACKED:
-            packs.append(_pack(shapes[begin:end], begin, columns, dtype))
+            offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
+            lines = [Line(offsets) for _ in range(columns)]
+            packs.append(Pack(begin, end, shapes[begin:end], offsets, lines, []))
             begin, elements = end, 0
         elements += size
     return packs
 
 
-def _pack(shapes: Sequence[torch.Size], begin: int, columns: int, dtype: torch.dtype) -> Pack:
-    offsets = [0, *accumulate(shape.numel() for shape in shapes)]
-    with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
-        flat = [torch.empty(offsets[-1], dtype=dtype, device="cpu") for _ in range(columns)]
-        return Pack(begin, begin + len(shapes), offsets, flat, [_parts(column, shapes) for column in flat])
+def _is_in_order(t: Tensor) -> bool:
+    return t.is_contiguous() and t.dim() > 0 and not t.is_complex()
+
+
+def _empty_like(t: Tensor | None) -> Tensor | None:
+    return None if t is None else torch.empty_like(t)
 
 
 def _parts(column: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from optimfx.execution.storage import compute_dtype, load, real, store
 
 name = "foreach"
 virtue = "one call for all leaves"
+takes_hyper = False
 
 
 class TensorList(Operators):
@@ -86,6 +87,11 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
         for value, like in zip(values, likes)
     ]
     return results, slots
+
+
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
 
 
 def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

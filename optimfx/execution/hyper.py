@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,26 +19,61 @@ def tensor_like(x: Any, like: Tensor) -> Tensor:
 
 def count(step: Any) -> Any:
     """A number of steps as schedules and rules compute with it: an integer, or a float64 tensor."""
-    step = number(step)
+    if type(step) is not float:
+        step = number(step)
     return _wide(step) if isinstance(step, Tensor) else int(step)
 
 
 def resolve(hyper: Any, step: Any) -> Any:
     """A hyperparameter's value for the update that follows ``step`` updates."""
+    if type(hyper) in PLAIN_VALUES:
+        return hyper
     if isinstance(hyper, (tuple, list)):
-        return tuple(resolve(item, step) for item in hyper)
-    return number(hyper(step) if callable(hyper) else hyper)
+        return tuple([resolve(item, step) for item in hyper])
+    value = hyper(step) if callable(hyper) else hyper
+    return value if type(value) in PLAIN_VALUES else number(value)
 
 
-class Step(NamedTuple):
-    """One step of an algorithm, as all leaves that have taken equally many take it."""
+PLAIN_VALUES = {int, float, bool, str, type(None)}
+"""Types of what is its own value at every step."""
+NUMBERS = {int, float}
+"""Types of the scalars that may differ from step to step; what else is there selects a branch of the rule."""
 
-    name: str
-    rule: Any
-    count: Any  # of updates, with this one: a number, a tensor, or None where nobody counts
-    hyper: dict[str, Any]  # the values of the hyperparameters that the scalars depend on
-    scalars: Any  # what the rule makes of these
-    maximize: bool
+
+class Step:
+    """One step of an algorithm, as all leaves that have taken equally many take it.
+
+    Args:
+        name: of the algorithm.
+        rule: its mathematics.
+        count: of updates, with this one: a number, a tensor, or ``None`` where nobody counts.
+        hyper: the values of what the scalars depend on.
+        maximize: whether the rule sees negated gradients.
+        scalars: what the rule makes of these; ``None`` for what is to be computed when it is first asked for.
+    """
+
+    __slots__ = ("_scalars", "count", "hyper", "maximize", "name", "rule")
+
+    def __init__(
+        self, name: str, rule: Any, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
+    ) -> None:
+        self.name = name
+        self.rule = rule
+        self.count = count
+        self.hyper = hyper
+        self.maximize = maximize
+        self._scalars = scalars
+
+    @property
+    def scalars(self) -> Any:
+        """What the rule makes of the hyperparameters at this step."""
+        if self._scalars is None:
+            self._scalars = self.rule.scalars(self.count, **self.hyper)
+        return self._scalars
+
+    def with_scalars(self, scalars: Any, rule: Any = None) -> Step:
+        """The step with other scalars, and perhaps another rule."""
+        return Step(self.name, rule or self.rule, self.count, self.hyper, self.maximize, scalars)
 
 
 Steps: TypeAlias = tuple[Step, ...]
@@ -61,7 +97,7 @@ def own(steps: Steps, places: Any) -> Steps:
             return x
         return torch.stack([x[place] for place in index]) if isinstance(index, list) else x[index]
 
-    return tuple([step._replace(scalars=at(step.scalars)) for step in steps])
+    return tuple([step.with_scalars(at(step.scalars)) for step in steps])
 
 
 def _index(places: list[int], device: torch.device) -> Tensor:
@@ -70,13 +106,18 @@ def _index(places: list[int], device: torch.device) -> Tensor:
     return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 
+def wants_dtype(steps: Steps) -> bool:
+    """Whether a rule asks for the dtype of the parameters."""
+    return any(["param_dtype" in step.scalars._fields for step in steps])
+
+
 def typed(steps: Steps, param: Tensor | None) -> Steps:
     """The steps with the dtype of the parameter, or of its parts if it is complex, where a rule asks for it."""
-    asking = ["param_dtype" in step.scalars._fields for step in steps]
-    if param is None or not any(asking):
+    if param is None or not wants_dtype(steps):
         return steps
     given = {"param_dtype": real(param).dtype}
-    return tuple([s._replace(scalars=s.scalars._replace(**given)) if asks else s for s, asks in zip(steps, asking)])
+    asking = ["param_dtype" in step.scalars._fields for step in steps]
+    return tuple([s.with_scalars(s.scalars._replace(**given)) if asks else s for s, asks in zip(steps, asking)])
 
 
 def _is_vector(x: Any) -> bool:
@@ -88,6 +129,45 @@ def flat_scalars(scalars: Any) -> list[Any]:
     return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
 
 
+def with_numbers(steps: Steps, number: Callable[[float], Any]) -> Steps:
+    """The steps with something else in place of these scalars, made of each."""
+
+    def replaced(x: Any) -> Any:
+        if isinstance(x, (tuple, list)):
+            parts = list(map(replaced, x))
+            return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+        return number(x) if type(x) in NUMBERS else x
+
+    return tuple([step.with_scalars(replaced(step.scalars)) for step in steps])
+
+
+def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
+    """What a plan is made for, and what it is given at each step: the values of the scalars that are numbers."""
+    key: list[Any] = []
+    numbers: list[Any] = []
+    for step in steps:
+        key += (step.rule, step.maximize)
+        for x in step.scalars:
+            kind = type(x)
+            if kind is float or kind is int:
+                key.append(float)
+                numbers.append(x)
+            elif x is None or kind is bool:
+                key.append(x)
+            else:
+                for y in flat_scalars(x):
+                    if type(y) in NUMBERS:
+                        numbers.append(y)
+                    key.append(_static(y))
+    return tuple(key), numbers
+
+
+def _static(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return Tensor, x.dtype, x.device, x.shape, x.requires_grad
+    return float if type(x) in NUMBERS else x
+
+
 def step_at(update: Any, step: Any, **given: Any) -> Step:
     """The step that takes the count to ``step``: a number, a tensor, or ``None``.
 
@@ -97,9 +177,14 @@ def step_at(update: Any, step: Any, **given: Any) -> Step:
     if step is not None:
         step = count(step)
         before = step - 1
-    names = update.rule.scalar_names
-    hyper = {name: _wide(given[name]) if name in given else resolve(update.hyper[name], before) for name in names}
-    return Step(update.name, update.rule, step, hyper, update.rule.scalars(step, **hyper), update.maximize)
+    return step_with(update, step, {name: resolve(update.hyper[name], before) for name in update.user_names}, given)
+
+
+def step_with(update: Any, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
+    """The step with these values of the hyperparameters."""
+    if given:
+        hyper = {**hyper, **{name: _wide(given[name]) for name in update.rule.scalar_names if name in given}}
+    return Step(update.name, update.rule, step, hyper, update.maximize)
 
 
 def first_step(update: Any) -> Step:

@@ -23,6 +23,10 @@ class Leaves(NamedTuple):
         """``(param, grad, *slots)`` of each leaf."""
         return zip(self.params, self.grads, *self.slots)
 
+    def columns(self) -> list[Sequence[Any]]:
+        """The parameters, the gradients, and the slots."""
+        return [self.params, self.grads, *self.slots]
+
     def known(self, find: Callable[[Leaves], Any]) -> Any:
         """What a function finds of these leaves, or has found of leaves like them."""
         if self.found is None:

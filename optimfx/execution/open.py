@@ -45,7 +45,7 @@ def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
     """The step with the scalars that are left open taken from the numbers."""
     values = [next(numbers) if isinstance(part, Open) else part for part in form]
     scalars = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
-    return step._replace(scalars=_nested(step.scalars, iter(scalars)))
+    return step.with_scalars(_nested(step.scalars, iter(scalars)))
 
 
 def _nested(like: Any, scalars: Iterator[Any]) -> Any:

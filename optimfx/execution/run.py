@@ -13,10 +13,11 @@ from optimfx import modes, tree
 from optimfx.execution import flat
 from optimfx.execution.columns import columns_of, leaves_of, state_of
 from optimfx.execution.counts import Columns, donate, joined, runs_of
-from optimfx.execution.hyper import Step, Steps, carried_at_first, first_step, own, step_at, tensor_like, typed
+from optimfx.execution.hyper import Step, carried_at_first, count, first_step, step_at, step_with, tensor_like
 from optimfx.execution.known import recognized
 from optimfx.execution.leaves import Leaves, misshapen
-from optimfx.execution.select import norm_of, select
+from optimfx.execution.planning import Pass
+from optimfx.execution.select import norm_of
 from optimfx.execution.storage import kept_as
 from optimfx.tree import PyTree
 
@@ -75,14 +76,15 @@ def run(
     with modes.donating(inplace, leaves.params):
         runs = runs_of(list(chain(*shared)), [i for i, grad in enumerate(leaves.grads) if grad is not None])
         counts = [[_next(before, run) for before in shared] for run in runs]
-        runs, places = joined(runs, [tuple(map(modes.number, chain(*count))) for count in counts])
+        runs, places = joined(runs, [tuple(map(modes.number, chain(*each))) for each in counts])
         by_link = list(zip(*[counts[place] for place in places])) or [()] * len(links)
         steps = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, by_link)]))
         for run, each in zip(runs, steps):
             for link, step in zip(links, each):
                 _check_params(link, step.scalars, params)
                 _check_layout(link, step.scalars, leaves.grads, run, spec)
-        results, stepped = execute(leaves, runs, steps, stepping=stepping, inplace=inplace)
+        whole = len(runs) == 1 and len(runs[0]) == len(leaves.grads)
+        results, stepped = Pass(stepping=stepping, inplace=inplace).run(leaves, None if whole else runs, steps)
         states = list(states)
         for k, (link, before) in enumerate(zip(links, shared)):
             after = _counted(before, runs, by_link[k], [each[k] for each in steps])
@@ -162,74 +164,25 @@ def _check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: list[in
             )
 
 
-def steps_of(update: Any, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]]) -> list[Step]:
-    """The steps to these counts, each with the scalars that are carried to it."""
-    measured = {"global_norm": norm_of(grads)} if update.rule.measures_norm and counts else {}
-    steps = []
-    for count in counts:
-        taken, *carried = map(modes.number, count or (None,))
-        steps.append(step_at(update, taken, **dict(zip(update.rule.carried, carried)), **measured))
-    return steps
+def steps_of(
+    update: Any, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None
+) -> list[Step]:
+    """The steps to these counts, each with the scalars that are carried to it.
 
-
-def execute(
-    leaves: Leaves,
-    runs: list[list[int]],
-    steps: Sequence[Steps],
-    *,
-    stepping: bool,
-    inplace: bool,
-) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column, of runs of leaves; what is in no run stays as it is.
-
-    Leaves are stepped together that are in one run, and that share device, layout and dtypes. A run of all leaves may
-    have steps whose scalars are vectors, a number for each leaf.
+    ``hyper`` are the values of the hyperparameters, where they are known and do not depend on the count.
     """
-    groups: dict[Any, list[int]] = {}
-    kinds = leaves.known(_kinds)
-    for place, run in enumerate(runs):
-        if kinds is None:
-            groups[place, None] = run
-            continue
-        for i in run:
-            groups.setdefault((place, kinds[i]), []).append(i)
-    parts = [leaves.take(group) for group in groups.values()]
-    plan = [
-        (typed(steps[place] if part is leaves else own(steps[place], group), part.params[0]), group, part)
-        for ((place, _), group), part in zip(groups.items(), parts)
-    ]
-    executors = [select(each, taken, stepping, inplace).executor for each, _, taken in plan]
-    results = list(leaves.params if stepping else leaves.grads)
-    slots = [list(column) for column in leaves.slots]
-    for executor, (each, group, taken) in zip(executors, plan):
-        out, new = executor.run(each, taken, stepping=stepping, inplace=inplace)
-        if taken is leaves:
-            return out, new
-        for column, values in zip((results, *slots), (out, *new)):
-            for i, value in zip(group, values):
-                column[i] = value
-    return results, slots
-
-
-def _kinds(leaves: Leaves) -> list[Any] | None:
-    """What leaves must have in common to be stepped together, or ``None`` where all have it."""
-    columns = (leaves.params, leaves.grads, *leaves.slots)
-    if all(len(_dtypes(column)) == 1 for column in columns):
-        grads = [grad for grad in leaves.grads if grad is not None]
-        # A device is an object to make; for a thousand leaves, asking whether it is the host costs a third of that.
-        one_device = {grad.is_cpu for grad in grads} == {True} or len({grad.device for grad in grads}) == 1
-        if one_device and len({grad.layout for grad in grads}) == 1:
-            return None
-    return [
-        (None if grad is None else (grad.device, grad.layout), *[None if t is None else t.dtype for t in (grad, *rest)])
-        for rest, grad in zip(zip(leaves.params, *leaves.slots), leaves.grads)
-    ]
-
-
-def _dtypes(column: Sequence[Any]) -> set[Any]:
-    if {*map(type, column)} == {type(None)}:
-        return {None}
-    return {None if t is None else t.dtype for t in column}
+    rule = update.rule
+    measured = {"global_norm": norm_of(grads)} if rule.measures_norm and counts else {}
+    steps = []
+    for each in counts:
+        taken, *carried = map(modes.number, each or (None,))
+        given = {**dict(zip(rule.carried, carried)), **measured}
+        steps.append(
+            step_at(update, taken, **given)
+            if hyper is None
+            else step_with(update, None if taken is None else count(taken), hyper, given)
+        )
+    return steps
 
 
 def _counted(before: Columns, runs: list[list[int]], counts: Sequence[tuple[Any, ...]], steps: list[Step]) -> Columns:

@@ -65,6 +65,11 @@ def use(*names: str) -> Iterator[None]:
         _asked.reset(token)
 
 
+def forced() -> tuple[str, ...]:
+    """The executors that the user asked for; in a graph, the compiler decides."""
+    return () if torch.compiler.is_compiling() else _asked.get()
+
+
 def norm_of(grads: Sequence[Any]) -> Tensor:
     """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
 
@@ -88,7 +93,7 @@ def has_kernels(leaves: Sequence[Any]) -> bool:
     return "triton" in names if names else modes.tracing() or not build.INTERPRETED
 
 
-def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choice:
+def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None) -> Choice:
     """The executor for leaves that take the same steps and share device, layout and dtypes."""
     if leaves.grads[0].is_sparse:
         return Choice(sparse, "sparse gradients: the elements that are there")
@@ -96,7 +101,7 @@ def select(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Choic
         alone = traced.refusal(steps, leaves)
         return Choice(eager, "torch.compile fuses it") if alone else Choice(traced, traced.virtue)
     symbolic = _symbolic(leaves, steps)
-    names = _asked.get()
+    names = _asked.get() if names is None else names
     for executor in map(EXECUTORS.__getitem__, names):
         why_not = executor.refusal(steps, leaves, stepping, inplace) or (symbolic if executor is not eager else None)
         if why_not is None:

@@ -12,6 +12,7 @@ from optimfx.execution.hyper import Steps
 from optimfx.execution.leaves import Leaves
 
 name = "sparse"
+takes_hyper = False
 
 
 def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
@@ -44,3 +45,8 @@ def _pick(tensor: Tensor | None, place: tuple[Tensor, ...]) -> Tensor | None:
 
 def _put(tensor: Tensor, place: tuple[Tensor, ...], values: Tensor, inplace: bool) -> Tensor:
     return tensor.index_put_(place, values) if inplace else tensor.index_put(place, values)
+
+
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)

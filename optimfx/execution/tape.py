@@ -1,11 +1,13 @@
-"""A rule recorded once and played on block after block, into buffers that are there already.
+"""A rule recorded once and printed as the loop body that someone would write by hand.
 
-Played, a rule neither allocates nor copies what it can write at its place: its torch functions are called with ``out=``
-the parameter, a slot or a scratch buffer, as someone would write the loop by hand.
+Called, it neither allocates nor copies what it can write at its place: its torch functions get ``out=`` the parameter,
+a slot or a scratch buffer. The numbers of the step are its arguments, so that one recording serves every step.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,21 +42,84 @@ class Value(Operators):
 
 @dataclass
 class Tape:
-    """The calls of a rule, in order."""
+    """The calls of a rule, in order.
+
+    Attributes:
+        calls: what was called.
+        values: how many values there are.
+        numbers: how many numbers the step gives.
+        fixed: whether the rule has looked at the value of a number, so that the calls hold for these numbers only.
+    """
 
     calls: list[Call] = field(default_factory=list)
     values: int = 0
+    numbers: int = 0
+    fixed: bool = False
 
     def value(self) -> Value:
         """A new value."""
         self.values += 1
         return Value(self, self.values - 1)
 
+    def number(self, value: float) -> Number:
+        """The next of the numbers that the step gives."""
+        self.numbers += 1
+        return Number(value, f"s{self.numbers - 1}", self)
+
     def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Value:
         """Record a call."""
         result = self.value()
         self.calls.append(Call(_WITH_OUT.get(function, function), args, kwargs, result.index))
         return result
+
+
+class Number(float):
+    """A number of the step, which says how it was computed: a rule's arithmetic on numbers is recorded in Python's words.
+
+    For all else it is its value; a rule that looks at that (compares it, say) is recorded for this value alone.
+    """
+
+    text: str
+    tape: Tape
+
+    def __new__(cls, value: float, text: str, tape: Tape) -> Number:
+        number = super().__new__(cls, value)
+        number.text = text
+        number.tape = tape
+        return number
+
+    def __neg__(self) -> Number:
+        return Number(-float(self), f"(-{self.text})", self.tape)
+
+    def __bool__(self) -> bool:
+        self.tape.fixed = True
+        return float(self) != 0
+
+
+def _computed(symbol: str, compute: Callable[[Any, Any], Any], swapped: bool) -> Callable[..., Any]:
+    def method(self: Number, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        pair = (other, self) if swapped else (self, other)
+        words = [x.text if isinstance(x, Number) else f"({x!r})" for x in pair]
+        return Number(compute(*map(float, pair)), f"({words[0]} {symbol} {words[1]})", self.tape)
+
+    return method
+
+
+def _looked_at(compare: Callable[[Any, Any], bool]) -> Callable[..., Any]:
+    def method(self: Number, other: Any) -> bool:
+        self.tape.fixed = True
+        return compare(float(self), other)
+
+    return method
+
+
+for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
+    setattr(Number, f"__{_name}__", _computed(_symbol, getattr(operator, _name), swapped=False))
+    setattr(Number, f"__r{_name}__", _computed(_symbol, getattr(operator, _name), swapped=True))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Number, f"__{_name}__", _looked_at(getattr(operator, _name)))
 
 
 def copied(x: Tensor, out: Tensor) -> Tensor:
@@ -82,86 +147,91 @@ _WITH_OUT = _RENAMED | {
 _PLACED = frozenset(_WITH_OUT.values())
 
 
-class Turn(NamedTuple):
-    """A call, and what becomes of its result."""
+class Kernel(NamedTuple):
+    """A tape as a Python function."""
 
-    call: Call
-    place: int | None  # of the result that it is, which it can be written to right away
-    buffer: int | None  # of scratch memory, if it is not
-    done: Sequence[int]  # values made without a place that nobody needs after this
+    run: Callable[..., None]  # (numbers, inputs, places, scratch), as :func:`print_kernel` was given them
+    scratch: int  # buffers that it needs
 
 
-class Player:
-    """A tape with a place for each result.
+def print_kernel(
+    tape: Tape,
+    inputs: Sequence[Value | None],
+    results: Sequence[Value | None],
+    direct: Sequence[bool],
+    over: Sequence[Value | None],
+) -> Kernel:
+    """A function that makes the tape's calls, with a place for each result.
 
     Args:
-        tape: what to play.
+        tape: what to print.
         inputs: the values that it reads.
         results: what is left at the end, or ``None``.
         direct: for each result, whether it may be written where it belongs as soon as it is computed.
         over: for each result, the input that stands at its place, or ``None``.
     """
+    outs = [None if value is None else value.index for value in results]
+    last = _last_uses(tape.calls, outs)
 
-    def __init__(
-        self,
-        tape: Tape,
-        inputs: Sequence[Value | None],
-        results: Sequence[Value | None],
-        direct: Sequence[bool],
-        over: Sequence[Value | None],
-    ) -> None:
-        self.inputs = [None if value is None else value.index for value in inputs]
-        self.results = [None if value is None else value.index for value in results]
-        self.values = tape.values
-        last = _last_uses(tape.calls, self.results)
+    def place_of(at: int, call: Call) -> int | None:
+        """The last place that it may be written to: of a result that it is, over an input that is read no more."""
+        places = [
+            place
+            for place, (result, safe, below) in enumerate(zip(outs, direct, over))
+            if result == call.result and safe and (below is None or last.get(below.index, -1) <= at)
+        ]
+        return places[-1] if places else None
 
-        def place_of(at: int, call: Call) -> int | None:
-            """The last place that it may be written to: of a result that it is, over an input that is read no more."""
-            places = [
-                place
-                for place, (result, safe, below) in enumerate(zip(self.results, direct, over))
-                if result == call.result and safe and (below is None or last.get(below.index, -1) <= at)
-            ]
-            return places[-1] if places else None
+    names: dict[str, Any] = {"inf": math.inf, "nan": math.nan}
 
-        self.turns: list[Turn] = []
-        self.scratch = 0
-        free: list[int] = []
-        held: dict[int, int] = {}  # buffers, by the value that is in them
-        made: set[int] = set()  # values that are in none
-        for at, call in enumerate(tape.calls):
-            free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
-            done = [value for value in made if last.get(value, at) <= at]
-            made -= set(done)
-            place = buffer = None
-            if call.function not in _PLACED:
-                made.add(call.result)
-            elif (place := place_of(at, call)) is None:
-                if not free:
-                    free.append(self.scratch)
-                    self.scratch += 1
-                buffer = held[call.result] = free.pop()
-            self.turns.append(Turn(call, place, buffer, done))
+    def word(x: Any, prefix: str = "c") -> str:
+        """How an argument is written: as a value, as what a number was computed from, or by a name that stands for it."""
+        if isinstance(x, Value):
+            return f"v{x.index}"
+        if isinstance(x, Number):
+            return x.text
+        name = next((name for name, known in names.items() if known is x), f"{prefix}{len(names)}")
+        names[name] = x
+        return name
 
-    def play(self, inputs: Sequence[Tensor | None], places: Sequence[Tensor | None], scratch: Sequence[Tensor]) -> None:
-        """Compute the results from the inputs and write them to their places."""
-        values: list[Any] = [None] * self.values
-        for index, tensor in zip(self.inputs, inputs):
-            if index is not None:
-                values[index] = tensor
-        for (function, args, kwargs, result), place, buffer, done in self.turns:
-            given = [values[arg.index] if type(arg) is Value else arg for arg in args]
-            if place is not None:
-                values[result] = function(*given, **kwargs, out=places[place])
-            elif buffer is not None:
-                values[result] = function(*given, **kwargs, out=scratch[buffer])
-            else:
-                values[result] = function(*given, **kwargs)
-            for index in done:  # what was allocated for want of a place is given back before the block is through
-                values[index] = None
-        for index, to in zip(self.results, places):
-            if index is not None and to is not None and values[index] is not to:
-                to.copy_(values[index])
+    lines = []
+    buffers = 0
+    free: list[int] = []
+    held: dict[int, int] = {}  # buffers, by the value that is in them
+    made: set[int] = set()  # values that are in none
+    placed: dict[int, int] = {}  # the place that each result was written to
+    for at, call in enumerate(tape.calls):
+        free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
+        done = [value for value in made if last.get(value, at) <= at]
+        made -= set(done)
+        given = [word(x) for x in call.args] + [f"{key}={word(x)}" for key, x in call.kwargs.items()]
+        if call.function not in _PLACED:
+            made.add(call.result)
+        elif (place := place_of(at, call)) is not None:
+            placed[call.result] = place
+            given.append(f"out=p{place}")
+        else:
+            if not free:
+                free.append(buffers)
+                buffers += 1
+            held[call.result] = free.pop()
+            given.append(f"out=b{held[call.result]}")
+        lines.append(f"v{call.result} = {word(call.function, 'f')}({', '.join(given)})")
+        # What was allocated for want of a place is given back before the block is through.
+        lines += [f"v{value} = None" for value in done]
+    for place, result in enumerate(outs):
+        if result is not None and placed.get(result) != place:
+            lines.append(f"if p{place} is not None and p{place} is not v{result}: p{place}.copy_(v{result})")
+    unpack = [
+        [f"s{i}" for i in range(tape.numbers)],
+        ["_" if value is None else f"v{value.index}" for value in inputs],
+        [f"p{place}" for place in range(len(results))],
+        [f"b{buffer}" for buffer in range(buffers)],
+    ]
+    heads = [f"[{', '.join(to)}] = {of}" for to, of in zip(unpack, ("numbers", "inputs", "places", "scratch"))]
+    source = "\n    ".join(["def run(numbers, inputs, places, scratch):", *heads, *lines])
+    exec(source, names)
+    return Kernel(names["run"], buffers)
 
 
 def _last_uses(calls: Sequence[Call], results: Sequence[int | None]) -> dict[int | None, int]:

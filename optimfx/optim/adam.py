@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from optimfx.optim.checks import check, check_betas, check_lr, check_no_schedule, check_not_negative
-from optimfx.optim.live import Group
+from optimfx.optim.live import Settings
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adam import adam
 from optimfx.rules.adamax import adamax
@@ -248,13 +248,13 @@ class SparseAdam(Optimizer):
         complexes = [place for p, place in places if p.is_complex()]
         check(not complexes, "Complex params at indices {}: SparseAdam does not support complex parameters", complexes)
 
-    def _check(self, update: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
         if not all(grad.is_sparse for grad in grads):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 
-    def _begin(self, update: Any, group: Group, param: Tensor) -> dict[str, Any]:
-        return {**super()._begin(update, group, param), "step": 0}
+    def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
+        return {**super()._begin(settings, param), "step": 0}
 
-    def _count(self, counts: Any, steps: list[Any], states: list[dict[str, Any]], scaling: Any) -> None:
+    def _count(self, counts: Any, step: Any, states: list[dict[str, Any]], scaling: Any) -> None:
         for state in states:
             state["step"] += 1

@@ -23,11 +23,16 @@ class Scaling(NamedTuple):
     @classmethod
     def told(cls, optimizer: Any) -> Scaling:
         """What the scaler has set on the optimizer, if there is one."""
+        if not (hasattr(optimizer, "grad_scale") or hasattr(optimizer, "found_inf")):
+            return UNSCALED
         scale, found_inf = (modes.number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
         return cls(None if scale is None else 1 / scale, found_inf)
 
-    def on(self, device: torch.device) -> Scaling:
-        """The same for parameters on a device; the host waits only if that is the host."""
+    def on(self, param: Tensor) -> Scaling:
+        """The same where a parameter is; the host waits only if that is the host."""
+        if self is UNSCALED:
+            return self
+        device = param.device
         waits = device.type == "cpu"
         return Scaling(*[x.to(device, non_blocking=not waits) if isinstance(x, Tensor) else x for x in self])
 
@@ -47,7 +52,10 @@ class Scaling(NamedTuple):
         if self.unscale is None and found_inf is None:
             return step
         scalars = _fields(*step.scalars._fields)(*step.scalars, self.unscale, found_inf)
-        return step._replace(rule=_guarded(step.rule), scalars=scalars)
+        return step.with_scalars(scalars, _guarded(step.rule))
+
+
+UNSCALED = Scaling(None, None)
 
 
 @lru_cache(maxsize=64)

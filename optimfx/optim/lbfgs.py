@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optimfx.optim.checks import check_lr
+from optimfx.optim.hooks import hooked
 from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.rules.lbfgs import LBFGSState, lbfgs
 
@@ -43,6 +44,7 @@ class LBFGS(Optimizer):
         if len(self.param_groups) != 1:
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
+    @hooked
     @torch.no_grad()
     def step(self, closure: Closure) -> Any:  # type: ignore[override]
         """Iterate until a tolerance or a limit is met.
@@ -72,7 +74,9 @@ class LBFGS(Optimizer):
             return float(losses[-1]), [p.grad for p in params]
 
         try:
-            update = self._prepared(0, group).update
+            for name in self.algorithm.given(self.defaults):
+                group[name]
+            update: Any = self.algorithm.live(group).update
             state = self.unpacked(update.init(params), self.state[params[0]])
             after, new = update.run(None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad)
         except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
@@ -11,7 +11,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from optimfx import ops
 from optimfx.base import GradientTransformation
+from optimfx.execution.hyper import PLAIN_VALUES, resolve
 
 Group = dict[str, Any]
 
@@ -56,6 +58,82 @@ class Algorithm(NamedTuple):
     def is_numeric(self, name: str) -> bool:
         """Whether an argument is a number, and so may be a tensor or a schedule too."""
         return "Hyper" in self.arguments[name]
+
+
+class Settings:
+    """What a group says of how it is stepped, looked up again only where the user has written something else there.
+
+    Args:
+        algorithm: what steps the group.
+        group: the group.
+
+    Raises:
+        KeyError: the group lacks a hyperparameter.
+
+    Attributes:
+        flags: what the update was made with, and does not look up; another object whenever one of them is another.
+        update: the pure update, with these flags.
+        hyper: the values of the hyperparameters; ``None`` if they have to be asked for at each step.
+        kept: the names of what is kept for each parameter, once they are known.
+        like: the same object for as long as the same hyperparameters are 0.
+        differentiable, foreach, fused, on_device: the group's flags; the last, whether torch keeps scalars where the
+            parameters are.
+        repeats: whether a parameter is in the group more than once.
+    """
+
+    hyper: dict[str, Any] | None = None
+    likeness: Any = None
+    like: Any = None
+    kept: list[str] | None = None
+
+    def __init__(self, algorithm: Algorithm, names: Sequence[str], group: Group) -> None:
+        self.algorithm = algorithm
+        self.names = names
+        self.group = group
+        self.every = [*names, *FLAGS]
+        self.values: list[Any] = []
+        self.flags: Any = None
+        self.take_flags()
+
+    def take_flags(self) -> None:
+        """Make the update anew if a flag is another, and raise what it refuses."""
+        group = self.group
+        for name in self.names:
+            group[name]
+        flags = self.flags_of(group)
+        if flags != self.flags:
+            self.flags = flags
+            self.update: Any = self.algorithm.live(group).update
+            self.foreach, self.fused, self.differentiable, capturable = map(group.get, FLAGS)
+            self.on_device = bool(capturable or self.fused)
+            self.repeats = len(set(group["params"])) < len(group["params"])
+
+    def flags_of(self, group: Group) -> tuple[Any, ...]:
+        """What of a group an update is made with, and does not look up."""
+        return (*self.algorithm.statics(group), *map(group.get, FLAGS))
+
+    def read(self) -> None:
+        """Look whether the group says something else; not in a graph, for which numbers would be constants."""
+        values = list(map(self.group.get, self.every))
+        if self.hyper is not None and values == self.values:
+            return
+        self.take_flags()
+        self.values = values
+        update = self.update
+        steady = all(type(x) in PLAIN_VALUES for value in values for x in (value if type(value) is tuple else (value,)))
+        self.hyper = {name: resolve(update.hyper[name], 0) for name in update.user_names} if steady else None
+        self.kept = None
+        likeness = tuple(map(_switch, self.hyper.values())) if self.hyper is not None else None
+        if likeness is None or likeness != self.likeness:
+            self.likeness, self.like = likeness, None if likeness is None else object()
+
+
+FLAGS = ("foreach", "fused", "differentiable", "capturable")
+
+
+def _switch(hyper: Any) -> Any:
+    """What of a hyperparameter decides whether a slot is kept: which flag it is, or whether it is the number 0."""
+    return ops.is_zero(hyper) if isinstance(hyper, (int, float, Tensor)) and not isinstance(hyper, bool) else hyper
 
 
 class Reader:

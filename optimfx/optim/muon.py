@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from optimfx.optim.checks import check, check_lr
-from optimfx.optim.live import Group
+from optimfx.optim.live import Settings
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.muon import muon
 
@@ -47,7 +47,7 @@ class Muon(Optimizer):
                 text = "Muon only supports 2D parameters whereas we found a parameter with size: {}"
                 check(p.ndim == 2, text, p.size())
 
-    def _check(self, update: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
-        super()._check(update, group, params, grads)
+    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
+        super()._check(settings, params, grads)
         if any(p.ndim != 2 for p in params):
             raise ValueError("Param gradient must be a 2D matrix")

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from contextlib import suppress
+from itertools import chain
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from optimfx import modes
 from optimfx.base import GradientTransformation, RuleUpdate
-from optimfx.execution import use
 from optimfx.execution.hyper import first_step
+from optimfx.execution.select import forced
 from optimfx.execution.triton import build
 from optimfx.optim import stepping
 from optimfx.optim.amp import Scaling
 from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
 from optimfx.optim.checks import check_flags, check_fused
-from optimfx.optim.live import Algorithm, Group
+from optimfx.optim.hooks import hooked
+from optimfx.optim.live import Algorithm, Group, Settings
 from optimfx.optim.scalars import Scalars
 
 Closure: TypeAlias = Callable[[], Any]
-
-
-class Prepared(NamedTuple):
-    """A group, and what is found of it before it is stepped."""
-
-    group: Group
-    flags: tuple[Any, ...]  # what the update was made with, and does not look up
-    update: Any
-    repeats: bool  # whether a parameter is in it more than once
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -168,6 +161,7 @@ class Optimizer(torch.optim.Optimizer):
             for state, moved in zip(states, stepping.together(states)):
                 state.update(moved)
 
+    @hooked
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient.
 
@@ -185,16 +179,22 @@ class Optimizer(torch.optim.Optimizer):
             self._accelerator_graph_capture_health_check()
         if Scaling.told(self).leaves_out:
             return loss
-        with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
+        before = torch.is_grad_enabled()
+        # As a context, this would cost as much as all that is planned.
+        torch._C._set_grad_enabled(bool(self.defaults.get("differentiable", False)))
+        try:
             # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
             # anew for every new gradient.
-            for index, group, params, grads in [(i, group, *_with_gradients(group)) for i, group in self._groups()]:
+            stepped = [(index, group, *_with_gradients(group)) for index, group in self._groups()]
+            for index, group, params, grads in stepped:
                 if params:
-                    known = self._prepared(index, group)
+                    settings = self._prepared(index, group)
                     # Counts that are on several devices make no vector.
-                    apart = known.repeats or (_on_device(group) and len({p.device for p in params}) > 1)
+                    apart = settings.repeats or (settings.on_device and len({p.device for p in params}) > 1)
                     for turn in stepping.turns(params, grads) if apart else ((params, grads),):
-                        self._step_group(known.update, group, *turn)
+                        self._step_group(index, settings, *turn)
+        finally:
+            torch._C._set_grad_enabled(before)
         return loss
 
     @property
@@ -204,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _groups(self) -> list[tuple[int, Group]]:
         """The groups, read in a way in which Dynamo does not take every number in them for a constant."""
-        return list(enumerate(vars(self)["param_groups"]))
+        return list(enumerate(self.__dict__["param_groups"]))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with hyperparameters of their own."""
@@ -215,67 +215,82 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, start: int = 0) -> None:
         """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
         if not start:
-            self._updates: dict[int, Prepared] = {}
+            self._updates: dict[int, Settings] = {}
+            self._plans: dict[int, stepping.GroupPlan] = {}
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
-                with suppress(KeyError, TypeError, ValueError):
+                with suppress(AttributeError, KeyError, TypeError, ValueError):
                     self._prepared(index, group)
 
-    def _step_group(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _step_group(self, index: int, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
+        update, group = settings.update, settings.group
         grads = self._taken(group, grads)
-        self._check(update, group, params, grads)
-        scaling = Scaling.told(self).on(params[0].device)
-        names = stepping.kept(update, counts=self.counts)
+        scaling = Scaling.told(self).on(params[0])
+        names = self._kept(settings)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
         columns = stepping.columns(update, states, names)
-        fresh = stepping.unbegun(columns, names)
-        if fresh:
-            self._begin_states(update, group, params, sorted(fresh))
-            columns = stepping.columns(update, states, names)
-        if self.counts:
-            counts = Scalars(columns["step"], together=modes.tracing() and build.serves(params[0].device))
-            if not self.numeric_step:
-                counts.check("state_steps")
-            vector = counts.vector
-            steps: Any = [step + 1 for step in counts.read()] if vector is None else vector + 1
-        else:
+        executors = self._executors(settings)
+        tensors = [*params, *grads, *chain.from_iterable(columns.values())]
+        plan = self._plans.get(index)
+        tracing = modes.tracing()
+        fresh: set[int] = set()
+        if tracing or plan is None or not plan.fits(settings, executors, tensors):
+            self._check(settings, params, grads)
+            fresh = stepping.unbegun(columns, names)
+            if fresh:
+                self._begin_states(settings, params, sorted(fresh))
+                columns = stepping.columns(update, states, names)
+                tensors = [*params, *grads, *chain.from_iterable(columns.values())]
+            stepping.check_shapes(update, params, grads, columns)
+            seen = None if tracing or settings.differentiable else tensors
+            plan = stepping.GroupPlan(settings, executors, seen, len(params))
+            if plan.guard is not None:
+                self._plans[index] = plan
+        if not self.counts:
             # A slot that is new is all that tells the first step from the later ones.
-            steps = [1 if i in fresh else 2 for i in range(len(states))]
-        stepping.step(
-            update,
-            params,
-            grads,
-            columns,
-            steps,
-            scaling=scaling,
-            executor=self._executor(update, group),
-            differentiable=bool(group.get("differentiable", False)),
-        )
-        if self.counts:
-            self._count(counts, steps, states, scaling)
+            before = [0 if i in fresh else 1 for i in range(len(states))] if fresh else [1] * len(states)
+            stepping.step(plan, settings, params, grads, columns, before, scaling=scaling)
+            return
+        together = tracing and build.serves(params[0].device)
+        counts = Scalars(columns["step"], together=together, line=plan.lines.get("step"))
+        if not self.numeric_step:
+            counts.check("state_steps")
+        vector = counts.vector
+        counted = counts.read() if vector is None else vector
+        runs, steps = stepping.step(plan, settings, params, grads, columns, counted, scaling=scaling)
+        self._count(counts, steps[0][0] if runs is None else None, states, scaling)
+
+    def _kept(self, settings: Settings) -> list[str]:
+        """What is kept for every parameter of a group."""
+        if torch.compiler.is_compiling():
+            return stepping.kept(settings.update, counts=self.counts)
+        if settings.kept is None:
+            settings.kept = stepping.kept(settings.update, counts=self.counts)
+        return settings.kept
 
     def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """The gradients in the form in which the algorithm takes them."""
         return grads
 
-    def _executor(self, update: RuleUpdate, group: Group) -> AbstractContextManager[None]:
-        """What a group's flags ask for."""
-        if not update.rule.elementwise or torch.compiler.is_compiling():
-            return nullcontext()
-        if group.get("fused") or self.fused:
-            return use("triton", "aten", "compiled", "foreach", "eager")
-        if group.get("foreach") is None:
-            return nullcontext()
+    def _executors(self, settings: Settings) -> tuple[str, ...] | None:
+        """What a group's flags ask for, or the context does."""
+        if not settings.update.rule.elementwise or torch.compiler.is_compiling():
+            return forced()
+        if settings.fused or self.fused:
+            return ("triton", "aten", "compiled", "foreach", "eager")
+        if settings.foreach is None:
+            return forced()
         # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
-        return use("foreach") if group["foreach"] else use("blocked", "eager")
+        return ("foreach",) if settings.foreach else ("blocked", "eager")
 
-    def _count(self, counts: Scalars, steps: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
-        if isinstance(steps[0], Tensor) or len(set(steps)) > 1:
+    def _count(self, counts: Scalars, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
+        """Count the step; its number is given where all have the same."""
+        if step is None or isinstance(step, Tensor):
             counts.advance(scaling.counts)
         else:
-            counts.write(steps[0])
+            counts.write(step)
 
-    def _begin_states(self, update: RuleUpdate, group: Group, params: list[Tensor], places: Sequence[int]) -> None:
+    def _begin_states(self, settings: Settings, params: list[Tensor], places: Sequence[int]) -> None:
         """Begin the states at these places. Of a term that was switched on later, only its slots are new.
 
         Raises:
@@ -285,42 +300,42 @@ class Optimizer(torch.optim.Optimizer):
             missing = [name for name in stepping.kept(self._own(), counts=True) if state.get(name) is None]
             if missing:
                 raise KeyError(missing[0])
-        begun = [self._begin(update, group, params[i]) for i in places]
+        begun = [self._begin(settings, params[i]) for i in places]
         for i, new in zip(places, begun if modes.tracing() else stepping.together(begun)):
             state = self.state[params[i]]
             state.update({name: value for name, value in new.items() if state.get(name) is None})
 
-    def _begin(self, update: RuleUpdate, group: Group, param: Tensor) -> dict[str, Any]:
-        return stepping.begin(update, param, counts=self.counts, on_device=_on_device(group))
+    def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
+        return stepping.begin(settings.update, param, counts=self.counts, on_device=settings.on_device)
 
-    def _check(self, update: RuleUpdate, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
-        if group.get("fused") or self.fused:
+        if settings.fused or self.fused:
             for p in {(p.device, p.dtype): p for p in params}.values():
                 check_fused(p)
-        if group.get("foreach") and group.get("differentiable"):
+        if settings.foreach and settings.differentiable:
             raise AssertionError("_foreach ops don't support autograd")
-        if True in {g.is_sparse for g in grads} and not update.rule.sparse(first_step(update).scalars):
+        if True in {g.is_sparse for g in grads} and not settings.update.rule.sparse(
+            first_step(settings.update).scalars
+        ):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _prepared(self, index: int, group: Group) -> Prepared:
-        """The pure update of a group, made anew when the group or one of its flags is another.
+    def _prepared(self, index: int, group: Group) -> Settings:
+        """What the group says; made anew when it is another group.
 
         Raises:
             KeyError: the group lacks a hyperparameter.
         """
-        flags = self.algorithm.statics(group)
+        compiling = torch.compiler.is_compiling()
         known = self._updates.get(index)
-        if known is None or known.group is not group or known.flags != flags:
-            for name in self.algorithm.given(self.defaults):
-                group[name]
-            params = group["params"]
-            repeats = len(set(params)) < len(params)
-            known = Prepared(group, flags, self.algorithm.live(group).update, repeats)
-            if not torch.compiler.is_compiling():  # what is made there takes the learning rate for a constant
+        if known is None or known.group is not group or (compiling and known.flags != known.flags_of(group)):
+            known = Settings(self.algorithm, self.algorithm.given(self.defaults), group)
+            if not compiling:  # what is made there takes the learning rate for a constant
                 self._updates[index] = known
+        if not compiling:
+            known.read()
         return known
 
     def _own(self) -> RuleUpdate:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx import modes
-from optimfx.execution.flat import end_to_end
+from optimfx.execution.flat import Line, end_to_end
 
 
 def exact(value: Any) -> Tensor:
@@ -23,13 +23,18 @@ class Scalars:
     Args:
         column: the scalars.
         together: whether to have them as a vector, though a tracer hides where they lie.
+        line: what found scalars like these before; without it, they may be anything.
     """
 
-    def __init__(self, column: Sequence[Any], *, together: bool = False) -> None:
+    def __init__(self, column: Sequence[Any], *, together: bool = False, line: Line | None = None) -> None:
         self.column = column
         self.together = together
-        plain = not modes.tracing() and {*map(type, column)} == {Tensor} and not modes.differentiated(*column)
-        self.line = end_to_end(column, range(len(column) + 1)) if plain else None
+        self.tracing = line is None and modes.tracing()
+        if line is not None:
+            self.line = line.through(column)
+        else:
+            plain = not self.tracing and {*map(type, column)} == {Tensor} and not modes.differentiated(*column)
+            self.line = end_to_end(column, range(len(column) + 1)) if plain else None
 
     @property
     def vector(self) -> Tensor | None:
@@ -43,16 +48,16 @@ class Scalars:
 
     def _are_apart(self) -> bool:
         """Whether all are on one device that is not the host."""
-        if modes.tracing() or {*map(type, self.column)} != {Tensor} or self.column[0].is_cpu:
+        if self.line is not None:
+            return not self.line.is_cpu
+        if self.tracing or {*map(type, self.column)} != {Tensor} or self.column[0].is_cpu:
             return False
         return len({scalar.device for scalar in self.column}) == 1
 
     def read(self) -> list[Any]:
         """Each as a number, where it is on the host."""
-        if self.line is None or not self.line.is_cpu:
-            return modes.numbers(self.column)
-        first = self.line[0]
-        return [first.item()] * len(self.column) if bool((self.line == first).all()) else self.line.tolist()
+        line = self.line
+        return modes.numbers(self.column) if line is None or not line.is_cpu else line.tolist()
 
     def check(self, name: str) -> None:
         """Refuse, in torch's words, scalars that are no tensors and could not be written."""
@@ -61,11 +66,12 @@ class Scalars:
 
     def write(self, value: Any) -> None:
         """The same value to all."""
-        value = exact(value)
         if self.line is None:
-            torch._foreach_copy_(list(self.column), list(value.expand(len(self.column))))
-        else:
+            torch._foreach_copy_(list(self.column), list(exact(value).expand(len(self.column))))
+        elif isinstance(value, Tensor):
             self.line.copy_(value)
+        else:
+            self.line.fill_(value)
 
     def advance(self, by: Any) -> None:
         """Each by as much."""

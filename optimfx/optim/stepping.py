@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,13 +11,15 @@ from torch import Tensor
 
 from optimfx.base import RuleUpdate
 from optimfx.execution import flat
+from optimfx.execution.flat import Line
 from optimfx.execution.columns import needed
 from optimfx.execution.counts import joined
-from optimfx.execution.hyper import resolve
-from optimfx.execution.known import recognized
-from optimfx.execution.leaves import Leaves, misshapen
-from optimfx.execution.run import execute, steps_of
-from optimfx.optim.amp import Scaling
+from optimfx.execution.hyper import NUMBERS, resolve
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.planning import Guard, Pass
+from optimfx.execution.run import steps_of
+from optimfx.optim.amp import UNSCALED, Scaling
+from optimfx.optim.live import Settings
 from optimfx.optim.scalars import Scalars, exact
 
 ParamState = dict[str, Any]
@@ -71,10 +72,10 @@ def together(states: Sequence[ParamState]) -> list[ParamState]:
 
 def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
     """What the algorithm keeps for every parameter with these hyperparameters, as far as that is known beforehand."""
+    shared = ["step", *update.rule.carried] if counts else list(update.rule.carried)
     if not update.rule.elementwise:
         return ["step"] if counts else list(update.rule.slots)
-    counted = ["step", *update.rule.carried] if counts else list(update.rule.carried)
-    return [*counted, *needed(update, _resolved(update, update.rule.init_names))]
+    return [*shared, *needed(update, _resolved(update, update.rule.init_names))]
 
 
 def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
@@ -92,71 +93,107 @@ def unbegun(columns: Columns, names: Sequence[str]) -> set[int]:
     return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
 
 
+class GroupPlan:
+    """How a group is stepped, for as long as its tensors are as they are now, but for their values.
+
+    Args:
+        settings: of the group.
+        names: the executors to choose from; ``None`` for the preferred ones.
+        tensors: all parameters, gradients and tensors of the state, in order; ``None`` if they are not to be seen again.
+        size: how many parameters.
+    """
+
+    def __init__(
+        self, settings: Settings, names: tuple[str, ...] | None, tensors: Sequence[Any] | None, size: int
+    ) -> None:
+        shared = ("step", *settings.update.rule.carried)
+        self.flags = settings.flags
+        self.names = names
+        self.guard = Guard(tensors) if tensors is not None and Guard.can_see(tensors) else None
+        self.lines = {} if self.guard is None else {name: Line(range(size + 1)) for name in shared}
+        self.one_pass = Pass(stepping=True, inplace=not settings.differentiable, names=names)
+
+    def fits(self, settings: Settings, names: tuple[str, ...] | None, tensors: Sequence[Any]) -> bool:
+        """Whether nothing has changed."""
+        same = self.flags is settings.flags and self.names == names
+        return same and self.guard is not None and self.guard.admits(tensors)
+
+
 def step(
-    update: RuleUpdate,
+    plan: GroupPlan,
+    settings: Settings,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     columns: Columns,
-    steps: Any,
+    before: Any,
     *,
     scaling: Scaling,
-    executor: AbstractContextManager[None],
-    differentiable: bool,
-) -> None:
+) -> tuple[list[list[int]] | None, list[tuple[Any, ...]]]:
     """Step the parameters and their states in place.
 
     Args:
-        update: the algorithm.
+        plan: for these parameters.
+        settings: of their group.
         params: the parameters, with their gradients and states.
         grads: the gradients.
         columns: what :func:`columns` found in the states.
-        steps: the number of each parameter's step, from 1: numbers, 0-d tensors, or a vector.
+        before: how many steps each parameter has taken: numbers, 0-d tensors, or a vector.
         scaling: of the gradients.
-        executor: the one to run, by :func:`optimfx.execution.use`.
-        differentiable: leave the step on autograd's tape.
+
+    Returns:
+        The parameters in runs, as :func:`_runs` does.
     """
+    update, differentiable = settings.update, settings.differentiable
     rule = update.rule
     # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
-    carried = [Scalars(_clones(columns[name]) if differentiable else columns[name]) for name in rule.carried]
+    carried = [
+        Scalars(_clones(columns[name]) if differentiable else columns[name], line=plan.lines.get(name))
+        for name in rule.carried
+    ]
     for name, each in zip(rule.carried, carried):
         each.check(f"{name}s")
-    runs, counts = _runs(steps, carried)
-    taken = steps_of(update, grads, counts)
+    runs, counts = _runs(before, carried)
+    # Of numbers, a graph would make constants; it asks the update, which looks them up.
+    hyper = None if torch.compiler.is_compiling() else settings.hyper
+    taken = steps_of(update, grads, counts, hyper)
     leaves = Leaves(params, grads, slots)
-    if rule.elementwise and not leaves.plain:
+    if plan.guard is None and rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
-    leaves = recognized(leaves)
-    if rule.elementwise:
-        _check_shapes(rule.slots, leaves)
     if differentiable:
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
-    with executor:
-        alone = [(scaling.around(each),) for each in taken]
-        results, new = execute(leaves, runs, alone, stepping=True, inplace=not differentiable)
+    like = settings.like if scaling is UNSCALED else None
+    results, new = plan.one_pass.run(
+        leaves, runs, [(each if scaling is UNSCALED else scaling.around(each),) for each in taken], like
+    )
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
             _copy(column, values)
-    for run, done in zip(runs, taken):
-        for name, each in zip(rule.carried, carried):
-            value = exact(getattr(done.scalars, name))
-            own = [columns[name][i] for i in run]
+    for name, each in zip(rule.carried, carried):
+        for run, done in zip(runs or [None], taken):
+            value = getattr(done.scalars, name)
             if differentiable:
-                _copy(own, list(value.expand(len(run))))
-            elif len(run) == len(params):
+                own = columns[name] if run is None else [columns[name][i] for i in run]
+                _copy(own, list(exact(value).expand(len(own))))
+            elif run is None:
                 each.write(value)
             else:
-                Scalars(own).write(value)
+                Scalars([columns[name][i] for i in run]).write(value)
+    return runs, counts
 
 
-def _check_shapes(names: Sequence[str], leaves: Leaves) -> None:
-    for k, i in leaves.known(misshapen).items():
-        raise RuntimeError(
-            f"{names[k]} of a parameter of shape {tuple(leaves.params[i].shape)} has shape "
-            f"{tuple(leaves.slots[k][i].shape)}: the state is another parameter's. Load a checkpoint of this "
-            f"model, or begin anew with optimizer.state.clear()."
-        )
+def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[Tensor], columns: Columns) -> None:
+    """Refuse the state of another parameter."""
+    if not update.rule.elementwise:
+        return
+    for name in update.rule.slots:
+        for param, grad, slot in zip(params, grads, columns.get(name) or ()):
+            if slot is not None and slot.shape != grad.shape:
+                raise RuntimeError(
+                    f"{name} of a parameter of shape {tuple(param.shape)} has shape {tuple(slot.shape)}: the state is "
+                    f"another parameter's. Load a checkpoint of this model, or begin anew with optimizer.state.clear()."
+                )
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
@@ -188,17 +225,18 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
             mine.copy_(value)
 
 
-def _runs(steps: Any, carried: Sequence[Scalars]) -> tuple[list[list[int]], list[tuple[Any, ...]]]:
-    """The parameters in runs of equal step and carried scalars, and what these are; tensors are runs by themselves.
+def _runs(before: Any, carried: Sequence[Scalars]) -> tuple[list[list[int]] | None, list[tuple[Any, ...]]]:
+    """The parameters in runs of equal step and carried scalars, and what these are; ``None`` for one run of all.
 
-    A vector of steps is one run, with vectors of what is carried.
+    Tensors are runs by themselves; a vector of steps is one run, with vectors of what is carried.
     """
-    everyone = list(range(len(steps)))
-    if isinstance(steps, Tensor):
+    if isinstance(before, Tensor):
         vectors = [torch.stack(list(each.column)) if each.vector is None else each.vector for each in carried]
-        return [everyone], [(steps, *vectors)]
-    if not (carried or isinstance(steps[0], Tensor)) and len(set(steps)) == 1:
-        return [everyone], [(steps[0],)]
-    every = list(zip(steps, *[each.read() for each in carried]))
-    runs, places = joined([[i] for i in everyone], every)
+        return None, [(before + 1, *vectors)]
+    values = [before, *[each.read() for each in carried]]
+    first, *others = [column[0] for column in values]
+    if all(type(column[0]) in NUMBERS and column.count(column[0]) == len(column) for column in values):
+        return None, [(first + 1, *others)]
+    every = [(step + 1, *rest) for step, *rest in zip(*values)]
+    runs, places = joined([[i] for i in range(len(every))], every)
     return runs, [every[place] for place in places]

@@ -14,6 +14,7 @@ from torch import Tensor
 from optimfx.base import GradientTransformation, State, Stepper, check_transformation
 from optimfx.execution import use
 from optimfx.inject import Inject
+from optimfx.optim.hooks import hooked
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.optim.placement import Form, Rows
@@ -96,6 +97,7 @@ class TransformOptimizer(Optimizer):
         with self.register_state_dict_post_hook(_apart, prepend=True):
             return super().state_dict()
 
+    @hooked
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient; return what the closure returned."""

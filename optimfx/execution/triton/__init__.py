@@ -20,6 +20,7 @@ from optimfx.execution.triton.words import DTYPES
 
 name = "triton"
 virtue = "one kernel for all leaves"
+takes_hyper = False
 
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
@@ -59,3 +60,8 @@ def _unfit(leaves: Leaves) -> str | None:
             return f"no kernel for {dtype}"
     several = len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1
     return "leaf and state on different devices" if several else None
+
+
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)

@@ -50,7 +50,7 @@ def read(word: str) -> tuple[Steps, str]:
         number, fields = each.split(sign)
         pairs = [field.split(":") for field in fields.split(",") if field]
         scalars = _scalars([(field.split("."), LETTERS[letter]) for field, letter in pairs])
-        steps.append(Step("", _rules[int(number)], None, {}, scalars, sign == "-"))
+        steps.append(Step("", _rules[int(number)], None, {}, sign == "-", scalars))
     return tuple(steps), kept
 
 

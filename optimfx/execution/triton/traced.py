@@ -21,6 +21,7 @@ from optimfx.execution.triton.words import DTYPES
 
 name = "triton"
 virtue = "one kernel for all leaves, as an op"
+takes_hyper = False
 
 
 def refusal(steps: Steps, leaves: Leaves) -> str | None:
@@ -116,3 +117,8 @@ def _differentiated(steps: Steps, leaves: Leaves) -> bool:
     """Whether autograd, or a transform of ``torch.func``, follows what becomes of any of these."""
     scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
     return modes.differentiated(*scalars, *[t for row in leaves.rows() for t in row])
+
+
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
+    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
