@@ -242,6 +242,8 @@ class RuleUpdate(Stepper):
         shares: how many fields of the state, from the first, hold what leaves share: the count and the carried scalars.
         state_type: the NamedTuple of the state.
         user_names: the arguments of the rule's ``scalars`` that the user gives.
+        constants: their values, if these are the same at every step.
+        signature: what a plan depends on, of the rule and its hyperparameters.
     """
 
     name: str
@@ -253,6 +255,8 @@ class RuleUpdate(Stepper):
     shares: int = field(init=False, repr=False)
     state_type: type[Any] = field(init=False, repr=False)
     user_names: list[str] = field(init=False, repr=False)
+    constants: dict[str, Any] | None = field(init=False, repr=False)
+    signature: tuple[Any, ...] = field(init=False, repr=False)
     spares_updates = True
 
     def init(self, params: Params) -> State:
@@ -275,11 +279,15 @@ class RuleUpdate(Stepper):
 
     def __post_init__(self) -> None:
         counts = self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
+        names = [name for name in self.rule.scalar_names if name in self.hyper]
+        constant = all(execution.is_constant(self.hyper[name]) for name in names)
         derived = {
             "counts": counts,
             "shares": 1 + len(self.rule.carried) if counts else 0,
             "state_type": self.rule.state or (StepState if counts else EmptyState),
-            "user_names": [name for name in self.rule.scalar_names if name in self.hyper],
+            "user_names": names,
+            "constants": {name: execution.resolve(self.hyper[name], 0) for name in names} if constant else None,
+            "signature": (self.rule, counts, *[execution.switch(self.hyper[name]) for name in self.rule.init_names]),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -29,6 +29,11 @@ def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 
 
+def structure(tree: PyTree) -> PyTreeSpec:
+    """The structure of a tree."""
+    return optree.tree_structure(tree, none_is_leaf=True, namespace=NAMESPACE)
+
+
 def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
     """The subtrees of ``tree`` that stand at the leaves of ``spec``.
 

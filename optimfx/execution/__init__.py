@@ -6,6 +6,7 @@
 
 from optimfx.execution.columns import ABSENT, check_state
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
+from optimfx.execution.hyper import is_constant, resolve, switch
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, has_kernels, use
 from optimfx.execution.storage import kept_as
@@ -24,8 +25,11 @@ __all__ = [
     "explain_rules",
     "has_kernels",
     "init",
+    "is_constant",
     "kept_as",
     "numbered",
+    "resolve",
     "run",
+    "switch",
     "use",
 ]

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch import Tensor
 
 from optimfx.execution import eager, flat, foreach
 from optimfx.execution.hyper import Steps, flat_scalars, with_numbers

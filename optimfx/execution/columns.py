@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from optree import PyTreeSpec
 
 from optimfx import modes, tree
-from optimfx.execution.counts import Columns
 from optimfx.execution.leaves import PLAIN, Leaves
 from optimfx.tree import PyTree
 
@@ -37,22 +36,69 @@ def check_state(name: str, kind: type[Any], state: PyTree) -> None:
         )
 
 
-def leaves_of(updates: PyTree, params: PyTree | None) -> tuple[Leaves, PyTreeSpec]:
+class Columns(NamedTuple):
+    """What a step is given, as columns: an entry for each leaf."""
+
+    leaves: Leaves
+    shared: Sequence[Sequence[Sequence[Any]]]  # of each link the step count, then the scalars that it carries
+    spec: PyTreeSpec  # of the parameters, or of the updates without any
+    live: Sequence[int]  # the leaves that have a gradient
+    has_sparse: bool
+
+    @classmethod
+    def of(cls, links: Sequence[Any], updates: PyTree, states: Sequence[PyTree], params: PyTree | None) -> Columns:
+        """Trees as columns, checked against each other.
+
+        Raises:
+            ValueError, TypeError: the trees do not fit together.
+        """
+        given, grads, spec = _leaves_of(updates, params)
+        like = "updates" if params is None else "params"
+        pairs = [_columns_of(link, state, grads, spec, like) for link, state in zip(links, states)]
+        slots = [column for _, own in pairs for column in own]
+        leaves = Leaves(given, grads, slots)
+        _check_shapes(links, leaves, spec)
+        live = [i for i, grad in enumerate(grads) if grad is not None]
+        has_sparse = any([grads[i].layout is not torch.strided for i in live])
+        return cls(leaves, [own for own, _ in pairs], spec, live, has_sparse)
+
+    def trees(
+        self, links: Sequence[Any], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
+    ) -> tuple[PyTree, list[PyTree]]:
+        """The results, and the columns of each link's new state, as trees."""
+        states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
+        return tree.unflatten(self.spec, results), states
+
+
+def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[Any], PyTreeSpec]:
     """The parameters and updates as columns, checked against each other."""
     reference, spec = tree.flatten(updates if params is None else params)
-    if params is None:
-        leaves = Leaves([None] * len(reference), reference, [])
-    else:
-        leaves = Leaves(reference, tree.flatten_as(spec, updates, "updates", "params"), [])
-    if modes.tracing() or not _evidently_fit(reference, leaves.grads):
-        for i, (param, grad) in enumerate(zip(*leaves[:2])):
+    given = [None] * len(reference) if params is None else reference
+    grads = reference if params is None else tree.flatten_as(spec, updates, "updates", "params")
+    if modes.tracing() or not _evidently_fit(reference, grads):
+        for i, (param, grad) in enumerate(zip(given, grads)):
             if grad is None:
                 continue
             if params is None:
                 tree.check_leaf(grad, spec, i, "updates")
             else:
                 tree.check_counterpart(param, grad, spec, i, ("params", "updates"))
-    return leaves, spec
+    return given, grads, spec
+
+
+def _check_shapes(links: Sequence[Any], leaves: Leaves, spec: PyTreeSpec) -> None:
+    """Refuse slots of other shapes: a kernel would write beside them."""
+    names = [(link, name) for link in links for name in link.rule.slots]
+    for (link, name), column in zip(names, leaves.slots):
+        if not (link.rule.elementwise or link.rule.norms):
+            continue
+        for i, (slot, grad) in enumerate(zip(column, leaves.grads)):
+            if slot is not None and grad is not None and slot.shape != grad.shape:
+                raise ValueError(
+                    f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(slot.shape)}, but "
+                    f"{tree.path(spec, i, 'updates')} has shape {tuple(grad.shape)}: give the state that "
+                    f"{link.name}'s init makes for these parameters."
+                )
 
 
 def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
@@ -63,9 +109,9 @@ def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
     return real and [p.shape for p in params] == [g.shape for g in grads]
 
 
-def columns_of(
+def _columns_of(
     update: Any, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
-) -> tuple[Columns, Columns]:
+) -> tuple[list[list[Any]], list[list[Any]]]:
     """What leaves share, and their slots, as columns of a rule's state, which has the structure of ``like``."""
     check_state(update.name, update.state_type, state)
     columns = []

@@ -40,6 +40,20 @@ NUMBERS = {int, float}
 """Types of the scalars that may differ from step to step; what else is there selects a branch of the rule."""
 
 
+def is_constant(hyper: Any) -> bool:
+    """Whether a hyperparameter is its own value at every step."""
+    return all(map(is_constant, hyper)) if isinstance(hyper, (tuple, list)) else type(hyper) in PLAIN_VALUES
+
+
+def switch(hyper: Any) -> Any:
+    """What of a hyperparameter decides which terms there are: which flag it is, or whether it is the number 0."""
+    if isinstance(hyper, (tuple, list)):
+        return tuple(map(switch, hyper))
+    if isinstance(hyper, (int, float)) and not isinstance(hyper, bool):
+        return hyper == 0
+    return hyper if type(hyper) in PLAIN_VALUES else type(hyper)
+
+
 class Step:
     """One step of an algorithm, as all leaves that have taken equally many take it.
 

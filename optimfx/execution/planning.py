@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,20 @@ class Guard:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.count = len(tensors)
-        self.guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        self.aliases = _aliases(tensors)
+        self.guards = TensorGuards(*self._each(tensors), dynamic_dims_sizes=None, dynamic_dims_strides=None)
 
     def admits(self, tensors: Sequence[Any]) -> bool:
         """Whether they are."""
-        return len(tensors) == self.count and self.guards.check(*tensors)
+        if len(tensors) != self.count:
+            return False
+        if self.aliases is None:  # this the check itself sees
+            return self.guards.check(*tensors)
+        return _aliases(tensors) == self.aliases and self.guards.check(*self._each(tensors))
+
+    def _each(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each tensor once."""
+        return tensors if self.aliases is None else [t for i, t in enumerate(tensors) if self.aliases[i] == i]
 
     @staticmethod
     def can_see(tensors: Iterable[Any]) -> bool:
@@ -38,6 +47,13 @@ class Guard:
 
 
 TENSORS = PLAIN - {type(None)}
+
+
+def _aliases(tensors: Sequence[Any]) -> list[int] | None:
+    """For each tensor the place at which it stands first; ``None`` if each stands at one place."""
+    first: dict[int, int] = {}
+    places = [first.setdefault(id(t), i) for i, t in enumerate(tensors)]
+    return None if len(first) == len(places) else places
 
 
 class Part(NamedTuple):
@@ -98,48 +114,80 @@ class Pass:
         self.how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "names": names}
         self.stepping = stepping
         self.plans: dict[Any, Plan] = {}
-        self.direct: tuple[Any, Plan] | None = None
+        self.inplace = inplace
+        self.memo: tuple[Any, list[Any]] = None, []  # the last runs, and the plan of each
 
     def run(
-        self, leaves: Leaves, runs: Sequence[Sequence[int]] | None, steps: Sequence[Steps], like: Any = None
+        self,
+        leaves: Leaves,
+        runs: Sequence[Sequence[int]] | None,
+        steps: Sequence[Steps],
+        likes: Sequence[Any] | None = None,
     ) -> Results:
         """The results, and the new slots, of runs of leaves with their steps; what is in no run stays as it is.
 
         ``None`` is one run of all leaves, whose steps may have scalars that are vectors, a number for each leaf. Every
         run is planned before one of them writes.
 
-        ``like`` is the same object for steps whose hyperparameters are alike: the same ones are 0.
+        ``likes`` has for each run what is equal for steps whose hyperparameters are alike (the same ones are 0);
+        ``None`` if that is not known.
         """
+        if modes.tracing():
+            plans = [(Plan(each, part, **self.how), []) for each, part in zip(steps, _parts(leaves, runs))]
+        else:
+            plans = self._plans(leaves, runs, steps, likes or [None] * len(steps))
         if runs is None:
-            if self.direct is not None and self.direct[0] is like:
-                return self.direct[1].run(steps[0], (), leaves)
-            plan, numbers = self._plan((), leaves, steps[0])
-            if like is not None and not plan.needs_scalars:
-                self.direct = like, plan
+            ((plan, numbers),) = plans
             return plan.run(steps[0], numbers, leaves)
-        parts = [leaves.take(run) for run in runs]
-        plans = [self._plan(tuple(run), part, each) for run, part, each in zip(runs, parts, steps)]
+        if self.inplace and self.stepping and not modes.tracing():
+            for (plan, numbers), part, each in zip(plans, _parts(leaves, runs), steps):
+                plan.run(each, numbers, part)
+            return leaves.params, leaves.slots
         results = list(leaves.params if self.stepping else leaves.grads)
         slots = [list(column) for column in leaves.slots]
-        for run, (plan, numbers), part, each in zip(runs, plans, parts, steps):
+        for run, (plan, numbers), part, each in zip(runs, plans, _parts(leaves, runs), steps):
             out, new = plan.run(each, numbers, part)
             for column, values in zip((results, *slots), (out, *new)):
                 for i, value in zip(run, values):
                     column[i] = value
         return results, slots
 
-    def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps) -> tuple[Plan, list[Any]]:
-        """The plan for these leaves and steps, and the numbers of the steps."""
-        if modes.tracing():
-            return Plan(steps, leaves, **self.how), []
-        static, numbers = split(steps)
-        plan = self.plans.get((run, static))
-        if plan is None:
-            plan = Plan(steps, leaves, **self.how)
-            while len(self.plans) >= KEPT:
-                del self.plans[next(iter(self.plans))]
-            self.plans[run, static] = plan
-        return plan, numbers
+    def _plans(
+        self, leaves: Leaves, runs: Sequence[Sequence[int]] | None, steps: Sequence[Steps], likes: Sequence[Any]
+    ) -> list[tuple[Plan, Sequence[Any]]]:
+        """The plan of each run, and the numbers of its steps."""
+        before, last = self.memo
+        if len(last) != len(steps) or before != runs:
+            last = [None] * len(steps)
+        plans: list[tuple[Plan, Sequence[Any]]] = []
+        for k, (each, like) in enumerate(zip(steps, likes)):
+            known = last[k]
+            if known is not None and not known[0].needs_scalars and like is not None and known[1] == like:
+                plans.append((known[0], ()))
+                continue
+            static, numbers = split(each)
+            if known is None or known[2] != static:
+                run = () if runs is None else tuple(runs[k])
+                plan = self.plans.get((run, static)) or self._made(run, static, leaves, each)
+                known = (plan, like, static)
+                last[k] = known
+            elif known[1] != like:
+                last[k] = (known[0], like, static)
+            plans.append((known[0], numbers))
+        self.memo = runs, last
+        return plans
+
+    def _made(self, run: tuple[int, ...], static: Any, leaves: Leaves, steps: Steps) -> Plan:
+        plan = Plan(steps, leaves.take(run) if run else leaves, **self.how)
+        while len(self.plans) >= KEPT:
+            del self.plans[next(iter(self.plans))]
+        self.plans[run, static] = plan
+        return plan
+
+
+def _parts(leaves: Leaves, runs: Sequence[Sequence[int]] | None) -> Iterator[Leaves]:
+    """The leaves of each run."""
+    yield from [leaves] if runs is None else map(leaves.take, runs)
 
 
 def _groups(leaves: Leaves) -> Sequence[list[int] | None]:

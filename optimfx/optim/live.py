@@ -11,9 +11,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from optimfx import ops
 from optimfx.base import GradientTransformation
-from optimfx.execution.hyper import PLAIN_VALUES, resolve
+from optimfx.execution.hyper import PLAIN_VALUES, resolve, switch
 
 Group = dict[str, Any]
 
@@ -74,6 +73,7 @@ class Settings:
         flags: what the update was made with, and does not look up; another object whenever one of them is another.
         update: the pure update, with these flags.
         hyper: the values of the hyperparameters; ``None`` if they have to be asked for at each step.
+        key: equal for groups whose flags and hyperparameters are.
         kept: the names of what is kept for each parameter, once they are known.
         like: the same object for as long as the same hyperparameters are 0.
         differentiable, foreach, fused, on_device: the group's flags; the last, whether torch keeps scalars where the
@@ -85,6 +85,7 @@ class Settings:
     likeness: Any = None
     like: Any = None
     kept: list[str] | None = None
+    key: Any = None
 
     def __init__(self, algorithm: Algorithm, names: Sequence[str], group: Group) -> None:
         self.algorithm = algorithm
@@ -123,7 +124,8 @@ class Settings:
         steady = all(type(x) in PLAIN_VALUES for value in values for x in (value if type(value) is tuple else (value,)))
         self.hyper = {name: resolve(update.hyper[name], 0) for name in update.user_names} if steady else None
         self.kept = None
-        likeness = tuple(map(_switch, self.hyper.values())) if self.hyper is not None else None
+        self.key = (*self.flags, *map(_entry, values)) if steady else id(self)
+        likeness = tuple(map(switch, self.hyper.values())) if self.hyper is not None else None
         if likeness is None or likeness != self.likeness:
             self.likeness, self.like = likeness, None if likeness is None else object()
 
@@ -131,9 +133,8 @@ class Settings:
 FLAGS = ("foreach", "fused", "differentiable", "capturable")
 
 
-def _switch(hyper: Any) -> Any:
-    """What of a hyperparameter decides whether a slot is kept: which flag it is, or whether it is the number 0."""
-    return ops.is_zero(hyper) if isinstance(hyper, (int, float, Tensor)) and not isinstance(hyper, bool) else hyper
+def _entry(value: Any) -> Any:
+    return (type(value), value)
 
 
 class Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias
@@ -23,6 +23,7 @@ from optimfx.optim.checks import check_flags, check_fused
 from optimfx.optim.hooks import hooked
 from optimfx.optim.live import Algorithm, Group, Settings
 from optimfx.optim.scalars import Scalars
+from optimfx.optim.stepping import Batch
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -186,13 +187,9 @@ class Optimizer(torch.optim.Optimizer):
             # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
             # anew for every new gradient.
             stepped = [(index, group, *_with_gradients(group)) for index, group in self._groups()]
-            for index, group, params, grads in stepped:
-                if params:
-                    settings = self._prepared(index, group)
-                    # Counts that are on several devices make no vector.
-                    apart = settings.repeats or (settings.on_device and len({p.device for p in params}) > 1)
-                    for turn in stepping.turns(params, grads) if apart else ((params, grads),):
-                        self._step_group(index, settings, *turn)
+            groups = [(self._prepared(i, group), params, grads) for i, group, params, grads in stepped if params]
+            for number, batch in enumerate(self._batches(groups)):
+                self._step_batch(number, batch)
         finally:
             torch._C._set_grad_enabled(before)
         return loss
@@ -216,49 +213,68 @@ class Optimizer(torch.optim.Optimizer):
         """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
         if not start:
             self._updates: dict[int, Settings] = {}
-            self._plans: dict[int, stepping.GroupPlan] = {}
+            self._plans: dict[int, stepping.BatchPlan] = {}
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
                     self._prepared(index, group)
 
-    def _step_group(self, index: int, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
-        update, group = settings.update, settings.group
-        grads = self._taken(group, grads)
+    def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]]) -> Iterator[Batch]:
+        """The groups, with those together that differ in no flag; counts that are on several devices make no vector."""
+        together: dict[Any, list[tuple[Settings, list[Tensor], list[Tensor]]]] = {}
+        alone = len(groups) == 1 or modes.tracing()
+        for settings, params, grads in groups:
+            grads = self._taken(settings.group, grads)
+            if settings.repeats or (settings.on_device and len({p.device for p in params}) > 1):
+                for turn in stepping.turns(params, grads):
+                    yield Batch([settings], [len(turn[0])], *turn)
+            elif alone or settings.on_device or settings.differentiable:
+                yield Batch([settings], [len(params)], params, grads)
+            else:
+                key = (settings.flags, tuple(self._kept(settings)))
+                together.setdefault(key, []).append((settings, params, grads))
+        for batch in together.values():
+            owners, params_of, grads_of = zip(*batch)
+            all_params, all_grads = (list(chain.from_iterable(each)) for each in (params_of, grads_of))
+            yield Batch(owners, list(map(len, params_of)), all_params, all_grads)
+
+    def _step_batch(self, number: int, batch: Batch) -> None:
+        settings, params, grads = batch.owners[0], batch.params, batch.grads
         scaling = Scaling.told(self).on(params[0])
         names = self._kept(settings)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
-        columns = stepping.columns(update, states, names)
+        columns = stepping.columns(settings.update, states, names)
         executors = self._executors(settings)
         tensors = [*params, *grads, *chain.from_iterable(columns.values())]
-        plan = self._plans.get(index)
+        plan = self._plans.get(number)
         tracing = modes.tracing()
         fresh: set[int] = set()
-        if tracing or plan is None or not plan.fits(settings, executors, tensors):
-            self._check(settings, params, grads)
+        if tracing or plan is None or not plan.fits(batch, executors, tensors):
+            for owner, begin, end in batch.ranges():
+                self._check(owner, params[begin:end], grads[begin:end])
             fresh = stepping.unbegun(columns, names)
             if fresh:
-                self._begin_states(settings, params, sorted(fresh))
-                columns = stepping.columns(update, states, names)
+                for owner, begin, end in batch.ranges():
+                    self._begin_states(owner, params, [i for i in range(begin, end) if i in fresh])
+                columns = stepping.columns(settings.update, states, names)
                 tensors = [*params, *grads, *chain.from_iterable(columns.values())]
-            stepping.check_shapes(update, params, grads, columns)
+            stepping.check_shapes(settings.update, params, grads, columns)
             seen = None if tracing or settings.differentiable else tensors
-            plan = stepping.GroupPlan(settings, executors, seen, len(params))
+            plan = stepping.BatchPlan(batch, executors, seen)
             if plan.guard is not None:
-                self._plans[index] = plan
+                self._plans[number] = plan
         if not self.counts:
             # A slot that is new is all that tells the first step from the later ones.
             before = [0 if i in fresh else 1 for i in range(len(states))] if fresh else [1] * len(states)
-            stepping.step(plan, settings, params, grads, columns, before, scaling=scaling)
+            stepping.step(plan, batch, columns, before, scaling=scaling)
             return
         together = tracing and build.serves(params[0].device)
         counts = Scalars(columns["step"], together=together, line=plan.lines.get("step"))
         if not self.numeric_step:
             counts.check("state_steps")
         vector = counts.vector
-        counted = counts.read() if vector is None else vector
-        runs, steps = stepping.step(plan, settings, params, grads, columns, counted, scaling=scaling)
-        self._count(counts, steps[0][0] if runs is None else None, states, scaling)
+        step = stepping.step(plan, batch, columns, counts.read() if vector is None else vector, scaling=scaling)
+        self._count(counts, step, states, scaling)
 
     def _kept(self, settings: Settings) -> list[str]:
         """What is kept for every parameter of a group."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optimfx.base import RuleUpdate
 from optimfx.execution import flat
-from optimfx.execution.flat import Line
+from optimfx.execution.advance import steps_of
 from optimfx.execution.columns import needed
 from optimfx.execution.counts import joined
+from optimfx.execution.flat import Line
 from optimfx.execution.hyper import NUMBERS, resolve
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.planning import Guard, Pass
-from optimfx.execution.run import steps_of
 from optimfx.optim.amp import UNSCALED, Scaling
 from optimfx.optim.live import Settings
 from optimfx.optim.scalars import Scalars, exact
@@ -93,58 +94,82 @@ def unbegun(columns: Columns, names: Sequence[str]) -> set[int]:
     return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
 
 
-class GroupPlan:
-    """How a group is stepped, for as long as its tensors are as they are now, but for their values.
+class Batch(NamedTuple):
+    """Groups that are stepped together, as they differ in no flag."""
+
+    owners: Sequence[Settings]
+    sizes: Sequence[int]  # how many parameters each has
+    params: Sequence[Tensor]
+    grads: Sequence[Tensor]
+
+    def ranges(self) -> Iterator[tuple[Settings, int, int]]:
+        """Each group, and from where to where its parameters are."""
+        ends = list(accumulate(self.sizes))
+        return zip(self.owners, [0, *ends], ends)
+
+
+class BatchPlan:
+    """How groups are stepped, for as long as their tensors are as they are now, but for their values.
 
     Args:
-        settings: of the group.
+        batch: the groups.
         names: the executors to choose from; ``None`` for the preferred ones.
-        tensors: all parameters, gradients and tensors of the state, in order; ``None`` if they are not to be seen again.
-        size: how many parameters.
+        tensors: all parameters, gradients and tensors of the state, in order; ``None`` if they will not be seen again.
     """
 
-    def __init__(
-        self, settings: Settings, names: tuple[str, ...] | None, tensors: Sequence[Any] | None, size: int
-    ) -> None:
-        shared = ("step", *settings.update.rule.carried)
-        self.flags = settings.flags
+    def __init__(self, batch: Batch, names: tuple[str, ...] | None, tensors: Sequence[Any] | None) -> None:
+        first, size = batch.owners[0], len(batch.params)
+        self.flags = [owner.flags for owner in batch.owners]
+        self.sizes = batch.sizes
         self.names = names
         self.guard = Guard(tensors) if tensors is not None and Guard.can_see(tensors) else None
+        shared = ("step", *first.update.rule.carried)
         self.lines = {} if self.guard is None else {name: Line(range(size + 1)) for name in shared}
-        self.one_pass = Pass(stepping=True, inplace=not settings.differentiable, names=names)
+        self.one_pass = Pass(stepping=True, inplace=not first.differentiable, names=names)
+        self.keys: list[Any] = []
+        self.runs: list[list[int]] | None = None
+        self.leaders: list[Settings] = []
 
-    def fits(self, settings: Settings, names: tuple[str, ...] | None, tensors: Sequence[Any]) -> bool:
+    def fits(self, batch: Batch, names: tuple[str, ...] | None, tensors: Sequence[Any]) -> bool:
         """Whether nothing has changed."""
-        same = self.flags is settings.flags and self.names == names
+        same = self.names == names and self.sizes == batch.sizes
+        same = same and self.flags == [owner.flags for owner in batch.owners]
         return same and self.guard is not None and self.guard.admits(tensors)
 
+    def read(self, batch: Batch) -> None:
+        """Find the parameters whose hyperparameters are equal: in runs, of each of which one group is the leader."""
+        if len(batch.owners) == 1:
+            self.leaders = [batch.owners[0]]
+            return
+        keys = [owner.key for owner in batch.owners]
+        if keys == self.keys:
+            return
+        runs: dict[Any, list[int]] = {}
+        leaders: dict[Any, Settings] = {}
+        for owner, begin, end in batch.ranges():
+            runs.setdefault(owner.key, []).extend(range(begin, end))
+            leaders.setdefault(owner.key, owner)
+        self.keys = keys
+        self.runs = list(runs.values()) if len(runs) > 1 else None
+        self.leaders = list(leaders.values())
 
-def step(
-    plan: GroupPlan,
-    settings: Settings,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    columns: Columns,
-    before: Any,
-    *,
-    scaling: Scaling,
-) -> tuple[list[list[int]] | None, list[tuple[Any, ...]]]:
+
+def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scaling: Scaling) -> Any:
     """Step the parameters and their states in place.
 
     Args:
-        plan: for these parameters.
-        settings: of their group.
-        params: the parameters, with their gradients and states.
-        grads: the gradients.
+        plan: for these groups.
+        batch: the groups.
         columns: what :func:`columns` found in the states.
         before: how many steps each parameter has taken: numbers, 0-d tensors, or a vector.
         scaling: of the gradients.
 
     Returns:
-        The parameters in runs, as :func:`_runs` does.
+        The number of the step, where all take the same one.
     """
-    update, differentiable = settings.update, settings.differentiable
-    rule = update.rule
+    params, grads = batch.params, batch.grads
+    first = batch.owners[0]
+    rule, differentiable = first.update.rule, first.differentiable
     # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
     carried = [
@@ -153,20 +178,25 @@ def step(
     ]
     for name, each in zip(rule.carried, carried):
         each.check(f"{name}s")
-    runs, counts = _runs(before, carried)
+    plan.read(batch)
+    runs, counts, leaders = _runs(before, carried, plan)
     # Of numbers, a graph would make constants; it asks the update, which looks them up.
-    hyper = None if torch.compiler.is_compiling() else settings.hyper
-    taken = steps_of(update, grads, counts, hyper)
+    compiling = torch.compiler.is_compiling()
+    taken = [
+        steps_of(leader.update, grads, [count], None if compiling else leader.hyper)[0]
+        for leader, count in zip(leaders, counts)
+    ]
     leaves = Leaves(params, grads, slots)
     if plan.guard is None and rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
     if differentiable:
         # Autograd keeps what the rule reads, and that must not be written over.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
-    like = settings.like if scaling is UNSCALED else None
-    results, new = plan.one_pass.run(
-        leaves, runs, [(each if scaling is UNSCALED else scaling.around(each),) for each in taken], like
-    )
+    if scaling is UNSCALED:
+        likes = [leader.like for leader in leaders]
+    else:
+        likes, taken = [None] * len(leaders), [scaling.around(each) for each in taken]
+    results, new = plan.one_pass.run(leaves, runs, [(each,) for each in taken], likes)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
             _copy(column, values)
@@ -180,7 +210,8 @@ def step(
                 each.write(value)
             else:
                 Scalars([columns[name][i] for i in run]).write(value)
-    return runs, counts
+    steps = [count[0] for count in counts]
+    return steps[0] if runs is None or (plan.runs is runs and steps.count(steps[0]) == len(steps)) else None
 
 
 def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[Tensor], columns: Columns) -> None:
@@ -225,18 +256,23 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
             mine.copy_(value)
 
 
-def _runs(before: Any, carried: Sequence[Scalars]) -> tuple[list[list[int]] | None, list[tuple[Any, ...]]]:
-    """The parameters in runs of equal step and carried scalars, and what these are; ``None`` for one run of all.
+def _runs(
+    before: Any, carried: Sequence[Scalars], plan: BatchPlan
+) -> tuple[list[list[int]] | None, list[tuple[Any, ...]], list[Settings]]:
+    """The parameters in runs of equal hyperparameters, step and carried scalars, and for each what these are.
 
-    Tensors are runs by themselves; a vector of steps is one run, with vectors of what is carried.
+    ``None`` is one run of all. Tensors are runs by themselves; a vector of steps is one run, with vectors of what is
+    carried.
     """
+    leaders = plan.leaders
     if isinstance(before, Tensor):
         vectors = [torch.stack(list(each.column)) if each.vector is None else each.vector for each in carried]
-        return None, [(before + 1, *vectors)]
+        return None, [(before + 1, *vectors)], leaders
     values = [before, *[each.read() for each in carried]]
-    first, *others = [column[0] for column in values]
     if all(type(column[0]) in NUMBERS and column.count(column[0]) == len(column) for column in values):
-        return None, [(first + 1, *others)]
-    every = [(step + 1, *rest) for step, *rest in zip(*values)]
+        first, *others = [column[0] for column in values]
+        return plan.runs, [(first + 1, *others)] * len(leaders), leaders
+    leader_of = {i: k for k, run in enumerate(plan.runs or [range(len(before))]) for i in run}
+    every = [(leader_of[i], step + 1, *rest) for i, (step, *rest) in enumerate(zip(*values))]
     runs, places = joined([[i] for i in range(len(every))], every)
-    return runs, [every[place] for place in places]
+    return runs, [every[place][1:] for place in places], [leaders[every[place][0]] for place in places]

@@ -1,0 +1,223 @@
+"""One step of columns of leaves: what they share goes on, and a pass steps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from optree import PyTreeSpec
+from torch import Tensor
+
+from optimfx import modes, tree
+from optimfx.execution.columns import Columns
+from optimfx.execution.flat import Line
+from optimfx.execution.hyper import NUMBERS, Step, count, step_at, step_with, tensor_like
+from optimfx.execution.planning import Pass
+from optimfx.execution.select import norm_of
+
+Runs: TypeAlias = "Sequence[Sequence[int]] | None"
+"""The places of leaves that share everything; ``None`` for one run of all leaves."""
+
+
+def advance(
+    links: Sequence[Any],
+    columns: Columns,
+    one_pass: Pass,
+    *,
+    has_params: bool,
+    inplace: bool,
+    lines: Sequence[Line | None] = (),
+) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+    """The results of a step of every leaf that has a gradient, and the columns of each link's new state.
+
+    Args:
+        links: rules that follow one another.
+        columns: the leaves and their states.
+        one_pass: how they are run.
+        has_params: whether there are parameters.
+        inplace: whether results and states may be written where they come from.
+        lines: for the shared columns, what finds them end to end.
+    """
+    leaves, live = columns.leaves, columns.live
+    if not live:
+        return leaves.params if one_pass.stepping else leaves.grads, _of_links(links, columns.shared, leaves.slots)
+    lines = lines or [None] * sum(map(len, columns.shared))
+    runs, counts = _next(columns, lines)
+    of_link = list(zip(*counts))
+    of_run = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, of_link)]))
+    if not has_params or columns.has_sparse:
+        for run, steps in zip([live] if runs is None else runs, of_run):
+            for link, step in zip(links, steps):
+                check_params(link, step.scalars, has_params)
+                check_layout(link, step.scalars, leaves.grads, run, columns.spec)
+    # The same links with constants differ in nothing but the count from step to step.
+    like = tuple(links) if all([link.constants is not None for link in links]) else None
+    results, slots = one_pass.run(leaves, runs, of_run, [like] * len(of_run))
+    shared = []
+    left = iter(lines)
+    for k, (link, own) in enumerate(zip(links, columns.shared)):
+        stored: list[Sequence[Any]] = []
+        for j, before in enumerate(own):
+            values = [
+                getattr(steps[k].scalars, link.rule.carried[j - 1]) if j else each[k][0]
+                for each, steps in zip(counts, of_run)
+            ]
+            stored.append(_stored(before, runs, values, next(left), inplace))
+        shared.append(stored)
+    return results, _of_links(links, shared, slots)
+
+
+def _of_links(links: Sequence[Any], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:
+    """The columns of each link's state: what is shared, then its slots."""
+    left = iter(slots)
+    return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
+
+
+def steps_of(
+    update: Any, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None
+) -> list[Step]:
+    """The steps to these counts, each with the scalars that are carried to it.
+
+    ``hyper`` are the values of the hyperparameters, where they are known and do not depend on the count.
+    """
+    rule = update.rule
+    hyper = update.constants if hyper is None else hyper
+    measured = {"global_norm": norm_of(grads)} if rule.measures_norm and counts else {}
+    steps = []
+    for each in counts:
+        taken, *carried = [x if type(x) in NUMBERS else modes.number(x) for x in each] or (None,)
+        given = {**dict(zip(rule.carried, carried)), **measured}
+        if hyper is None:
+            steps.append(step_at(update, taken, **given))
+        else:
+            steps.append(step_with(update, None if taken is None else count(taken), hyper, given))
+    return steps
+
+
+def check_params(update: Any, scalars: Any, has_params: bool) -> None:
+    """Refuse a rule that reads parameters where there are none."""
+    if not has_params and update.rule.reads_param(scalars):
+        raise ValueError(f"{update.name} needs the parameters here: call update(updates, state, params).")
+
+
+def check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: Sequence[int], spec: PyTreeSpec) -> None:
+    """Refuse sparse gradients where elements without one would move, or in a form that has no elements."""
+    for i in rows:
+        if grads[i].layout is torch.strided:
+            continue
+        if grads[i].layout is not torch.sparse_coo or grads[i].sparse_dim() == 0:
+            raise ValueError(
+                f"{tree.path(spec, i, 'updates')} has layout {grads[i].layout} and {grads[i].sparse_dim()} sparse "
+                f"dimensions; give it as torch.sparse_coo with at least one, or dense."
+            )
+        if not update.rule.sparse(scalars):
+            raise ValueError(
+                f"{tree.path(spec, i, 'updates')} is sparse, and {update.name} with these hyperparameters also moves "
+                f"elements that have no gradient. Use sparse_adam, sgd without momentum and decay, or adagrad without "
+                f"decay; or make the gradient dense with to_dense()."
+            )
+
+
+def _next(columns: Columns, lines: Sequence[Line | None]) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
+    """The live leaves in runs that share everything, and for each, by link, the next count and what is carried to it."""
+    shared, live = columns.shared, columns.live
+    every = [column for own in shared for column in own]
+    whole = len(live) == len(columns.leaves.grads)
+    if modes.tracing():
+        runs: list[list[int]] = []
+        for i in live:
+            if runs and all(modes.same(column[i], column[runs[-1][0]]) for column in every):
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        found = [_by_link(shared, [column[run[0]] for column in every]) for run in runs]
+        return None if whole and len(runs) == 1 else runs, found
+    values = [_values(column, live, line) for column, line in zip(every, lines)]
+    if all(map(_is_uniform, values)):
+        return None if whole else [live], [_by_link(shared, [column[0] for column in values])]
+    rows = list(zip(*values))
+    groups: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        # A tensor is taken to equal none but itself.
+        groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
+    found = [_by_link(shared, rows[group[0]]) for group in groups.values()]
+    return [[live[i] for i in group] for group in groups.values()], found
+
+
+def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """What a leaf shares, by link, with the count of the next step."""
+    left = iter(row)
+    each = [[next(left) for _ in own] for own in shared]
+    return [(own[0] + 1, *own[1:]) if own else () for own in each]
+
+
+def _values(column: Sequence[Any], live: Sequence[int], line: Line | None) -> Sequence[Any]:
+    """The numbers in a shared column; what is on another device, or differentiated, stays a tensor."""
+    mine = column if len(live) == len(column) else [column[i] for i in live]
+    first = mine[0]
+    if all([x is first for x in mine]):
+        return [modes.number(first)] * len(live)
+    plain = line is not None and {*map(type, mine)} == {Tensor} and first.is_cpu and len(mine) == len(column)
+    stretch = line.through(column) if line is not None and plain else None
+    return modes.numbers(mine) if stretch is None else stretch.tolist()
+
+
+def _is_uniform(values: Sequence[Any]) -> bool:
+    """Whether all are one number, or one tensor."""
+    first = values[0]
+    if type(first) in NUMBERS:
+        return not any([isinstance(x, Tensor) for x in values]) and values.count(first) == len(values)
+    return all([x is first for x in values])
+
+
+def _stored(
+    before: Sequence[Any], runs: Runs, values: Sequence[Any], line: Line | None, inplace: bool
+) -> Sequence[Any]:
+    """A shared column with the new values of each run, every leaf with a tensor of its own.
+
+    It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
+    """
+    if modes.tracing():
+        return _stored_in_trace(before, runs, values)
+    old = before[0 if runs is None else runs[0][0]]
+    numbers = all([type(value) in NUMBERS for value in values])
+    dtype = old.dtype if numbers and max(values) <= EXACT.get(old.dtype, 0) else None
+    inplace = inplace and dtype is not None and len(set(map(id, before))) == len(before)
+    if inplace and runs is None:
+        stretch = line.through(before) if line is not None and old.is_cpu else None
+        for t in before if stretch is None else [stretch]:
+            t.fill_(values[0])
+        return before
+    if numbers and runs is None and old.is_cpu:
+        return torch.full((len(before),), values[0], dtype=dtype or _wider(old.dtype, values[0]), device="cpu").unbind()
+    after = list(before)
+    for run, value in zip([range(len(before))] if runs is None else runs, values):
+        for i in run:
+            if inplace or not numbers:
+                after[i] = before[i].copy_(value) if inplace else tensor_like(value, before[i])
+            else:
+                wide = dtype or _wider(before[i].dtype, value)
+                after[i] = torch.tensor(value, dtype=wide, device=before[i].device)
+    return after
+
+
+def _stored_in_trace(before: Sequence[Any], runs: Runs, values: Sequence[Any]) -> Sequence[Any]:
+    """The same with one tensor for each run: a graph has few nodes then, and nothing is written in place."""
+    after = list(before)
+    for run, value in zip([range(len(before))] if runs is None else runs, values):
+        old = before[run[0]]
+        fresh = isinstance(value, Tensor) and value is not old and value.dtype == old.dtype
+        new = value if fresh else tensor_like(value, old)
+        for i in run:
+            after[i] = new
+    return after
+
+
+EXACT = {torch.float32: 2**24, torch.float64: 2**53}
+"""The number up to which the dtype has every one."""
+
+
+def _wider(dtype: torch.dtype, value: float) -> torch.dtype:
+    """A dtype that can count so far."""
+    return torch.float64 if dtype is torch.float64 or value > EXACT[torch.float32] else torch.float32
