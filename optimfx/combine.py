@@ -18,7 +18,7 @@ from optimfx.base import (
     Updates,
     check_transformation,
 )
-from optimfx.execution import Row, check_link, explain_link, explain_rules, has_kernels, run
+from optimfx.execution import Row, check_link, explain_link, explain_rules, has_kernels, run, writable
 from optimfx.states import state_class
 from optimfx.transforms.stateless import identity
 from optimfx.update import run_link
@@ -184,6 +184,9 @@ class Partition(Stepper):
     ) -> tuple[PyTree, PartitionState]:
         if inplace:
             self.check(updates, state, params)
+            # What is written for one label must not be what another is yet to read.
+            leaves, spec = tree.flatten(updates)
+            updates = tree.unflatten(spec, writable(leaves))
         results = {
             label: run_link(*part, stepping=stepping, inplace=inplace, **extra)
             for label, part in self._parts(updates, state, params).items()

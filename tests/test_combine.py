@@ -231,12 +231,10 @@ def test_zero_is_a_number_that_switches_off_and_a_tensor_is_not():
 
 @pytest.mark.parametrize("row", ALGORITHMS, ids=lambda row: row.name)
 def test_a_user_may_save_and_load_a_state(row, tmp_path):
-    """A state is NamedTuples of tensors: torch.save keeps which leaves share a count."""
+    """A state is NamedTuples of tensors."""
     tx = row(**row.richest)
     params, state = run(tx, row.params())
     torch.save(state, tmp_path / "state")
     loaded = torch.load(tmp_path / "state", weights_only=False)
     grads = random_like(params)
     assert_equal(fx.step(tx, grads, loaded, params), fx.step(tx, grads, state, params))
-    first, *others = leaves(loaded.step)
-    assert all(step is first for step in others)

@@ -262,7 +262,7 @@ def test_any_tree_any_options_any_way(row, tree, data):
 
 @rows(EVERYTHING)
 def test_a_checkpoint_of_a_state_goes_on_where_it_was(row):
-    """``torch.load`` takes it as it is, and leaves share their count as before."""
+    """``torch.load`` takes it as it is."""
     tx = fx.multi_steps(fx.chain(row(**row.richest), fx.masked(fx.inject_hyperparams(fx.sgd)(lr=0.1), True)), 2)
     params = row.params()
     state = tx.init(params)

@@ -299,8 +299,8 @@ def test_dtypes_come_through_a_checkpoint():
     assert kept.state_of()[1].averaged[0].dtype == torch.bfloat16
 
 
-def test_counts_are_one_again_but_not_in_a_checkpoint():
-    """Leaves that share a count are stepped as one; a tensor of a checkpoint may be loaded into, and is one's own."""
+def test_no_two_entries_share_a_tensor():
+    """Neither in a checkpoint, which may be loaded into, nor in the state, which is written in place."""
     params = some_params()
     optimizer = optim.TransformOptimizer(params, fx.chain(fx.monitor(), fx.inject_hyperparams(fx.adamw)()))
     for i in range(3):
@@ -312,9 +312,29 @@ def test_counts_are_one_again_but_not_in_a_checkpoint():
     moved = optim.TransformOptimizer(params, optimizer.tx)
     moved.load_state_dict(copy.deepcopy(saved))
     (norms, *_), (_, adamw) = moved.state_of()[0][1:], moved.state_of()
-    first, second, third = adamw.inner_state.step
-    assert first is third and first == 3 and second == 2
-    assert len({x.data_ptr() for x in norms}) == 3
+    assert adamw.inner_state.step == [3, 2, 3]
+    assert len({x.data_ptr() for x in (*norms, *adamw.inner_state.step)}) == 6
+
+
+def test_a_parameter_that_changes_groups_takes_its_count_along():
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = optim.TransformOptimizer([a, b], fx.nadam(lr=0.1))
+    twins = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    plain = optim.NAdam(twins, lr=0.1)
+
+    def steps(count):
+        for _ in range(count):
+            for p in (a, b, *twins):
+                p.grad = torch.ones(2)
+            optimizer.step()
+            plain.step()
+
+    steps(2)
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.add_param_group({"params": [b]})
+    steps(3)
+    assert optimizer.state[a]["step"] == optimizer.state[b]["step"] == 5
+    assert_equal([a, b], twins)
 
 
 def test_a_checkpoint_of_another_transformation_is_refused():

@@ -10,6 +10,7 @@ from optimfx.execution.hyper import is_constant, resolve, switch
 from optimfx.execution.run import check, check_link, init, run
 from optimfx.execution.select import EXECUTORS, has_kernels, use
 from optimfx.execution.storage import kept_as
+from optimfx.execution.tree_plan import writable
 from optimfx.execution.triton.spelling import numbered
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "run",
     "switch",
     "use",
+    "writable",
 ]

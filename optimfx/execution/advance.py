@@ -120,7 +120,7 @@ def check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: Sequence
 
 
 def _next(columns: Columns, lines: Sequence[Line | None]) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
-    """The live leaves in runs that share everything, and for each, by link, the next count and what is carried to it."""
+    """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it."""
     shared, live = columns.shared, columns.live
     every = [column for own in shared for column in own]
     whole = len(live) == len(columns.leaves.grads)

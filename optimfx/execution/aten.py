@@ -100,7 +100,7 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
     layout = flat.Layout(last.take(others), stepping=True, inplace=True, dtype=last.params[0].dtype) if others else None
     before = foreach.bind(steps[:-1], leaves._replace(slots=leaves.slots[:first]), stepping=False, inplace=False)
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[list[Any], list[list[Any]]]:
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
         params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
         if len(steps) > 1:
             # Out of place: of the gradients, a step in place leaves what they are.

@@ -21,7 +21,7 @@ takes_hyper = False
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
 it."""
-Bound: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], tuple[list[Any], list[list[Any]]]]
+Bound: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], tuple[Sequence[Any], Sequence[Sequence[Any]]]]
 
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
@@ -44,7 +44,7 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Boun
     kernels: dict[Any, Kernel] = {}
     spare: list[dict[Any, list[Tensor]]] = []
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[list[Any], list[list[Any]]]:
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
         scratch = spare.pop() if spare else {}
 
         def call(row: flat.Row, outs: flat.Row) -> None:

@@ -20,9 +20,9 @@ from optimfx.execution.storage import compute_dtype
 
 Row: TypeAlias = list[Any]
 Kernel: TypeAlias = Callable[[Row, Row], None]
-"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length (or contiguous ones, where
-a layout was made so), or ``None`` where there is no such column. In place, what is written is what was read, the same
-object."""
+"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length (or contiguous ones, if
+that is what the layout was made for), or ``None`` where there is no such column. In place, what is written is what was
+read, the same object."""
 
 SMALL = 1 << 14
 """Elements of a leaf up to which it is run together with others; ``make bench`` sweeps it."""
@@ -49,7 +49,7 @@ class Workspace(NamedTuple):
 
 
 class Layout:
-    """How leaves are run: the places of the large ones, and the packs of the small; made once for leaves that are alike.
+    """How leaves that are alike are run: the places of the large ones, and the packs of the small.
 
     Args:
         leaves: the leaves, or some that are like them.
@@ -78,7 +78,7 @@ class Layout:
         small = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
         self.large: list[int] = []
         self.whole: list[int] = []
-        strays = []
+        strays: list[int] = []
         for i in range(len(sizes)):
             if sizes[i] > SMALL or len(sizes) == 1:
                 row = [column[i] for column in ins]
@@ -104,7 +104,7 @@ class Layout:
         for i in self.large:
             row = [column[i] for column in ins]
             if inplace:
-                stretches = _stretches(row)
+                stretches: Any = _stretches(row)
                 kernel(stretches, outs_of(stretches, stepping))
                 continue
             to = list(map(_empty_like, outs_of(row, stepping)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from optimfx.execution.hyper import Steps, own, split, typed, wants_dtype
 from optimfx.execution.leaves import PLAIN, Leaves
 from optimfx.execution.select import select
 
-Results = tuple[list[Any], list[list[Any]]]
+Results: TypeAlias = tuple[Sequence[Any], Sequence[Sequence[Any]]]
 """The results, and the new slots by column."""
 KEPT = 16
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
@@ -133,7 +133,9 @@ class Pass:
         ``None`` if that is not known.
         """
         if modes.tracing():
-            plans = [(Plan(each, part, **self.how), []) for each, part in zip(steps, _parts(leaves, runs))]
+            plans: list[tuple[Plan, Sequence[Any]]] = [
+                (Plan(each, part, **self.how), []) for each, part in zip(steps, _parts(leaves, runs))
+            ]
         else:
             plans = self._plans(leaves, runs, steps, likes or [None] * len(steps))
         if runs is None:

@@ -74,7 +74,7 @@ class Tape:
 
 
 class Number(float):
-    """A number of the step, which says how it was computed: a rule's arithmetic on numbers is recorded in Python's words.
+    """A number of the step, which says how it was computed: a rule's arithmetic on numbers is recorded as Python.
 
     For all else it is its value; a rule that looks at that (compares it, say) is recorded for this value alone.
     """
@@ -185,7 +185,7 @@ def print_kernel(
     names: dict[str, Any] = {"inf": math.inf, "nan": math.nan}
 
     def word(x: Any, prefix: str = "c") -> str:
-        """How an argument is written: as a value, as what a number was computed from, or by a name that stands for it."""
+        """How an argument is written: a value, what a number was computed from, or a name that stands for it."""
         if isinstance(x, Value):
             return f"v{x.index}"
         if isinstance(x, Number):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from optree import PyTreeSpec
 from torch import Tensor
 
-from optimfx import modes, tree
+from optimfx import tree
 from optimfx.execution.advance import advance
-from optimfx.execution.columns import Columns
+from optimfx.execution.columns import ABSENT, Columns
 from optimfx.execution.flat import Line
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.planning import Guard, Pass
@@ -36,21 +35,29 @@ def plan_for(
     inplace: bool,
 ) -> tuple[TreePlan, Columns]:
     """The plan for these trees, and their columns: that of the last ones that were like them, or a new one."""
-    given = (updates, *states) if params is None else (params, updates, *states)
-    leaves, spec = tree.flatten(given)
-    absent = tuple([i for i, leaf in enumerate(leaves) if leaf is None])
-    how = (params is None, stepping, inplace, torch.is_grad_enabled(), forced(), absent)
-    key = (spec, how, tuple([link.signature for link in links]))
+    trees = [updates] if params is None else [params, updates]
+    for link, state in zip(links, states):
+        trees += state if isinstance(state, link.state_type) else (state,)
+    flat = [ABSENT_TREE if subtree == () else tree.flatten_with_key(subtree) for subtree in trees]
+    leaves = [leaves for leaves, _ in flat]
+    missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
+    how = (params is None, stepping, inplace, torch.is_grad_enabled(), forced(), missing)
+    first = next((leaf for leaf in leaves[0] if leaf is not None), None)
+    like = None if first is None else (first.shape, first.dtype)
+    key = (like, tuple([key for _, key in flat]), how, tuple([link.signature for link in links]))
     plan = _plans.get(key)
     columns = None if plan is None else plan.columns_of(leaves)
     if plan is None or columns is None:
         columns = Columns.of(links, updates, states, params)
-        plan = TreePlan(links, columns, spec, stepping=stepping, inplace=inplace, has_params=params is not None)
+        plan = TreePlan(links, columns, trees, flat, stepping=stepping, inplace=inplace, has_params=params is not None)
         if plan.guard is not None:
             _plans[key] = plan
             while len(_plans) > KEPT:
                 _plans.popitem(last=False)
     return plan, columns
+
+
+ABSENT_TREE: tuple[list[Any], Any] = [], ()
 
 
 class TreePlan:
@@ -59,7 +66,8 @@ class TreePlan:
     Args:
         links: rules that follow one another.
         columns: the leaves of the trees, which have been checked against each other.
-        spec: the structure of the parameters, the updates and the states together.
+        trees: the parameters if there are any, the updates, and the fields of the states.
+        flat: their leaves and keys.
         stepping: whether the results are parameters.
         inplace: whether they are written where they come from.
         has_params: whether there are parameters.
@@ -69,7 +77,8 @@ class TreePlan:
         self,
         links: Sequence[Any],
         columns: Columns,
-        spec: PyTreeSpec,
+        trees: Sequence[PyTree],
+        flat: Sequence[tuple[Sequence[Any], Any]],
         *,
         stepping: bool,
         inplace: bool,
@@ -80,29 +89,32 @@ class TreePlan:
         self.has_params = has_params
         self.one_pass = Pass(stepping=stepping, inplace=inplace)
         self.spec, self.live, self.has_sparse = columns.spec, columns.live, columns.has_sparse
-        # The same trees with numbers in place of their leaves say where each leaf is.
-        places = list(tree.unflatten(spec, range(spec.num_leaves)))
+        self.build = tree.builder_of(flat[0][1])
         size = len(columns.leaves.grads)
-        self.params = _Picker(columns.spec.flatten_up_to(places.pop(0)) if has_params else [None] * size)
-        self.grads = _Picker(columns.spec.flatten_up_to(places.pop(0)))
-        self.shared: list[list[_Picker]] = []
-        self.slots: list[_Picker] = []
-        for link, state in zip(links, places):
-            fields = [_Picker([None] * size if at == () else columns.spec.flatten_up_to(at)) for at in state]
-            self.shared.append(fields[: link.shares])
-            self.slots += fields[link.shares :]
+        self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
+        self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
         self.lines = [Line(range(size + 1)) if size > 1 else None for own in columns.shared for _ in own]
         tensors = _tensors(columns.leaves)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
-        self.out_spec: PyTreeSpec | None = None
+        slots = iter(columns.leaves.slots)
+        # Of each field of each state, whether some leaves have it, and all.
+        self.presence = [
+            [_presence(column) for column in (*own, *[next(slots) for _ in link.rule.slots])]
+            for link, own in zip(links, columns.shared)
+        ]
 
-    def columns_of(self, leaves: Sequence[Any]) -> Columns | None:
-        """The leaves as columns, if they are as they were."""
-        slots = [pick(leaves) for pick in self.slots]
-        mine = Leaves(self.params(leaves), self.grads(leaves), slots)
+    def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:
+        """The leaves of each tree as columns, if they are as they were."""
+        columns = iter([each if pick is None else pick(each) for pick, each in zip(self.pick, leaves)])
+        params = next(columns) if self.has_params else [None] * len(leaves[0])
+        grads = next(columns)
+        shared, slots = [], []
+        for shares, fields in self.sizes:
+            shared.append([next(columns) for _ in range(shares)])
+            slots += [next(columns) for _ in range(fields - shares)]
+        mine = Leaves(params, grads, slots)
         if self.guard is None or not self.guard.admits(_tensors(mine)):
             return None
-        shared = [[pick(leaves) for pick in own] for own in self.shared]
         return Columns(mine, shared, self.spec, self.live, self.has_sparse)
 
     def run(self, links: Sequence[Any], columns: Columns) -> tuple[PyTree, list[PyTree]]:
@@ -110,7 +122,7 @@ class TreePlan:
         if self.inplace and self.stepping:
             self._check_apart(columns.leaves.params)
         elif self.inplace:
-            columns = columns._replace(leaves=columns.leaves._replace(grads=_writable(columns.leaves.grads)))
+            columns = columns._replace(leaves=columns.leaves._replace(grads=writable(columns.leaves.grads)))
         recording = torch.is_grad_enabled()
         if self.inplace and recording:
             torch._C._set_grad_enabled(False)
@@ -125,14 +137,17 @@ class TreePlan:
             )
         finally:
             torch._C._set_grad_enabled(recording)
-        if self.out_spec is None:
-            out = columns.trees(links, results, after)
-            self.out_spec = tree.structure(out)
-            return out
-        leaves = list(results)
-        for column in chain.from_iterable(after):
-            leaves += [x for x in column if x is not None]
-        return tree.unflatten(self.out_spec, leaves)
+        states = [
+            link.state_type(*map(self._field, presence, own))
+            for link, presence, own in zip(links, self.presence, after)
+        ]
+        return self.build(results), states
+
+    def _field(self, presence: tuple[bool, bool], column: Sequence[Any]) -> PyTree:
+        some, every = presence
+        if not some:
+            return ABSENT
+        return self.build(column if every else [ABSENT if x is None else x for x in column])
 
     def _check_apart(self, params: Sequence[Any]) -> None:
         """Refuse parameters that are one tensor, which a step in place would step twice."""
@@ -149,20 +164,22 @@ class TreePlan:
                 )
 
 
-class _Picker:
-    """A column of leaves, by their places among all."""
+def _picker(
+    subtree: PyTree, leaves: Sequence[Any], key: Any, spec: PyTreeSpec, size: int
+) -> Callable[[Sequence[Any]], list[Any]] | None:
+    """What finds a column among the leaves of its tree; ``None`` if these are the column."""
+    if key == ():
+        return lambda leaves: [None] * size
+    # The same tree with numbers in place of its leaves says where each leaf is.
+    places: list[Any] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
+    if places == list(range(size)) and len(leaves) == size:
+        return None
+    return lambda leaves: [None if place == () else leaves[place] for place in places]
 
-    def __init__(self, places: Sequence[int | None]) -> None:
-        self.places = [None if place == () else place for place in places]
-        self.nowhere = all([place is None for place in self.places])
-        begin = self.places[0] if self.places else 0
-        in_order = begin is not None and self.places == list(range(begin, begin + len(self.places)))
-        self.range = slice(begin, (begin or 0) + len(self.places)) if in_order else None
 
-    def __call__(self, leaves: list[Any]) -> list[Any]:
-        if self.range is not None:
-            return leaves[self.range]
-        return [None if place is None else leaves[place] for place in self.places]
+def _presence(column: Sequence[Any]) -> tuple[bool, bool]:
+    there = [x is not None for x in column]
+    return any(there), all(there)
 
 
 def _tensors(leaves: Leaves) -> list[Tensor]:
@@ -170,7 +187,7 @@ def _tensors(leaves: Leaves) -> list[Tensor]:
     return [t for column in leaves.columns() for t in column if t is not None]
 
 
-def _writable(grads: Sequence[Any]) -> list[Any]:
+def writable(grads: Sequence[Any]) -> list[Any]:
     """Gradients that can be written over: not one whose elements share memory, nor one that stands for two leaves."""
     seen: set[int] = set()
     own = []

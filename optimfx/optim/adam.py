@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -248,7 +249,7 @@ class SparseAdam(Optimizer):
         complexes = [place for p, place in places if p.is_complex()]
         check(not complexes, "Complex params at indices {}: SparseAdam does not support complex parameters", complexes)
 
-    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         if not all(grad.is_sparse for grad in grads):
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 

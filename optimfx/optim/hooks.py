@@ -21,7 +21,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
         hooks = hooks or theirs._global_optimizer_pre_hooks or theirs._global_optimizer_post_hooks
-        plain = not (hooks or torch.compiler.is_compiling() or torch.autograd._profiler_enabled())
+        plain = not (hooks or torch.compiler.is_compiling() or torch._C._autograd._profiler_enabled())
         return step(self, *args, **kwargs) if plain else whole(self, *args, **kwargs)
 
     run.hooked = True  # type: ignore[attr-defined]

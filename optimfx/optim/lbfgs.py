@@ -46,7 +46,7 @@ class LBFGS(Optimizer):
 
     @hooked
     @torch.no_grad()
-    def step(self, closure: Closure) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure) -> Any:
         """Iterate until a tolerance or a limit is met.
 
         Args:

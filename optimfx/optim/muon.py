@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +48,7 @@ class Muon(Optimizer):
                 text = "Muon only supports 2D parameters whereas we found a parameter with size: {}"
                 check(p.ndim == 2, text, p.size())
 
-    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         super()._check(settings, params, grads)
         if any(p.ndim != 2 for p in params):
             raise ValueError("Param gradient must be a 2D matrix")

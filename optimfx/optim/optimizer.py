@@ -306,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
         else:
             counts.write(step)
 
-    def _begin_states(self, settings: Settings, params: list[Tensor], places: Sequence[int]) -> None:
+    def _begin_states(self, settings: Settings, params: Sequence[Tensor], places: Sequence[int]) -> None:
         """Begin the states at these places. Of a term that was switched on later, only its slots are new.
 
         Raises:
@@ -324,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):
     def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
         return stepping.begin(settings.update, param, counts=self.counts, on_device=settings.on_device)
 
-    def _check(self, settings: Settings, params: list[Tensor], grads: list[Tensor]) -> None:
+    def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)

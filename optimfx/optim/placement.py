@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress, count
-from operator import is_not
+from operator import is_
 from typing import Any, NamedTuple
 
 import optree
@@ -17,7 +16,7 @@ from optimfx import modes
 from optimfx.base import State
 from optimfx.inject import InjectHyperparamsState
 from optimfx.optim.live import Group
-from optimfx.tree import NAMESPACE
+from optimfx.tree import LEAF_TYPES, NAMESPACE
 
 Rows = Sequence[dict[str, Any]]
 """What is kept under each parameter of a group."""
@@ -33,7 +32,8 @@ class Form(NamedTuple):
     nowhere but in the group. To find all this out takes as long as a step of many small parameters.
     """
 
-    tree: State  # a state, with numbers for its leaves
+    nodes: list[Any]  # columns, what is common, and injected hyperparameters
+    tree: State  # a state, with numbers for its nodes
     spec: PyTreeSpec  # its structure
     places: list[tuple[int, str]]  # of each leaf: its row, the first one if it belongs to all, and its name there
     common: set[str]  # the names of what belongs to all
@@ -42,32 +42,31 @@ class Form(NamedTuple):
     @classmethod
     def of(cls, state: State, size: int) -> Form:
         """The form of a state for so many parameters."""
-        tree = optree.tree_map(lambda _: 0, state, namespace=NAMESPACE)
-        form = cls(tree, optree.tree_structure(tree, namespace=NAMESPACE), [], set(), {})
-
-        def is_column(node: Any) -> bool:
-            return type(node) is list and len(node) == size
-
-        for accessor, node in zip(*optree.tree_flatten_with_accessor(state, is_column, namespace=NAMESPACE)[:2]):
+        nodes, spec = nodes_of(state, size)
+        form = cls([], optree.tree_unflatten(spec, range(len(nodes))), spec, [], set(), {})
+        for accessor, node in zip(spec.accessors(), nodes):
             path = [getattr(entry, "field", entry.entry) for entry in accessor]
             name = ".".join(map(str, path))
             injected = [i for i, entry in enumerate(accessor) if entry.type is InjectHyperparamsState]
-            if is_column(node):
-                for i, entry in enumerate(node):
-                    within = optree.tree_paths(entry, namespace=NAMESPACE)
-                    form.places.extend((i, ".".join(map(str, (name, *rest)))) for rest in within)
+            if type(node) is list and len(node) == size:
+                entries = [Entry.of(entry, name) for entry in node]
+                form.places.extend((i, each) for i, entry in enumerate(entries) for each in entry.names)
+                simple = all([entry.names == [name] for entry in entries])
+                form.nodes.append(Column(name, None if simple else entries))
             elif injected and path[injected[-1]] == "hyperparams":
                 form.places.append((IN_GROUP, name))
                 form.hyper[name] = Hyperparam(node, *path[injected[-1] + 1 :])
+                form.nodes.append(form.hyper[name])
             else:
                 form.places.append((0, name))
                 form.common.add(name)
+                form.nodes.append(Common(name))
         return form
 
     @property
     def structure(self) -> PyTreeSpec:
-        """That of the state; torch.compile has structures of its own."""
-        return optree.tree_structure(self.tree, namespace=NAMESPACE) if torch.compiler.is_compiling() else self.spec
+        """That of the state."""
+        return _structure(self.tree, self.spec)
 
     def fit(self, new: Sequence[Any], rows: Rows, *, keep_dtype: bool) -> None:
         """Bring rows that were loaded to the devices and dtypes of a new state's leaves; an empty one stays so.
@@ -102,28 +101,99 @@ class Form(NamedTuple):
             for row in holders:
                 row[name] = kept
 
-    def leaves(self, rows: Rows, group: Group) -> list[Any]:
-        """The leaves of the state, in order.
+    def holds(self, nodes: Sequence[Any]) -> bool:
+        """Whether the entries of the columns are built as they were."""
+        return all(
+            [not isinstance(node, Column) or node.is_built_like(value) for node, value in zip(self.nodes, nodes)]
+        )
+
+    def read(self, rows: Rows, group: Group) -> list[Any]:
+        """The nodes of the state, in order: columns, and what is common.
 
         Raises:
             KeyError: one of them has not begun.
         """
-        rows = [*rows, {name: hyper.read(group) for name, hyper in self.hyper.items()}]
-        return [rows[i][name] for i, name in self.places]
+        return [node.read(rows, group) for node in self.nodes]
 
     def keep(self, before: Sequence[Any], after: Sequence[Any], rows: Rows, group: Group) -> None:
         """Put what a step has replaced, and not written in place, where it belongs."""
-        for k in compress(count(), map(is_not, before, after)):
-            i, name = self.places[k]
-            if i == IN_GROUP:
-                self.hyper[name].write(group, after[k])
-            else:
-                for row in self.holders(i, name, rows):
-                    row[name] = after[k]
+        for node, old, new in zip(self.nodes, before, after):
+            node.keep(old, new, rows, group)
 
     def holders(self, i: int, name: str, rows: Rows) -> Rows:
         """The rows that have a leaf."""
         return rows if name in self.common else rows[i : i + 1]
+
+
+def nodes_of(state: State, size: int) -> tuple[list[Any], PyTreeSpec]:
+    """The columns of a state, lists as long as the group, and what is in none; and how it is built of them."""
+    return optree.tree_flatten(state, lambda node: type(node) is list and len(node) == size, namespace=NAMESPACE)
+
+
+def _structure(tree: Any, spec: PyTreeSpec) -> PyTreeSpec:
+    """The structure of a tree, which is known but in a graph: torch.compile has structures of its own."""
+    return optree.tree_structure(tree, namespace=NAMESPACE) if torch.compiler.is_compiling() else spec
+
+
+class Entry(NamedTuple):
+    """What a column holds for one parameter."""
+
+    tree: Any  # with numbers for its leaves
+    spec: PyTreeSpec  # its structure
+    names: list[str]  # what its leaves are kept as
+
+    @classmethod
+    def of(cls, entry: Any, name: str) -> Entry:
+        """Of what stands in a column of this name."""
+        leaves, spec = optree.tree_flatten(entry, namespace=NAMESPACE)
+        names = [".".join(map(str, (name, *rest))) for rest in spec.paths()]
+        return cls(optree.tree_unflatten(spec, range(len(leaves))), spec, names)
+
+    def read(self, row: dict[str, Any]) -> Any:
+        return optree.tree_unflatten(_structure(self.tree, self.spec), [row[name] for name in self.names])
+
+
+class Column(NamedTuple):
+    """An entry of each parameter."""
+
+    name: str
+    entries: list[Entry] | None  # if they are not all single leaves
+
+    def read(self, rows: Rows, group: Group) -> list[Any]:
+        if self.entries is None:
+            name = self.name
+            return [row[name] for row in rows]
+        return [entry.read(row) for row, entry in zip(rows, self.entries)]
+
+    def is_built_like(self, column: list[Any]) -> bool:
+        """Whether the entries of another column are built as this one's."""
+        if self.entries is None:
+            return LEAF_TYPES.issuperset(map(type, column))
+        structures = [optree.tree_structure(x, namespace=NAMESPACE) for x in column]
+        return structures == [_structure(entry.tree, entry.spec) for entry in self.entries]
+
+    def keep(self, old: list[Any], new: list[Any], rows: Rows, group: Group) -> None:
+        if old is not None and all(map(is_, old, new)):
+            return
+        if self.entries is None:
+            for row, x in zip(rows, new):
+                row[self.name] = x
+        else:
+            for row, x, entry in zip(rows, new, self.entries):
+                row.update(zip(entry.names, optree.tree_leaves(x, namespace=NAMESPACE)))
+
+
+class Common(NamedTuple):
+    """What belongs to all."""
+
+    name: str
+
+    def read(self, rows: Rows, group: Group) -> Any:
+        return rows[0][self.name]
+
+    def keep(self, old: Any, new: Any, rows: Rows, group: Group) -> None:
+        for row in rows if old is not new else ():
+            row[self.name] = new
 
 
 class Hyperparam(NamedTuple):
@@ -133,11 +203,15 @@ class Hyperparam(NamedTuple):
     key: str  # of the group
     place: int | None = None  # in the group's value, if that is a tuple
 
-    def read(self, group: Group) -> Tensor:
+    def read(self, rows: Rows, group: Group) -> Tensor:
         """The group's number as the state has it."""
         value = group[self.key] if self.place is None else group[self.key][self.place]
         # Of a number, Dynamo would make a constant of as_tensor, and compile anew for another.
         return value.to(self.like) if isinstance(value, Tensor) else torch.full_like(self.like, value)
+
+    def keep(self, old: Tensor, new: Tensor, rows: Rows, group: Group) -> None:
+        if old is not new:
+            self.write(group, new)
 
     def write(self, group: Group, value: Tensor) -> None:
         """Show the state's number in the group."""

@@ -14,7 +14,6 @@ from optimfx.base import RuleUpdate
 from optimfx.execution import flat
 from optimfx.execution.advance import steps_of
 from optimfx.execution.columns import needed
-from optimfx.execution.counts import joined
 from optimfx.execution.flat import Line
 from optimfx.execution.hyper import NUMBERS, resolve
 from optimfx.execution.leaves import Leaves
@@ -201,7 +200,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
         for column, values in zip((params, *slots), (results, *new)):
             _copy(column, values)
     for name, each in zip(rule.carried, carried):
-        for run, done in zip(runs or [None], taken):
+        for run, done in zip([None] if runs is None else runs, taken):
             value = getattr(done.scalars, name)
             if differentiable:
                 own = columns[name] if run is None else [columns[name][i] for i in run]
@@ -274,5 +273,20 @@ def _runs(
         return plan.runs, [(first + 1, *others)] * len(leaders), leaders
     leader_of = {i: k for k, run in enumerate(plan.runs or [range(len(before))]) for i in run}
     every = [(leader_of[i], step + 1, *rest) for i, (step, *rest) in enumerate(zip(*values))]
-    runs, places = joined([[i] for i in range(len(every))], every)
+    runs, places = _joined([[i] for i in range(len(every))], every)
     return runs, [every[place][1:] for place in places], [leaders[every[place][0]] for place in places]
+
+
+def _joined(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
+    """Runs of equal numbers as one, and the place at which each stood first; a tensor is taken to equal none."""
+    wholes: list[list[int]] = []
+    places: list[int] = []
+    known: dict[tuple[Any, ...], int] = {}
+    for place, (run, value) in enumerate(zip(runs, values)):
+        numbers = not any(isinstance(x, Tensor) for x in value)
+        at = known.setdefault(value, len(wholes)) if numbers else len(wholes)
+        if at == len(wholes):
+            wholes.append([])
+            places.append(place)
+        wholes[at] += run
+    return wholes, places

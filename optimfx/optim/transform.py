@@ -17,7 +17,7 @@ from optimfx.inject import Inject
 from optimfx.optim.hooks import hooked
 from optimfx.optim.live import Group
 from optimfx.optim.optimizer import Closure, Optimizer
-from optimfx.optim.placement import Form, Rows
+from optimfx.optim.placement import Form, Rows, nodes_of
 from optimfx.tree import NAMESPACE
 from optimfx.update import step
 
@@ -119,12 +119,14 @@ class TransformOptimizer(Optimizer):
             one_pass = use("triton", "compiled", "foreach", "eager")
             with one_pass if self.fused and not torch.compiler.is_compiling() else nullcontext():
                 _, state = step(self.tx, grads, optree.tree_unflatten(form.structure, before), params, inplace=True)
-            after, structure = optree.tree_flatten(state, namespace=NAMESPACE)
-            if structure != form.structure:
-                form, before = Form.of(state, len(params)), [None] * len(after)
-                self._forms[index, len(params)] = form
+            after, spec = nodes_of(state, len(params))
+            if spec != form.structure or not form.holds(after):
+                form = self._forms[index, len(params)] = Form.of(state, len(params))
+                before = [None] * len(after)
             form.keep(before, after, rows, group)
-            self.state.update(zip(params, rows))
+            for p, row in zip(params, rows):
+                if p not in self.state:
+                    self.state[p] = row
         return loss
 
     def state_of(self, index: int = 0) -> State:
@@ -152,11 +154,11 @@ class TransformOptimizer(Optimizer):
         group = self.param_groups[index]
         try:
             form = self._forms[index, len(rows)]
-            return form, form.leaves(rows, group)
+            return form, form.read(rows, group)
         except KeyError:
             form, new = self._new(index)
             form.begin(new, rows, group)
-            return form, form.leaves(rows, group)
+            return form, form.read(rows, group)
 
     def _new(self, index: int) -> tuple[Form, list[Any]]:
         """The form and the leaves of a new state of a group."""

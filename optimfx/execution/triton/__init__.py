@@ -7,6 +7,7 @@ tables on the device (``layout``, ``tables``, ``launch``). Norms are measured be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,7 @@ def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str 
         return "not on a GPU"
     if not all(step.rule.elementwise or step.rule.norms for step in steps):
         return "the rule is not elementwise"
-    return leaves.known(_unfit) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
+    return _unfit(leaves) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
 
 
 def drawback(leaves: Leaves) -> str | None:
@@ -41,13 +42,19 @@ def drawback(leaves: Leaves) -> str | None:
     return "interpreted: for tests" if build.INTERPRETED else None
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
-    """The results, and the new slots by column."""
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     forms = list(map(form_of, steps))
     kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
-    scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
     positional = any(step.rule.positional for step in steps)
-    return launch.run(kernels, scalars, leaves, stepping=stepping, inplace=inplace, positional=positional)
+    layout = launch.layout_of(leaves)
+
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+        scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+        how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional}
+        return launch.run(kernels, scalars, leaves, layout, **how)
+
+    return run
 
 
 def _unfit(leaves: Leaves) -> str | None:
@@ -60,8 +67,3 @@ def _unfit(leaves: Leaves) -> str | None:
             return f"no kernel for {dtype}"
     several = len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1
     return "leaf and state on different devices" if several else None
-
-
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
-    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
-    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,16 +26,30 @@ SUMS = {False: {"BLOCK": FEW, "num_warps": 4}, True: {"BLOCK": 16 * FEW, "num_wa
 """How the sums of a tensor are added up, by whether there are more. A GiB of float32 has 256 Ki of them."""
 
 
+class Layout(NamedTuple):
+    """What a launch has to know of leaves, beside where they lie."""
+
+    sizes: Sequence[int]  # how many reals each holds
+    plain: bool  # whether each lies in memory in the order of its dimensions, without gaps
+
+
+def layout_of(leaves: Leaves) -> Layout:
+    """How leaves like these lie."""
+    columns = [column for column in leaves.columns() if column[0] is not None]
+    return Layout(numels(leaves.grads), all(map(_plain, columns)))
+
+
 def run(
     kernels: Kernels,
     scalars: Any,
     leaves: Leaves,
+    layout: Layout,
     *,
     stepping: bool,
     inplace: bool,
     positional: bool,
     members: int = 1,
-) -> tuple[list[Any], list[list[Any]]]:
+) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
     """The results, and the new slots by column.
 
     Args:
@@ -43,6 +57,7 @@ def run(
         scalars: in the kernel's order, numbers and tensors: of one number, or of one for each member or leaf; or all in
             one tensor, a row for each.
         leaves: of one shape in each row.
+        layout: how they lie.
         stepping: whether the results are parameters.
         inplace: whether they are written where they come from.
         positional: whether the order of the elements matters.
@@ -56,14 +71,14 @@ def run(
     written = [column for column in outs if column[0] is not None]
     columns = read if inplace else [*read, *written]
     back: list[tuple[Tensor, Tensor]] = []
-    if not leaves.known(_are_plain):
+    if not layout.plain:
         columns, back = _straightened(columns, written, positional or members > 1)
-    launch(kernels, columns, leaves.known(sizes), scalars, members)
+    launch(kernels, columns, layout.sizes, scalars, members)
     for own, copy in back:
         own.copy_(copy)
     for column in written if inplace else ():
         _count_writes(column)
-    return list(outs[0]), [list(column) for column in outs[1:]]
+    return outs[0], outs[1:]
 
 
 def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
@@ -108,19 +123,10 @@ def launch(
         return hyper
 
 
-def sizes(leaves: Leaves) -> list[int]:
-    """How many reals each leaf holds."""
-    return numels(leaves.grads)
-
-
 def numels(column: Sequence[Tensor]) -> list[int]:
     """How many reals each tensor holds."""
     sizes = list(map(Tensor.numel, column))
     return [2 * size for size in sizes] if column[0].is_complex() else sizes
-
-
-def _are_plain(leaves: Leaves) -> bool:
-    return all(_plain(column) for column in (leaves.params, leaves.grads, *leaves.slots) if column[0] is not None)
 
 
 def _plain(column: Sequence[Tensor]) -> bool:

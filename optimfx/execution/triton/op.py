@@ -55,7 +55,7 @@ def _launched(
     if reason is None:
         kernels, positional = build.kernels(text), any(step.rule.positional for step in steps)
         how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
-        return _flat(*launch.run(kernels, hyper, leaves, **how))
+        return _flat(*launch.run(kernels, hyper, leaves, launch.layout_of(leaves), **how))
     new = plain(word, stepping, members, params, grads, slots, hyper)
     if inplace:
         torch._foreach_copy_([*params, *slots], new)
