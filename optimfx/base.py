@@ -242,6 +242,7 @@ class RuleUpdate(Stepper):
         shares: how many fields of the state, from the first, hold what leaves share: the count and the carried scalars.
         state_type: the NamedTuple of the state.
         user_names: the arguments of the rule's ``scalars`` that the user gives.
+        has_schedule: whether one of the hyperparameters is a function of the step.
         constants: their values, if these are the same at every step.
         signature: what a plan depends on, of the rule and its hyperparameters.
     """
@@ -255,6 +256,7 @@ class RuleUpdate(Stepper):
     shares: int = field(init=False, repr=False)
     state_type: type[Any] = field(init=False, repr=False)
     user_names: list[str] = field(init=False, repr=False)
+    has_schedule: bool = field(init=False, repr=False)
     constants: dict[str, Any] | None = field(init=False, repr=False)
     signature: tuple[Any, ...] = field(init=False, repr=False)
     spares_updates = True
@@ -286,6 +288,7 @@ class RuleUpdate(Stepper):
             "shares": 1 + len(self.rule.carried) if counts else 0,
             "state_type": self.rule.state or (StepState if counts else EmptyState),
             "user_names": names,
+            "has_schedule": any(callable(h) for h in _flat(self.hyper.values())),
             "constants": {name: execution.resolve(self.hyper[name], 0) for name in names} if constant else None,
             "signature": (self.rule, counts, *[execution.switch(self.hyper[name]) for name in self.rule.init_names]),
         }

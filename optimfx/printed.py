@@ -88,10 +88,16 @@ def _state(state: Any) -> str:
 def _tree(value: Any) -> str:
     leaves, spec = optree.tree_flatten(value, is_leaf=_is_state, none_is_leaf=True, namespace=tree.NAMESPACE)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if len(tensors) > 1 and all(tensor is tensors[0] for tensor in tensors):
+    if len(tensors) > 1 and (all(tensor is tensors[0] for tensor in tensors) or _are_one_count(tensors)):
         return _leaf(tensors[0])
     whole = repr(tree.unflatten(spec, [Text(_leaf(leaf)) for leaf in leaves]))
     return whole if len(whole) <= LINE or any(map(_is_state, leaves)) else f"<{_amount(tensors)}>"
+
+
+def _are_one_count(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are the same whole number, as the step counts of leaves are that were always stepped together."""
+    values = [None if tensor.is_complex() else _read(tensor) for tensor in tensors]
+    return values[0] is not None and float(values[0]).is_integer() and values.count(values[0]) == len(values)
 
 
 def _is_state(value: Any) -> bool:

@@ -77,6 +77,8 @@ def test_monitor_waits_for_nothing(monkeypatch):
     state = tx.init(params)
     for waits in ("item", "tolist", "__float__", "__bool__"):
         monkeypatch.setattr(torch.Tensor, waits, lambda self: pytest.fail("waits for the device"))
+    # As if the counts were on the device too.
+    monkeypatch.setattr("optimfx.execution.advance._values", lambda column, live, line: [column[i] for i in live])
     monkeypatch.setattr("optimfx.execution.hyper.number", lambda x: x)
     monkeypatch.setattr("optimfx.modes.number", lambda x: x)
     tx.update(params, state, params)

@@ -43,7 +43,7 @@ def advance(
     if not live:
         return leaves.params if one_pass.stepping else leaves.grads, _of_links(links, columns.shared, leaves.slots)
     lines = lines or [None] * sum(map(len, columns.shared))
-    runs, counts = _next(columns, lines)
+    runs, counts = _next(links, columns, lines)
     of_link = list(zip(*counts))
     of_run = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
@@ -119,8 +119,13 @@ def check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: Sequence
             )
 
 
-def _next(columns: Columns, lines: Sequence[Line | None]) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
-    """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it."""
+def _next(
+    links: Sequence[Any], columns: Columns, lines: Sequence[Line | None]
+) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
+    """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it.
+
+    Where counts cannot be read, all leaves are one run that shares vectors, if no schedule has to be asked.
+    """
     shared, live = columns.shared, columns.live
     every = [column for own in shared for column in own]
     whole = len(live) == len(columns.leaves.grads)
@@ -131,18 +136,22 @@ def _next(columns: Columns, lines: Sequence[Line | None]) -> tuple[Runs, list[li
                 runs[-1].append(i)
             else:
                 runs.append([i])
-        found = [_by_link(shared, [column[run[0]] for column in every]) for run in runs]
-        return None if whole and len(runs) == 1 else runs, found
-    values = [_values(column, live, line) for column, line in zip(every, lines)]
-    if all(map(_is_uniform, values)):
-        return None if whole else [live], [_by_link(shared, [column[0] for column in values])]
-    rows = list(zip(*values))
-    groups: dict[Any, list[int]] = {}
-    for i, row in enumerate(rows):
-        # A tensor is taken to equal none but itself.
-        groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
-    found = [_by_link(shared, rows[group[0]]) for group in groups.values()]
-    return [[live[i] for i in group] for group in groups.values()], found
+        rows = [[column[run[0]] for column in every] for run in runs]
+    else:
+        values = [_values(column, live, line) for column, line in zip(every, lines)]
+        if all(map(_is_uniform, values)):
+            return None if whole else [live], [_by_link(shared, [column[0] for column in values])]
+        groups: dict[Any, list[int]] = {}
+        each = list(zip(*values))
+        for i, row in enumerate(each):
+            # A tensor is taken to equal none but itself.
+            groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
+        rows = [list(each[group[0]]) for group in groups.values()]
+        runs = [[live[i] for i in group] for group in groups.values()]
+    if len(runs) > 1 and whole and isinstance(rows[0][0], Tensor) and not any([link.has_schedule for link in links]):
+        vectors = [torch.stack([column[i] for i in live]) for column in every]
+        return None, [_by_link(shared, vectors)]
+    return None if whole and len(runs) == 1 else runs, [_by_link(shared, row) for row in rows]
 
 
 def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -180,6 +189,12 @@ def _stored(
     """
     if modes.tracing():
         return _stored_in_trace(before, runs, values)
+    if runs is None and isinstance(values[0], Tensor) and values[0].dim():
+        new = [value.to(old) for value, old in zip(values[0].unbind(), before)]
+        if not inplace:
+            return new
+        torch._foreach_copy_(list(before), new)
+        return before
     old = before[0 if runs is None else runs[0][0]]
     numbers = all([type(value) in NUMBERS for value in values])
     dtype = old.dtype if numbers and max(values) <= EXACT.get(old.dtype, 0) else None
@@ -205,6 +220,8 @@ def _stored(
 def _stored_in_trace(before: Sequence[Any], runs: Runs, values: Sequence[Any]) -> Sequence[Any]:
     """The same with one tensor for each run: a graph has few nodes then, and nothing is written in place."""
     after = list(before)
+    if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
+        return [value.to(old) for value, old in zip(values[0].unbind(), before)]
     for run, value in zip([range(len(before))] if runs is None else runs, values):
         old = before[run[0]]
         fresh = isinstance(value, Tensor) and value is not old and value.dtype == old.dtype
