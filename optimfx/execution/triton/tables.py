@@ -118,7 +118,9 @@ def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
     chunk_of = torch.arange(len(tensor_of), device="cpu") - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
     maps = [_to(x.int(), device) for x in (tensor_of, chunk_of, begins)]
-    return Plan(maps[0], maps[1], maps[2], _to(sizes, device), longest=int(chunks.max()))
+    return Plan(
+        maps[0], maps[1], maps[2], _to(sizes, device), longest=max((size + block - 1) // block for size in numels)
+    )
 
 
 def _to(host: Tensor, device: torch.device, room: int = 0) -> Tensor:
