@@ -37,7 +37,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/executors.py
 	$(BIN)/python benchmarks/classes.py
+	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/first_steps.py
+	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/functional.py
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/readme.py

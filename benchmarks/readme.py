@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import overhead
 from algorithms import PURE
 from cells import Cell, summary
 from gpu_readme import gpus
@@ -73,11 +74,52 @@ def functional(content: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def overheads(content: dict[str, Any]) -> Iterator[str]:
+    """A row for each number of tensors: geometric mean and worst over the algorithms, of each method."""
+    methods = {
+        "class": "`fx.optim` class",
+        "pure in place": "`fx.step(inplace=True)`",
+        "pure out of place": "`fx.step`",
+    }
+    yield f"| small models, one thread | {' | '.join(f'{text} | worst' for text in methods.values())} |"
+    yield "|---|" + "---|" * 2 * len(methods)
+    rows: dict[str, list[Cell]] = {}
+    for cell in content["cells"]:
+        tensors, groups = cell["tensors"], cell["groups"]
+        name = f"{groups} groups of one tensor" if groups > 1 else f"{tensors} tensor{'s' * (tensors > 1)}"
+        rows.setdefault(overhead.CLIPPED if cell["algorithm"] == overhead.CLIPPED else name, []).append(cell)
+    for name, cells in rows.items():
+        found = [[x for cell in cells if (x := overhead.ratio(cell, method)) is not None] for method in methods]
+        figures = [f"{overhead.mean(ratios):.2f} | {max(ratios):.2f}" if ratios else " | " for ratios in found]
+        yield f"| {name} | {' | '.join(figures)} |"
+    yield ""
+    algorithms = {cell["algorithm"] for cell in content["cells"]} - {overhead.CLIPPED}
+    sentence = (
+        "Time of a step over that of the fastest of torch's for-loop, foreach and fused, as geometric mean and worst "
+        f"over {len(algorithms)} algorithms; {overhead.CLIPPED} is a chain in a `TransformOptimizer`, over all numbers "
+        "of tensors."
+    )
+    yield textwrap.fill(sentence, WIDTH)
+    yield ""
+
+
+def compile_time(content: dict[str, Any]) -> Iterator[str]:
+    """What the optimizer adds."""
+    added, ratio = content["step"] / content["gradient"] - 1, content["whole"] / content["parts"]
+    sentence = (
+        f"Compiling the gradient of a network with {content['leaves']} leaves takes {content['gradient']:.0f} s, and "
+        f"the whole step with AdamW {content['step']:.0f} s ({added:.2f} more); it then takes {ratio:.2f} of the "
+        "compiled gradient with a step in place after it."
+    )
+    yield textwrap.fill(sentence, WIDTH)
+    yield ""
+
+
 def block(folder: Path) -> str:
     """What stands between the marks."""
     lines: list[str] = []
     machine: dict[str, Any] = {}
-    for name in ("classes", "first_steps", "functional", "imports"):
+    for name in ("classes", "overhead", "first_steps", "compile_time", "functional", "imports"):
         path = path_of(name, folder)
         content = load(path)
         if content is None:
@@ -85,6 +127,10 @@ def block(folder: Path) -> str:
         machine = content["machine"]
         if name == "classes":
             lines += classes(content, path.with_suffix(".png"))
+        elif name == "overhead":
+            lines += overheads(content)
+        elif name == "compile_time":
+            lines += compile_time(content)
         elif name == "first_steps":
             lines += first_steps(content)
         elif name == "functional":

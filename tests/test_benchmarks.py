@@ -75,6 +75,36 @@ def test_classes_then_readme(importable, tmp_path):
     assert "old" not in page
 
 
+def test_overhead_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    out = results.path_of("overhead", tmp_path)
+    printed = run("overhead.py", "--tensors", 1, "--algorithms", "AdamW", "clip + AdamW", "--rounds", 1, "--out", out)
+    assert "class: geometric mean" in printed
+    cells = json.loads(out.read_text())["cells"]
+    assert [(cell["algorithm"], cell["groups"]) for cell in cells] == [
+        ("AdamW", 1),
+        ("clip + AdamW", 1),
+        ("AdamW", 400),
+    ]
+    lines = readme.block(tmp_path).splitlines()
+    for name in ("1 tensor", "clip + AdamW", "400 groups of one tensor"):
+        assert [line for line in lines if line.startswith(f"| {name} | ")]
+
+
+def test_compile_time_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    from compile_time import PROGRAM
+
+    compile(PROGRAM.format(layers=1), "program", "exec")  # to run it takes minutes
+    figures = {"leaves": 2, "gradient": 4.0, "step": 6.0, "whole": 1.0, "parts": 2.0}
+    results.save(results.path_of("compile_time", tmp_path), **figures)
+    assert "Compiling the gradient of a network with 2 leaves takes" in readme.block(tmp_path)
+
+
 def test_first_steps_then_readme(importable, tmp_path):
     import readme
     import results
