@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
+import pickle
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -227,10 +230,28 @@ class Rule:
     def __repr__(self) -> str:
         return f"Rule({self.leaf.__module__}.{name_of(self.leaf)})"
 
+    def __deepcopy__(self, memo: Any) -> Rule:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by reference, as functions are: a rule is where its module says."""
+        for function in (self.scalars, self.leaf, self.init):
+            module = function.__module__
+            for name, value in vars(sys.modules[module]).items():
+                if value is self:
+                    return _rule_of, (module, name)
+        raise pickle.PicklingError(
+            f"{self!r} cannot be pickled, as no variable of its functions' module holds it; assign it to one there."
+        )
+
     @property
     def measures_norm(self) -> bool:
         """Whether the scalars depend on the norm of all gradients, so that all leaves must be there at once."""
         return "global_norm" in self.scalar_names
+
+
+def _rule_of(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True, eq=False)

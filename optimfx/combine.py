@@ -36,10 +36,13 @@ class Chain(Stepper):
 
     names: tuple[Any, ...]
     links: tuple[GradientTransformation, ...]
-    pack: Callable[[Iterable[State]], State]
+    named: bool
 
     def init(self, params: Params) -> State:
-        return self.pack([link.init(params) for link in self.links])
+        return self._pack([link.init(params) for link in self.links])
+
+    def _pack(self, states: Iterable[State]) -> State:
+        return dict(zip(self.names, states)) if self.named else tuple(states)
 
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
@@ -57,7 +60,7 @@ class Chain(Stepper):
             else:
                 updates, one = run_link(self.links[begin], updates, before[begin], params, **meets, **extra)
                 after.append(one)
-        return updates, self.pack(after)
+        return updates, self._pack(after)
 
     def _passes(self, updates: Updates | None = None) -> list[tuple[int, int]]:
         """From where to where links run as one: elementwise rules, and those that kernels for these updates measure.
@@ -94,9 +97,8 @@ class Chain(Stepper):
         return rows
 
     def outline(self) -> Outline:
-        named = self.names != tuple(range(len(self.links)))
-        labels = self.names if named else [""] * len(self.links)
-        return Outline("named_chain" if named else "chain", {}, list(zip(labels, self.links)))
+        labels = self.names if self.named else [""] * len(self.links)
+        return Outline("named_chain" if self.named else "chain", {}, list(zip(labels, self.links)))
 
     def _states(self, state: State) -> list[State]:
         names = (
@@ -132,7 +134,7 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
     links = links or (identity(),)
     for i, link in enumerate(links):
         check_transformation(f"chain: links[{i}]", link)
-    return Chain(tuple(range(len(links))), links, tuple).transformation()
+    return Chain(tuple(range(len(links))), links, named=False).transformation()
 
 
 def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
@@ -157,7 +159,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     names = tuple(name for name, _ in links)
     if len(set(names)) < len(names):
         raise ValueError(f"the names of a named_chain must differ; got {list(names)}.")
-    return Chain(names, tuple(link for _, link in links), lambda states: dict(zip(names, states))).transformation()
+    return Chain(names, tuple(link for _, link in links), named=True).transformation()
 
 
 @state_class

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -38,14 +38,36 @@ __all__ = [
 ]
 
 
-def _pure(schedule: Callable[[Any], Any]) -> Schedule:
-    """A function of a Python number or a float64 tensor as one of any tensor: an int64 count would lose digits."""
+class ClosedForm:
+    """A schedule, with the call that made it: that is what is shown and pickled of it.
 
-    @functools.wraps(schedule)
-    def of_step(step: Scalar) -> Scalar:
-        return schedule(step.to(torch.float64) if isinstance(step, Tensor) else step)  # type: ignore[no-any-return]
+    Its function meets Python numbers and float64 tensors only: an int64 count would lose digits.
+    """
 
-    return of_step
+    def __init__(self, function: Schedule, factory: Callable[..., Schedule], args: Any, kwargs: Any) -> None:
+        self.function = function
+        self.made_by = factory, args, kwargs
+        self.__qualname__ = factory.__qualname__
+
+    def __call__(self, step: Scalar) -> Scalar:
+        return self.function(step.to(torch.float64) if isinstance(step, Tensor) else step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        factory, args, kwargs = self.made_by
+        return functools.partial(factory, **kwargs), args
+
+
+Factory = TypeVar("Factory", bound=Callable[..., Schedule])
+
+
+def _closed_form(factory: Factory) -> Factory:
+    """A factory of functions as one of schedules."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Schedule:
+        return ClosedForm(factory(*args, **kwargs), make, args, kwargs)
+
+    return cast(Factory, make)
 
 
 def _positive(**counts: Any) -> None:
@@ -60,6 +82,7 @@ def _not_negative(**counts: Any) -> None:
             raise ValueError(f"{name} must not be negative; got {count!r}.")
 
 
+@_closed_form
 def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Schedule:
     """``factor lr`` for the first ``total_iters`` steps, then ``lr`` (ConstantLR).
 
@@ -68,9 +91,10 @@ def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Sched
     >>> [schedule(step) for step in range(4)]
     [0.05, 0.05, 0.1, 0.1]
     """
-    return _pure(lambda step: lr * ops.where(step < total_iters, factor, 1))
+    return lambda step: lr * ops.where(step < total_iters, factor, 1)
 
 
+@_closed_form
 def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: float = 5) -> Schedule:
     """From ``start_factor lr`` in a straight line to ``end_factor lr``, which stays (LinearLR).
 
@@ -89,11 +113,10 @@ def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, tot
     [0.5, 0.75, 1.0, 1.0]
     """
     _positive(total_iters=total_iters)
-    return _pure(
-        lambda step: lr * (start_factor + (end_factor - start_factor) * ops.minimum(step, total_iters) / total_iters)
-    )
+    return lambda step: lr * (start_factor + (end_factor - start_factor) * ops.minimum(step, total_iters) / total_iters)
 
 
+@_closed_form
 def step_decay(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     """``lr``, times ``gamma`` after every ``step_size`` steps (StepLR).
 
@@ -106,9 +129,10 @@ def step_decay(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
     _positive(step_size=step_size)
-    return _pure(lambda step: lr * gamma ** (step // step_size))
+    return lambda step: lr * gamma ** (step // step_size)
 
 
+@_closed_form
 def multi_step(lr: Scalar, milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
     """``lr``, times ``gamma`` from each of the milestones on (MultiStepLR).
 
@@ -117,9 +141,10 @@ def multi_step(lr: Scalar, milestones: Sequence[float], gamma: float = 0.1) -> S
     >>> [schedule(step) for step in range(5)]
     [1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    return _pure(lambda step: lr * gamma ** sum(ops.where(step >= milestone, 1, 0) for milestone in milestones))
+    return lambda step: lr * gamma ** sum(ops.where(step >= milestone, 1, 0) for milestone in milestones)
 
 
+@_closed_form
 def exponential(lr: Scalar, gamma: float) -> Schedule:
     """``lr gamma^step`` (ExponentialLR).
 
@@ -128,9 +153,10 @@ def exponential(lr: Scalar, gamma: float) -> Schedule:
     >>> [schedule(step) for step in range(3)]
     [1.0, 0.5, 0.25]
     """
-    return _pure(lambda step: lr * gamma**step)
+    return lambda step: lr * gamma**step
 
 
+@_closed_form
 def polynomial(lr: Scalar, total_iters: float = 5, power: float = 1.0) -> Schedule:
     """``lr (1 - step / total_iters)^power``, and 0 from step ``total_iters`` on (PolynomialLR).
 
@@ -143,9 +169,10 @@ def polynomial(lr: Scalar, total_iters: float = 5, power: float = 1.0) -> Schedu
     [1.0, 0.25, 0.0, 0.0]
     """
     _positive(total_iters=total_iters)
-    return _pure(lambda step: lr * (1.0 - ops.minimum(step, total_iters) / total_iters) ** power)
+    return lambda step: lr * (1.0 - ops.minimum(step, total_iters) / total_iters) ** power
 
 
+@_closed_form
 def cosine_annealing(lr: Scalar, T_max: int, eta_min: Scalar = 0.0) -> Schedule:
     """From ``lr`` along half a cosine to ``eta_min`` at step ``T_max``, and back up by ``2 T_max`` (CosineAnnealingLR).
 
@@ -161,9 +188,10 @@ def cosine_annealing(lr: Scalar, T_max: int, eta_min: Scalar = 0.0) -> Schedule:
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
     _positive(T_max=T_max)
-    return _pure(lambda step: _half_cosine(lr, eta_min, step, T_max))
+    return lambda step: _half_cosine(lr, eta_min, step, T_max)
 
 
+@_closed_form
 def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: Scalar = 0.0) -> Schedule:
     """Half cosines from ``lr`` down to ``eta_min``, one after another (CosineAnnealingWarmRestarts).
 
@@ -192,7 +220,7 @@ def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_mi
         since, length = restart(step, T_0, T_mult)
         return _half_cosine(lr, eta_min, since, length)
 
-    return _pure(schedule)
+    return schedule
 
 
 def restart(step: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
@@ -209,6 +237,7 @@ def restart(step: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
     return step - begin(cycle), T_0 * T_mult**cycle
 
 
+@_closed_form
 def cyclic(
     base_lr: Scalar,
     max_lr: Scalar,
@@ -259,7 +288,7 @@ def cyclic(
         height = x / ratio if ratio == 1 else ops.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
         return base_lr + (max_lr - base_lr) * height * scale_fn(cycle if scale_mode == "cycle" else step)
 
-    return _pure(schedule)
+    return schedule
 
 
 def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
@@ -274,6 +303,7 @@ def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     return modes[mode]
 
 
+@_closed_form
 def one_cycle(
     max_lr: Scalar,
     total_steps: int,
@@ -314,7 +344,7 @@ def one_cycle(
     through = anneal_through(
         [(0.0, first), *zip(ends, [max_lr, first, last] if three_phase else [max_lr, last])], anneal_strategy
     )
-    return _pure(lambda step: through(ops.minimum(step, total_steps - 1)))
+    return lambda step: through(ops.minimum(step, total_steps - 1))
 
 
 def one_cycle_ends(total_steps: int, pct_start: float, three_phase: bool) -> list[float]:
@@ -339,6 +369,7 @@ def anneal_through(knots: Sequence[tuple[float, Any]], anneal_strategy: str) -> 
     return schedule
 
 
+@_closed_form
 def lambda_schedule(lr: Scalar, lr_lambda: Callable[[Any], Any]) -> Schedule:
     """``lr lr_lambda(step)`` (LambdaLR). Inside ``vmap`` or ``torch.compile`` the function meets a tensor.
 
@@ -347,9 +378,10 @@ def lambda_schedule(lr: Scalar, lr_lambda: Callable[[Any], Any]) -> Schedule:
     >>> [schedule(step) for step in range(2)]
     [1.0, 0.5]
     """
-    return _pure(lambda step: lr * lr_lambda(step))
+    return lambda step: lr * lr_lambda(step)
 
 
+@_closed_form
 def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: int) -> Schedule:
     """``lr lr_lambda(1) ... lr_lambda(step)`` (MultiplicativeLR).
 
@@ -379,9 +411,10 @@ def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: i
             return lr * table.to(step.device).index_select(0, step.long().reshape(1)).reshape(())
         return lr * products[int(step)]
 
-    return _pure(schedule)
+    return schedule
 
 
+@_closed_form
 def warmup_cosine(
     lr: Scalar, warmup_steps: int, total_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
@@ -410,12 +443,13 @@ def warmup_cosine(
     return join(
         [
             _ramp(init_lr, lr, warmup_steps),
-            _pure(lambda step: _half_cosine(lr, eta_min, ops.minimum(step, decay_steps), decay_steps)),
+            lambda step: _half_cosine(lr, eta_min, ops.minimum(step, decay_steps), decay_steps),
         ],
         [warmup_steps],
     )
 
 
+@_closed_form
 def warmup_stable_decay(
     lr: Scalar, warmup_steps: int, stable_steps: int, decay_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
@@ -444,6 +478,7 @@ def warmup_stable_decay(
     return join([_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps])
 
 
+@_closed_form
 def join(schedules: Sequence[Hyper], milestones: Sequence[int]) -> Schedule:
     """One schedule after another, each from its own step 0 (SequentialLR).
 
@@ -472,7 +507,7 @@ def join(schedules: Sequence[Hyper], milestones: Sequence[int]) -> Schedule:
             value = ops.where(step >= milestone, _at(later, ops.maximum(step - milestone, 0)), value)
         return value
 
-    return _pure(schedule)
+    return schedule
 
 
 def _half_cosine(start: Any, end: Any, at: Any, width: Any = 1) -> Any:
@@ -491,7 +526,7 @@ ANNEALS: dict[str, Callable[..., Any]] = {"cos": _half_cosine, "linear": _line}
 
 def _ramp(start: Any, end: Any, steps: int) -> Schedule:
     """From ``start`` in a straight line to ``end`` at step ``steps``, which stays."""
-    return _pure(lambda step: _line(start, end, ops.minimum(step, steps) / steps if steps else 1))
+    return lambda step: _line(start, end, ops.minimum(step, steps) / steps if steps else 1)
 
 
 def _at(schedule: Hyper, step: Any) -> Any:

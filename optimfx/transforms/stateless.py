@@ -65,7 +65,11 @@ def identity() -> GradientTransformation:
     >>> tx.update({"w": torch.ones(2)}, tx.init({"w": torch.zeros(2)}))
     ({'w': tensor([1., 1.])}, EmptyState())
     """
-    return GradientTransformation(init, Stateless("identity", lambda updates, params: updates))
+    return GradientTransformation(init, Stateless("identity", _unchanged))
+
+
+def _unchanged(updates: Updates, params: Params | None) -> Updates:
+    return updates
 
 
 class NoScalars(NamedTuple):
