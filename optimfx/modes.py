@@ -16,15 +16,12 @@ def tracing() -> bool:
 
     True inside ``torch.compile`` and ``make_fx``, any ``torch.func`` transform, and forward-mode differentiation.
     """
-    return torch.compiler.is_compiling() or _transformed()
-
-
-def _transformed() -> bool:
-    # torch has no public question for these three; they are asked here and nowhere else.
+    # torch has no public question for the last three; they are asked here and nowhere else.
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or forward_mode()
+        or forward_ad._current_level >= 0
     )
 
 

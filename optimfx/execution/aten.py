@@ -17,20 +17,20 @@ virtue = "torch's own kernel"
 takes_hyper = True
 
 
-def _adam(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
+def _adam(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
     h = step.hyper
     kernel: Any = torch._fused_adamw_ if h["decoupled_weight_decay"] else torch._fused_adam_
     beta1, beta2 = h["betas"]
     hyper = {"lr": h["lr"], "beta1": beta1, "beta2": beta2, "eps": h["eps"], "weight_decay": h["weight_decay"]}
-    kernel(params, grads, *slots, counts, **hyper, amsgrad=bool(slots[2]), maximize=step.maximize)
+    kernel(params, grads, *slots, _counts(step, params), **hyper, amsgrad=bool(slots[2]), maximize=step.maximize)
 
 
-def _adagrad(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
+def _adagrad(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
     kernel: Any = torch._fused_adagrad_
-    kernel(params, grads, *slots, counts, **step.hyper, maximize=step.maximize)
+    kernel(params, grads, *slots, _counts(step, params), **step.hyper, maximize=step.maximize)
 
 
-def _sgd(step: Step, params: Any, grads: Any, slots: list[Any], counts: list[Tensor]) -> None:
+def _sgd(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
     if _is_sum(step):
         torch._foreach_add_(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
         return
@@ -100,6 +100,9 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
     layout = flat.Layout(last.take(others), stepping=True, inplace=True, dtype=last.params[0].dtype) if others else None
     before = foreach.bind(steps[:-1], leaves._replace(slots=leaves.slots[:first]), stepping=False, inplace=False)
 
+    call = CALLS[steps[-1].rule.aten]
+    kept = [column[0] is not None for column in last.slots]
+
     def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
         params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
         if len(steps) > 1:
@@ -110,27 +113,25 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
                     torch._foreach_copy_(list(old), values)
         step = steps[-1]
         if layout is None or _is_sum(step):
-            _call(step, [params, grads, *slots])
-        else:
-            mine = Leaves(params, grads, slots)
-            if direct:
-                part = mine.take(direct)
-                _call(step, part.columns())
-            layout.run(lambda row, outs: _call(step, [[t] for t in row]), mine.take(others))
+            call(step, params, grads, [column if there else [] for column, there in zip(slots, kept)])
+            return params, leaves.slots
+        mine = Leaves(params, grads, slots)
+        if direct:
+            part = mine.take(direct)
+            call(step, part.params, part.grads, [column if column[0] is not None else [] for column in part.slots])
+        layout.run(
+            lambda row, outs: call(step, *[[t] for t in row[:2]], [[] if t is None else [t] for t in row[2:]]),
+            mine.take(others),
+        )
         return params, leaves.slots
 
     return run
 
 
-def _call(step: Step, columns: Sequence[Any]) -> None:
-    params, grads, *slots = [[] if column[0] is None else column for column in columns]
-    try:
-        count = _spare.pop()
-    except IndexError:
-        count = torch.ones((), dtype=torch.float32, device="cpu")
-    CALLS[step.rule.aten](step, params, grads, slots, [count.fill_(step.count)] * len(grads))
-    _spare.append(count)
+def _counts(step: Step, params: Sequence[Any]) -> list[Tensor]:
+    """The step of each parameter, for the kernel to read."""
+    # A product takes a microsecond; to make a tensor of a number, five.
+    return [_ONE * step.count] * len(params)
 
 
-_spare: list[Tensor] = []
-"""Counts that no call is using now, in whatever thread: to make a tensor of a number takes longer than a small step."""
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
-from optimfx import modes
 from optimfx.execution.hyper import Steps, own, split, typed, wants_dtype
 from optimfx.execution.leaves import PLAIN, Leaves
 from optimfx.execution.select import select
@@ -65,7 +64,14 @@ class Part(NamedTuple):
 
 
 class Plan:
-    """How leaves that take the same steps are stepped: in which parts, and by which executors."""
+    """How leaves that take the same steps are stepped: in which parts, and by which executors.
+
+    Attributes:
+        run: takes the step; it is given also the numbers among the scalars, one after the other.
+        needs_scalars: whether an executor asks for the scalars.
+    """
+
+    run: Callable[[Steps, Sequence[Any], Leaves], Results]
 
     def __init__(
         self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None
@@ -84,11 +90,13 @@ class Plan:
             for places, changed, part, mine, executor in chosen
         ]
 
-    def run(self, steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
-        """Take the step; ``numbers`` are those of the scalars, one after the other."""
+        places, changed, run = self.parts[0]
+        self.run = run if places is None and not changed else self._run_parts
+
+    def _run_parts(self, steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
         places, changed, run = self.parts[0]
         if places is None:
-            return run(typed(steps, leaves.params[0]) if changed else steps, numbers, leaves)
+            return run(typed(steps, leaves.params[0]), numbers, leaves)
         results = list(leaves.params if self.stepping else leaves.grads)
         slots = [list(column) for column in leaves.slots]
         for places, changed, run in self.parts:
@@ -108,9 +116,13 @@ class Pass:
         stepping: whether the results are parameters.
         inplace: whether they are written where they come from.
         names: the executors that were asked for; ``None`` for those of the context.
+        traced: whether a tracer or a transform holds the leaves, for which nothing is kept.
     """
 
-    def __init__(self, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None, traced: bool = False
+    ) -> None:
+        self.traced = traced
         self.how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "names": names}
         self.stepping = stepping
         self.plans: dict[Any, Plan] = {}
@@ -132,7 +144,7 @@ class Pass:
         ``likes`` has for each run what is equal for steps whose hyperparameters are alike (the same ones are 0);
         ``None`` if that is not known.
         """
-        if modes.tracing():
+        if self.traced:
             plans: list[tuple[Plan, Sequence[Any]]] = [
                 (Plan(each, part, **self.how), []) for each, part in zip(steps, _parts(leaves, runs))
             ]
@@ -141,7 +153,7 @@ class Pass:
         if runs is None:
             ((plan, numbers),) = plans
             return plan.run(steps[0], numbers, leaves)
-        if self.inplace and self.stepping and not modes.tracing():
+        if self.inplace and self.stepping and not self.traced:
             for (plan, numbers), part, each in zip(plans, _parts(leaves, runs), steps):
                 plan.run(each, numbers, part)
             return leaves.params, leaves.slots
@@ -153,6 +165,15 @@ class Pass:
                 for i, value in zip(run, values):
                     column[i] = value
         return results, slots
+
+    def run_all(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
+        """As :meth:`run` for one run of all leaves, which is by far the most common."""
+        runs, last = self.memo
+        known = last[0] if runs is None and last else None
+        if known is not None and like is not None and not known[0].needs_scalars and known[1] == like:
+            plan: Plan = known[0]
+            return plan.run(steps, (), leaves)
+        return self.run(leaves, None, (steps,), (like,))
 
     def _plans(
         self, leaves: Leaves, runs: Sequence[Sequence[int]] | None, steps: Sequence[Steps], likes: Sequence[Any]

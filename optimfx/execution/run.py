@@ -60,7 +60,7 @@ def run(
     """
     if modes.tracing():
         columns = Columns.of(links, updates, states, params)
-        one_pass = Pass(stepping=stepping, inplace=inplace)
+        one_pass = Pass(stepping=stepping, inplace=inplace, traced=True)
         with modes.donating(inplace, columns.leaves.params):
             results, after = advance(links, columns, one_pass, has_params=params is not None, inplace=inplace)
         return columns.trees(links, results, after)

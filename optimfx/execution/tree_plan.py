@@ -42,7 +42,7 @@ def plan_for(
     leaves = [leaves for leaves, _ in flat]
     missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
     how = (params is None, stepping, inplace, torch.is_grad_enabled(), forced(), missing)
-    first = next((leaf for leaf in leaves[0] if leaf is not None), None)
+    first = next((leaf for leaf in leaves[0] if isinstance(leaf, Tensor)), None)
     like = None if first is None else (first.shape, first.dtype)
     key = (like, tuple([key for _, key in flat]), how, tuple([link.signature for link in links]))
     plan = _plans.get(key)

@@ -187,9 +187,12 @@ class Optimizer(torch.optim.Optimizer):
             # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
             # anew for every new gradient.
             stepped = [(index, group, *_with_gradients(group)) for index, group in self._groups()]
-            groups = [(self._prepared(i, group), params, grads) for i, group, params, grads in stepped if params]
-            for number, batch in enumerate(self._batches(groups)):
-                self._step_batch(number, batch)
+            tracing = modes.tracing()
+            groups = [
+                (self._prepared(i, group, tracing), params, grads) for i, group, params, grads in stepped if params
+            ]
+            for number, batch in enumerate(self._batches(groups, tracing)):
+                self._step_batch(number, batch, tracing)
         finally:
             torch._C._set_grad_enabled(before)
         return loss
@@ -219,10 +222,10 @@ class Optimizer(torch.optim.Optimizer):
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
                     self._prepared(index, group)
 
-    def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]]) -> Iterator[Batch]:
+    def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]], tracing: bool) -> Iterator[Batch]:
         """The groups, with those together that differ in no flag; counts that are on several devices make no vector."""
         together: dict[Any, list[tuple[Settings, list[Tensor], list[Tensor]]]] = {}
-        alone = len(groups) == 1 or modes.tracing()
+        alone = len(groups) == 1 or tracing
         for settings, params, grads in groups:
             grads = self._taken(settings.group, grads)
             if settings.repeats or (settings.on_device and len({p.device for p in params}) > 1):
@@ -231,23 +234,22 @@ class Optimizer(torch.optim.Optimizer):
             elif alone or settings.on_device or settings.differentiable:
                 yield Batch([settings], [len(params)], params, grads)
             else:
-                key = (settings.flags, tuple(self._kept(settings)))
+                key = (settings.flags, tuple(self._kept(settings, tracing)))
                 together.setdefault(key, []).append((settings, params, grads))
         for batch in together.values():
             owners, params_of, grads_of = zip(*batch)
             all_params, all_grads = (list(chain.from_iterable(each)) for each in (params_of, grads_of))
             yield Batch(owners, list(map(len, params_of)), all_params, all_grads)
 
-    def _step_batch(self, number: int, batch: Batch) -> None:
+    def _step_batch(self, number: int, batch: Batch, tracing: bool) -> None:
         settings, params, grads = batch.owners[0], batch.params, batch.grads
         scaling = Scaling.told(self).on(params[0])
-        names = self._kept(settings)
+        names = self._kept(settings, tracing)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
         columns = stepping.columns(settings.update, states, names)
-        executors = self._executors(settings)
+        executors = () if tracing else self._executors(settings)
         tensors = [*params, *grads, *chain.from_iterable(columns.values())]
         plan = self._plans.get(number)
-        tracing = modes.tracing()
         fresh: set[int] = set()
         if tracing or plan is None or not plan.fits(batch, executors, tensors):
             for owner, begin, end in batch.ranges():
@@ -260,7 +262,7 @@ class Optimizer(torch.optim.Optimizer):
                 tensors = [*params, *grads, *chain.from_iterable(columns.values())]
             stepping.check_shapes(settings.update, params, grads, columns)
             seen = None if tracing or settings.differentiable else tensors
-            plan = stepping.BatchPlan(batch, executors, seen)
+            plan = stepping.BatchPlan(batch, executors, seen, traced=tracing)
             if plan.guard is not None:
                 self._plans[number] = plan
         if not self.counts:
@@ -276,9 +278,9 @@ class Optimizer(torch.optim.Optimizer):
         step = stepping.step(plan, batch, columns, counts.read() if vector is None else vector, scaling=scaling)
         self._count(counts, step, states, scaling)
 
-    def _kept(self, settings: Settings) -> list[str]:
+    def _kept(self, settings: Settings, tracing: bool) -> list[str]:
         """What is kept for every parameter of a group."""
-        if torch.compiler.is_compiling():
+        if tracing and torch.compiler.is_compiling():
             return stepping.kept(settings.update, counts=self.counts)
         if settings.kept is None:
             settings.kept = stepping.kept(settings.update, counts=self.counts)
@@ -290,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _executors(self, settings: Settings) -> tuple[str, ...] | None:
         """What a group's flags ask for, or the context does."""
-        if not settings.update.rule.elementwise or torch.compiler.is_compiling():
+        if not settings.update.rule.elementwise:
             return forced()
         if settings.fused or self.fused:
             return ("triton", "aten", "compiled", "foreach", "eager")
@@ -338,13 +340,13 @@ class Optimizer(torch.optim.Optimizer):
         ):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _prepared(self, index: int, group: Group) -> Settings:
+    def _prepared(self, index: int, group: Group, tracing: bool = False) -> Settings:
         """What the group says; made anew when it is another group.
 
         Raises:
             KeyError: the group lacks a hyperparameter.
         """
-        compiling = torch.compiler.is_compiling()
+        compiling = tracing and torch.compiler.is_compiling()
         known = self._updates.get(index)
         if known is None or known.group is not group or (compiling and known.flags != known.flags_of(group)):
             known = Settings(self.algorithm, self.algorithm.given(self.defaults), group)

@@ -15,7 +15,7 @@ from optimfx.execution import flat
 from optimfx.execution.advance import steps_of
 from optimfx.execution.columns import needed
 from optimfx.execution.flat import Line
-from optimfx.execution.hyper import NUMBERS, resolve
+from optimfx.execution.hyper import NUMBERS, resolve, step_with
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.planning import Guard, Pass
 from optimfx.optim.amp import UNSCALED, Scaling
@@ -114,9 +114,12 @@ class BatchPlan:
         batch: the groups.
         names: the executors to choose from; ``None`` for the preferred ones.
         tensors: all parameters, gradients and tensors of the state, in order; ``None`` if they will not be seen again.
+        traced: whether a tracer holds them.
     """
 
-    def __init__(self, batch: Batch, names: tuple[str, ...] | None, tensors: Sequence[Any] | None) -> None:
+    def __init__(
+        self, batch: Batch, names: tuple[str, ...] | None, tensors: Sequence[Any] | None, *, traced: bool
+    ) -> None:
         first, size = batch.owners[0], len(batch.params)
         self.flags = [owner.flags for owner in batch.owners]
         self.sizes = batch.sizes
@@ -124,7 +127,9 @@ class BatchPlan:
         self.guard = Guard(tensors) if tensors is not None and Guard.can_see(tensors) else None
         shared = ("step", *first.update.rule.carried)
         self.lines = {} if self.guard is None else {name: Line(range(size + 1)) for name in shared}
-        self.one_pass = Pass(stepping=True, inplace=not first.differentiable, names=names)
+        self.one_pass = Pass(stepping=True, inplace=not first.differentiable, names=names, traced=traced)
+        # Most are: then a step is a few lines.
+        self.is_simple = self.guard is not None and len(batch.owners) == 1 and not first.update.rule.carried
         self.keys: list[Any] = []
         self.runs: list[list[int]] | None = None
         self.leaders: list[Settings] = []
@@ -178,9 +183,15 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     for name, each in zip(rule.carried, carried):
         each.check(f"{name}s")
     plan.read(batch)
+    if plan.is_simple and scaling is UNSCALED and type(before) is list and first.hyper is not None:
+        done = before[0]
+        if type(done) in NUMBERS and before.count(done) == len(before):
+            one = step_with(first.update, int(done) + 1, first.hyper, {})
+            plan.one_pass.run_all(Leaves(params, grads, slots), (one,), first.like)
+            return one.count
     runs, counts, leaders = _runs(before, carried, plan)
     # Of numbers, a graph would make constants; it asks the update, which looks them up.
-    compiling = torch.compiler.is_compiling()
+    compiling = plan.one_pass.traced and torch.compiler.is_compiling()
     taken = [
         steps_of(leader.update, grads, [count], None if compiling else leader.hyper)[0]
         for leader, count in zip(leaders, counts)
