@@ -8,66 +8,22 @@ argument is the value that torch reads from the optimizer, of any hyperparameter
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimfx import ops
 from optimfx.base import Hyper, Scalar, Schedule
+from optimfx.closed_form import closed_form
 
 __all__ = [
-    "constant",
-    "cosine_annealing",
-    "cosine_annealing_warm_restarts",
-    "cyclic",
-    "exponential",
-    "join",
-    "lambda_schedule",
-    "linear",
-    "multi_step",
-    "multiplicative",
-    "one_cycle",
-    "polynomial",
-    "step_decay",
-    "warmup_cosine",
+    "constant", "cosine_annealing", "cosine_annealing_warm_restarts", "cyclic", "exponential", "join", "lambda_schedule",
+    "linear", "multi_step", "multiplicative", "one_cycle", "polynomial", "step_decay", "warmup_cosine",
     "warmup_stable_decay",
-]
-
-
-class ClosedForm:
-    """A schedule, with the call that made it: that is what is shown and pickled of it.
-
-    Its function meets Python numbers and float64 tensors only: an int64 count would lose digits.
-    """
-
-    def __init__(self, function: Schedule, factory: Callable[..., Schedule], args: Any, kwargs: Any) -> None:
-        self.function = function
-        self.made_by = factory, args, kwargs
-        self.__qualname__ = factory.__qualname__
-
-    def __call__(self, step: Scalar) -> Scalar:
-        return self.function(step.to(torch.float64) if isinstance(step, Tensor) else step)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        factory, args, kwargs = self.made_by
-        return functools.partial(factory, **kwargs), args
-
-
-Factory = TypeVar("Factory", bound=Callable[..., Schedule])
-
-
-def _closed_form(factory: Factory) -> Factory:
-    """A factory of functions as one of schedules."""
-
-    @functools.wraps(factory)
-    def make(*args: Any, **kwargs: Any) -> Schedule:
-        return ClosedForm(factory(*args, **kwargs), make, args, kwargs)
-
-    return cast(Factory, make)
+]  # fmt: skip
 
 
 def _positive(**counts: Any) -> None:
@@ -82,7 +38,7 @@ def _not_negative(**counts: Any) -> None:
             raise ValueError(f"{name} must not be negative; got {count!r}.")
 
 
-@_closed_form
+@closed_form
 def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Schedule:
     """``factor lr`` for the first ``total_iters`` steps, then ``lr`` (ConstantLR).
 
@@ -94,7 +50,7 @@ def constant(lr: Scalar, factor: float = 1 / 3, total_iters: float = 5) -> Sched
     return lambda step: lr * ops.where(step < total_iters, factor, 1)
 
 
-@_closed_form
+@closed_form
 def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: float = 5) -> Schedule:
     """From ``start_factor lr`` in a straight line to ``end_factor lr``, which stays (LinearLR).
 
@@ -116,7 +72,7 @@ def linear(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, tot
     return lambda step: lr * (start_factor + (end_factor - start_factor) * ops.minimum(step, total_iters) / total_iters)
 
 
-@_closed_form
+@closed_form
 def step_decay(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     """``lr``, times ``gamma`` after every ``step_size`` steps (StepLR).
 
@@ -132,7 +88,7 @@ def step_decay(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     return lambda step: lr * gamma ** (step // step_size)
 
 
-@_closed_form
+@closed_form
 def multi_step(lr: Scalar, milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
     """``lr``, times ``gamma`` from each of the milestones on (MultiStepLR).
 
@@ -144,7 +100,7 @@ def multi_step(lr: Scalar, milestones: Sequence[float], gamma: float = 0.1) -> S
     return lambda step: lr * gamma ** sum(ops.where(step >= milestone, 1, 0) for milestone in milestones)
 
 
-@_closed_form
+@closed_form
 def exponential(lr: Scalar, gamma: float) -> Schedule:
     """``lr gamma^step`` (ExponentialLR).
 
@@ -156,7 +112,7 @@ def exponential(lr: Scalar, gamma: float) -> Schedule:
     return lambda step: lr * gamma**step
 
 
-@_closed_form
+@closed_form
 def polynomial(lr: Scalar, total_iters: float = 5, power: float = 1.0) -> Schedule:
     """``lr (1 - step / total_iters)^power``, and 0 from step ``total_iters`` on (PolynomialLR).
 
@@ -172,7 +128,7 @@ def polynomial(lr: Scalar, total_iters: float = 5, power: float = 1.0) -> Schedu
     return lambda step: lr * (1.0 - ops.minimum(step, total_iters) / total_iters) ** power
 
 
-@_closed_form
+@closed_form
 def cosine_annealing(lr: Scalar, T_max: int, eta_min: Scalar = 0.0) -> Schedule:
     """From ``lr`` along half a cosine to ``eta_min`` at step ``T_max``, and back up by ``2 T_max`` (CosineAnnealingLR).
 
@@ -191,7 +147,7 @@ def cosine_annealing(lr: Scalar, T_max: int, eta_min: Scalar = 0.0) -> Schedule:
     return lambda step: _half_cosine(lr, eta_min, step, T_max)
 
 
-@_closed_form
+@closed_form
 def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: Scalar = 0.0) -> Schedule:
     """Half cosines from ``lr`` down to ``eta_min``, one after another (CosineAnnealingWarmRestarts).
 
@@ -237,7 +193,7 @@ def restart(step: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
     return step - begin(cycle), T_0 * T_mult**cycle
 
 
-@_closed_form
+@closed_form
 def cyclic(
     base_lr: Scalar,
     max_lr: Scalar,
@@ -303,7 +259,7 @@ def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     return modes[mode]
 
 
-@_closed_form
+@closed_form
 def one_cycle(
     max_lr: Scalar,
     total_steps: int,
@@ -369,7 +325,7 @@ def anneal_through(knots: Sequence[tuple[float, Any]], anneal_strategy: str) -> 
     return schedule
 
 
-@_closed_form
+@closed_form
 def lambda_schedule(lr: Scalar, lr_lambda: Callable[[Any], Any]) -> Schedule:
     """``lr lr_lambda(step)`` (LambdaLR). Inside ``vmap`` or ``torch.compile`` the function meets a tensor.
 
@@ -381,7 +337,7 @@ def lambda_schedule(lr: Scalar, lr_lambda: Callable[[Any], Any]) -> Schedule:
     return lambda step: lr * lr_lambda(step)
 
 
-@_closed_form
+@closed_form
 def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: int) -> Schedule:
     """``lr lr_lambda(1) ... lr_lambda(step)`` (MultiplicativeLR).
 
@@ -414,7 +370,7 @@ def multiplicative(lr: Scalar, lr_lambda: Callable[[int], float], total_steps: i
     return schedule
 
 
-@_closed_form
+@closed_form
 def warmup_cosine(
     lr: Scalar, warmup_steps: int, total_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
@@ -449,7 +405,7 @@ def warmup_cosine(
     )
 
 
-@_closed_form
+@closed_form
 def warmup_stable_decay(
     lr: Scalar, warmup_steps: int, stable_steps: int, decay_steps: int, init_lr: Scalar = 0.0, eta_min: Scalar = 0.0
 ) -> Schedule:
@@ -478,7 +434,7 @@ def warmup_stable_decay(
     return join([_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps])
 
 
-@_closed_form
+@closed_form
 def join(schedules: Sequence[Hyper], milestones: Sequence[int]) -> Schedule:
     """One schedule after another, each from its own step 0 (SequentialLR).
 

@@ -35,7 +35,8 @@ ALLOWED = {
     "multi_steps": {"base", "execution", "modes", "states", "tree", "update"},
     "describe": {"base", "execution", "printed"},
     "inject": {"base", "execution", "ops", "states", "update"},
-    "schedules": {"base", "ops"},
+    "closed_form": {"base"},
+    "schedules": {"base", "closed_form", "ops"},
     "optim": {
         "base",
         "combine",

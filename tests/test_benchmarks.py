@@ -96,7 +96,6 @@ def test_overhead_then_readme(importable, tmp_path):
 def test_compile_time_then_readme(importable, tmp_path):
     import readme
     import results
-
     from compile_time import PROGRAM
 
     compile(PROGRAM.format(layers=1), "program", "exec")  # to run it takes minutes
