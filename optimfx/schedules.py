@@ -20,9 +20,9 @@ from optimfx.base import Hyper, Scalar, Schedule
 from optimfx.closed_form import closed_form
 
 __all__ = [
-    "constant", "cosine_annealing", "cosine_annealing_warm_restarts", "cyclic", "exponential", "join", "lambda_schedule",
-    "linear", "multi_step", "multiplicative", "one_cycle", "polynomial", "step_decay", "warmup_cosine",
-    "warmup_stable_decay",
+    "constant", "cosine_annealing", "cosine_annealing_warm_restarts", "cyclic", "exponential", "join",
+    "lambda_schedule", "linear", "multi_step", "multiplicative", "one_cycle", "polynomial", "step_decay",
+    "warmup_cosine", "warmup_stable_decay",
 ]  # fmt: skip
 
 
