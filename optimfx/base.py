@@ -301,7 +301,8 @@ class RuleUpdate(Stepper):
         return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
 
     def __post_init__(self) -> None:
-        counts = self.rule.state is not None or any(callable(h) for h in _flat(self.hyper.values()))
+        has_schedule = any(callable(h) for h in _flat(self.hyper.values()))
+        counts = self.rule.state is not None or has_schedule
         names = [name for name in self.rule.scalar_names if name in self.hyper]
         constant = all(execution.is_constant(self.hyper[name]) for name in names)
         derived = {
@@ -309,7 +310,7 @@ class RuleUpdate(Stepper):
             "shares": 1 + len(self.rule.carried) if counts else 0,
             "state_type": self.rule.state or (StepState if counts else EmptyState),
             "user_names": names,
-            "has_schedule": any(callable(h) for h in _flat(self.hyper.values())),
+            "has_schedule": has_schedule,
             "constants": {name: execution.resolve(self.hyper[name], 0) for name in names} if constant else None,
             "signature": (self.rule, counts, *[execution.switch(self.hyper[name]) for name in self.rule.init_names]),
         }

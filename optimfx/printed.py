@@ -51,8 +51,8 @@ def name_of(function: Any) -> str:
 def printed(state: type[State]) -> type[State]:
     """Give a NamedTuple that has no ``__repr__`` of its own one of dtypes and shapes in place of numbers.
 
-    A tensor of one number, on the CPU, is shown as that, and once for all leaves that share it; of a tree that does not
-    fit into a line, what it amounts to.
+    A tensor of one number, on the CPU, is shown as that, and once for all leaves if it is the same whole number for
+    all; of a tree that does not fit into a line, what it amounts to.
 
     >>> import torch, optimfx as fx
     >>> fx.adam().init({"w": torch.zeros(64, 10), "b": torch.zeros(10)})

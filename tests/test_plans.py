@@ -2,10 +2,12 @@
 
 import copy
 import gc
+import importlib
 import itertools
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import optree
 import pytest
 import torch
@@ -13,9 +15,9 @@ from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution import tree_plan
 from optimfx.execution.planning import Guard
 
+run = importlib.import_module("optimfx.execution.run")  # the package has a function of this name
 SIZE = 65
 
 
@@ -67,9 +69,9 @@ def test_one_that_stands_twice_is_seen():
 def planned(monkeypatch):
     """The plans that have been made."""
     made = []
-    make = tree_plan.TreePlan.__init__
-    monkeypatch.setattr(tree_plan, "_plans", type(tree_plan._plans)())
-    monkeypatch.setattr(tree_plan.TreePlan, "__init__", lambda self, *a, **k: made.append(self) or make(self, *a, **k))
+    make = run.TreePlan.__init__
+    monkeypatch.setattr(run, "_plans", type(run._plans)())
+    monkeypatch.setattr(run.TreePlan, "__init__", lambda self, *a, **k: made.append(self) or make(self, *a, **k))
     return made
 
 
@@ -125,6 +127,22 @@ def test_a_count_goes_on_where_its_dtype_cannot():
             assert state.step == {"w": begin + 3, "b": begin + 3}
 
 
+def test_a_count_that_several_leaves_hold_is_not_written():
+    """It may be held elsewhere too: here by the state of another tree, to which a leaf has gone."""
+    params = {"a": torch.ones(2), "b": torch.ones(3), "c": torch.ones(1)}
+    tx, shared = fx.nadam(), torch.tensor(2.0)
+    whole = tx.init(params)._replace(step=dict.fromkeys(params, shared))
+
+    def part(tree, *names):
+        return {name: tree[name] for name in names}
+
+    state, other = (type(whole)(*[part(field, *names) for field in whole]) for names in (("a", "b"), ("c",)))
+    mine = part(params, "a", "b")
+    for _ in range(2):
+        mine, state = fx.step(tx, random_like(mine), state, mine, inplace=True)
+    assert state.step == {"a": 4, "b": 4} and other.step == {"c": 2}
+
+
 @pytest.mark.parametrize("executor", ["eager", "foreach", "blocked"])
 @pytest.mark.parametrize("tx", [fx.adamw(weight_decay=0.1), fx.sgd(momentum=0.9)], ids=["adamw", "sgd"])
 def test_one_gradient_for_two_leaves(tx, executor):
@@ -150,6 +168,47 @@ def test_one_gradient_for_two_leaves_of_a_chain():
     assert_equal(*results)
 
 
+def decayed(grads, params):
+    tx = fx.add_decayed_weights(0.1)
+    return tx.update(grads, tx.init(params), params, inplace=True)[0]
+
+
+@pytest.mark.parametrize("make", [lambda x: {"a": x, "b": x}, lambda x: dict.fromkeys("ab", x[0].expand(2))])
+@pytest.mark.parametrize("way", ["compile", "vmap", "partition under vmap", "partition compiled"])
+def test_gradients_that_cannot_be_written_over_in_a_trace(way, make):
+    """One for two leaves, or one whose elements share memory."""
+    params = {"a": torch.ones(2), "b": torch.zeros(2)}
+    tx = fx.partition({0: fx.add_decayed_weights(0.1), 1: fx.add_decayed_weights(0.2)}, {"a": 0, "b": 1})
+
+    def update(x):
+        if "partition" not in way:
+            return decayed(make(x), params)
+        return tx.update(make(x), tx.init(params), params, inplace=True)[0]
+
+    expected = {"a": torch.full((2,), 3.1), "b": torch.full((2,), 3.0)}
+    x = torch.full((2,), 3.0)
+    if "vmap" in way:
+        found = {name: grad[0] for name, grad in torch.vmap(update)(torch.stack([x, x])).items()}
+    else:
+        found = torch.compile(update, fullgraph=True, backend="eager")(x.clone())
+    assert_equal(found, expected)
+
+
+def test_numpys_numbers_are_numbers(planned):
+    """Of which a plan is not made for each value."""
+    params = {"w": torch.ones(3), "b": torch.ones(2)}
+    results = []
+    for lr in (0.1, np.float64(0.1), lambda step: np.float32(0.1)):
+        tx, stepped = fx.adamax(lr=lr), params
+        state = tx.init(params)
+        for _ in range(4):
+            stepped, state = fx.step(tx, params, state, stepped)
+        results.append(stepped)
+        assert len(planned[-1].one_pass.plans) == 1
+    assert_equal(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+
+
 def test_one_parameter_under_two_keys():
     """Out of place, each key has a parameter of its own; in place, a step would step it twice."""
     params = {"embed": torch.ones(3), "bias": torch.ones(2)}
@@ -165,11 +224,11 @@ def test_one_parameter_under_two_keys():
 
 def test_only_so_many_plans_are_kept(planned):
     tx = fx.sgd()
-    for size in range(tree_plan.KEPT + 9):
+    for size in range(run.KEPT + 9):
         params = [torch.randn(size)]
         fx.step(tx, params, tx.init(params), params)
-    assert len(planned) == tree_plan.KEPT + 9
-    assert len(tree_plan._plans) == tree_plan.KEPT
+    assert len(planned) == run.KEPT + 9
+    assert len(run._plans) == run.KEPT
 
 
 @pytest.mark.parametrize("tx", [fx.adamw(), fx.rmsprop(), fx.muon()], ids=["adamw", "rmsprop", "muon"])
@@ -189,7 +248,7 @@ def test_a_plan_keeps_no_tensor_alive(tx):
 
 
 def test_threads_step_by_one_plan():
-    def run(seed):
+    def trained(seed):
         generator = torch.Generator().manual_seed(seed)
         params = {name: torch.randn(shape, generator=generator) for name, shape in {"w": (30, 20), "b": (20,)}.items()}
         tx = fx.chain(fx.clip_by_global_norm(1.0), fx.rmsprop(lr=0.1))
@@ -200,8 +259,8 @@ def test_threads_step_by_one_plan():
         return params
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(run, range(16)))
-    assert_equal(found, [run(seed) for seed in range(16)])
+        found = list(pool.map(trained, range(16)))
+    assert_equal(found, [trained(seed) for seed in range(16)])
 
 
 @pytest.mark.parametrize("first, second", [*itertools.permutations(["inference", "no grad", "grad", "float64"], 2)])
@@ -213,7 +272,7 @@ def test_modes_and_default_dtypes_between_steps(first, second):
         "grad": torch.enable_grad,
     }
 
-    def run(*order):
+    def stepped(*order):
         torch.manual_seed(0)
         params = some_params()
         tx = fx.rmsprop(lr=0.1)
@@ -229,7 +288,7 @@ def test_modes_and_default_dtypes_between_steps(first, second):
         return clone((params, state))
 
     torch.manual_seed(0)
-    assert_equal(run(first, second, first), run("no grad", "no grad", "no grad"))
+    assert_equal(stepped(first, second, first), stepped("no grad", "no grad", "no grad"))
 
 
 def test_a_hyperparameter_that_is_edited_between_steps():

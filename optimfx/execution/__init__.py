@@ -4,13 +4,13 @@
 (``triton``, ``aten``, ``compiled``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
 """
 
-from optimfx.execution.columns import ABSENT, check_state
+from optimfx.execution.columns import ABSENT, check_state, writable
 from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
 from optimfx.execution.hyper import is_constant, resolve, switch
-from optimfx.execution.run import check, check_link, init, run
+from optimfx.execution.init import check, check_link, init
+from optimfx.execution.run import run
 from optimfx.execution.select import EXECUTORS, has_kernels, use
 from optimfx.execution.storage import kept_as
-from optimfx.execution.tree_plan import writable
 from optimfx.execution.triton.spelling import numbered
 
 __all__ = [

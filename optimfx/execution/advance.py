@@ -53,7 +53,10 @@ def advance(
                 check_layout(link, step.scalars, leaves.grads, run, columns.spec)
     # The same links with constants differ in nothing but the count from step to step.
     like = tuple(links) if all([link.constants is not None for link in links]) else None
-    results, slots = one_pass.run(leaves, runs, of_run, [like] * len(of_run))
+    if runs is None:
+        results, slots = one_pass.run(leaves, of_run[0], like)
+    else:
+        results, slots = one_pass.run_each(leaves, runs, of_run, [like] * len(of_run))
     shared = []
     left = iter(lines)
     for k, (link, own) in enumerate(zip(links, columns.shared)):
@@ -167,9 +170,10 @@ def _values(column: Sequence[Any], live: Sequence[int], line: Line | None) -> Se
     first = mine[0]
     if all([x is first for x in mine]):
         return [modes.number(first)] * len(live)
-    plain = line is not None and {*map(type, mine)} == {Tensor} and first.is_cpu and len(mine) == len(column)
-    stretch = line.through(column) if line is not None and plain else None
-    return modes.numbers(mine) if stretch is None else stretch.tolist()
+    vector = None
+    if line is not None and len(mine) == len(column) and {*map(type, mine)} == {Tensor} and first.is_cpu:
+        vector = line.through(column)
+    return modes.numbers(mine) if vector is None else vector.tolist()
 
 
 def _is_uniform(values: Sequence[Any]) -> bool:
@@ -187,42 +191,42 @@ def _stored(
 
     It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
     """
-    if modes.tracing():
+    tracing = modes.tracing()
+    if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
+        each = [value.to(old) for value, old in zip(values[0].unbind(), before)]
+        if tracing or not inplace:
+            return each
+        torch._foreach_copy_(list(before), each)
+        return before
+    runs = [range(len(before))] if runs is None else runs
+    if tracing:
         return _stored_in_trace(before, runs, values)
-    if runs is None and isinstance(values[0], Tensor) and values[0].dim():
-        new = [value.to(old) for value, old in zip(values[0].unbind(), before)]
-        if not inplace:
-            return new
-        torch._foreach_copy_(list(before), new)
-        return before
-    old = before[0 if runs is None else runs[0][0]]
-    numbers = all([type(value) in NUMBERS for value in values])
-    dtype = old.dtype if numbers and max(values) <= EXACT.get(old.dtype, 0) else None
-    inplace = inplace and dtype is not None and len(set(map(id, before))) == len(before)
-    if inplace and runs is None:
-        stretch = line.through(before) if line is not None and old.is_cpu else None
-        for t in before if stretch is None else [stretch]:
-            t.fill_(values[0])
-        return before
-    if numbers and runs is None and old.is_cpu:
-        return torch.full((len(before),), values[0], dtype=dtype or _wider(old.dtype, values[0]), device="cpu").unbind()
     after = list(before)
-    for run, value in zip([range(len(before))] if runs is None else runs, values):
-        for i in run:
-            if inplace or not numbers:
-                after[i] = before[i].copy_(value) if inplace else tensor_like(value, before[i])
-            else:
-                wide = dtype or _wider(before[i].dtype, value)
-                after[i] = torch.tensor(value, dtype=wide, device=before[i].device)
+    has_own = len(set(map(id, before))) == len(before)
+    for run, value in zip(runs, values):
+        old = before[run[0]]
+        dtype = _dtype_for(value, old)
+        if inplace and has_own and dtype is old.dtype:
+            vector = line.through(before) if line is not None and len(run) == len(before) and old.is_cpu else None
+            for t in [before[i] for i in run] if vector is None else [vector]:
+                t.copy_(value) if isinstance(value, Tensor) else t.fill_(value)
+        else:
+            for i, new in zip(run, _copies(value, len(run), dtype, old.device)):
+                after[i] = new
     return after
 
 
-def _stored_in_trace(before: Sequence[Any], runs: Runs, values: Sequence[Any]) -> Sequence[Any]:
+def _copies(value: Any, count: int, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
+    """So many 0-d tensors of a number, or of a tensor's value."""
+    if isinstance(value, Tensor):
+        return [value.to(device, dtype, copy=True) for _ in range(count)]
+    return torch.full((count,), value, dtype=dtype, device=device).unbind()
+
+
+def _stored_in_trace(before: Sequence[Any], runs: Sequence[Sequence[int]], values: Sequence[Any]) -> Sequence[Any]:
     """The same with one tensor for each run: a graph has few nodes then, and nothing is written in place."""
     after = list(before)
-    if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
-        return [value.to(old) for value, old in zip(values[0].unbind(), before)]
-    for run, value in zip([range(len(before))] if runs is None else runs, values):
+    for run, value in zip(runs, values):
         old = before[run[0]]
         fresh = isinstance(value, Tensor) and value is not old and value.dtype == old.dtype
         new = value if fresh else tensor_like(value, old)
@@ -235,6 +239,8 @@ EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 """The number up to which the dtype has every one."""
 
 
-def _wider(dtype: torch.dtype, value: float) -> torch.dtype:
-    """A dtype that can count so far."""
-    return torch.float64 if dtype is torch.float64 or value > EXACT[torch.float32] else torch.float32
+def _dtype_for(value: Any, old: Tensor) -> torch.dtype:
+    """The dtype of a scalar's new value: its own, or a wider one where that cannot count so far."""
+    if isinstance(value, Tensor) or value <= EXACT.get(old.dtype, 0):
+        return old.dtype
+    return torch.float64 if old.dtype is torch.float64 or value > EXACT[torch.float32] else torch.float32

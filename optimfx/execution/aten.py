@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import blocked, flat, foreach
-from optimfx.execution.hyper import Step, Steps
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Bound, Step, Steps
+from optimfx.execution.leaves import Leaves, Results
 
 name = "aten"
 virtue = "torch's own kernel"
@@ -90,7 +90,7 @@ def drawback(leaves: Leaves) -> str | None:
     return None
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Bound:
     """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     last = _last(steps, leaves)
     first = len(leaves.slots) - len(last.slots)
@@ -101,31 +101,35 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
     before = foreach.bind(steps[:-1], leaves._replace(slots=leaves.slots[:first]), stepping=False, inplace=False)
 
     call = CALLS[steps[-1].rule.aten]
-    kept = [column[0] is not None for column in last.slots]
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
         params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
         if len(steps) > 1:
             # Out of place: of the gradients, a step in place leaves what they are.
             grads, new = before(steps[:-1], (), leaves._replace(slots=leaves.slots[:first]))
             for old, values in zip(leaves.slots, new):
                 if old[0] is not None:
-                    torch._foreach_copy_(list(old), values)
+                    torch._foreach_copy_(list(old), list(values))
         step = steps[-1]
         if layout is None or _is_sum(step):
-            call(step, params, grads, [column if there else [] for column, there in zip(slots, kept)])
+            call(step, params, grads, _present(slots))
             return params, leaves.slots
         mine = Leaves(params, grads, slots)
         if direct:
             part = mine.take(direct)
-            call(step, part.params, part.grads, [column if column[0] is not None else [] for column in part.slots])
+            call(step, part.params, part.grads, _present(part.slots))
         layout.run(
-            lambda row, outs: call(step, *[[t] for t in row[:2]], [[] if t is None else [t] for t in row[2:]]),
+            lambda row, outs: call(step, row[:1], row[1:2], _present([[t] for t in row[2:]])),
             mine.take(others),
         )
         return params, leaves.slots
 
     return run
+
+
+def _present(slots: Sequence[Any]) -> list[Any]:
+    """The slots, empty where there is none."""
+    return [column if column[0] is not None else [] for column in slots]
 
 
 def _counts(step: Step, params: Sequence[Any]) -> list[Tensor]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimfx.execution import eager, flat, foreach
-from optimfx.execution.hyper import Steps, flat_scalars, with_numbers
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Bound, Steps, flat_scalars, with_numbers
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.storage import compute_dtype
 from optimfx.execution.tape import Kernel, Tape, copied, print_kernel
 
@@ -21,7 +21,6 @@ takes_hyper = False
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
 it."""
-Bound: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], tuple[Sequence[Any], Sequence[Sequence[Any]]]]
 
 
 def refusal(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> str | None:
@@ -44,8 +43,11 @@ def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Boun
     kernels: dict[Any, Kernel] = {}
     spare: list[dict[Any, list[Tensor]]] = []
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
-        scratch = spare.pop() if spare else {}
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        try:
+            scratch = spare.pop()
+        except IndexError:  # a thread for each of those that there are
+            scratch = {}
 
         def call(row: flat.Row, outs: flat.Row) -> None:
             over = outs[0] is row[0 if stepping else 1]

@@ -62,12 +62,33 @@ class Columns(NamedTuple):
         has_sparse = any([grads[i].layout is not torch.strided for i in live])
         return cls(leaves, [own for own, _ in pairs], spec, live, has_sparse)
 
+    def writable(self) -> Columns:
+        """The same with gradients that can be written over."""
+        return self._replace(leaves=self.leaves._replace(grads=writable(self.leaves.grads)))
+
     def trees(
         self, links: Sequence[Any], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
     ) -> tuple[PyTree, list[PyTree]]:
         """The results, and the columns of each link's new state, as trees."""
         states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
         return tree.unflatten(self.spec, results), states
+
+
+def writable(grads: Sequence[Any]) -> list[Any]:
+    """Gradients that can be written over: not one whose elements share memory, nor one that stands for two leaves."""
+    seen: set[int] = set()
+    own = []
+    tracing = modes.tracing()
+    for grad in grads:
+        if grad is not None and grad.layout is torch.strided:
+            # What a tracer holds has no address; and an empty tensor has none.
+            address = id(grad) if tracing else grad.data_ptr()
+            if 0 in grad.stride() or address in seen:
+                grad = grad.clone(memory_format=torch.contiguous_format)
+            elif address:
+                seen.add(address)
+        own.append(grad)
+    return own
 
 
 def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[Any], PyTreeSpec]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import blocked, eager, flat
-from optimfx.execution.hyper import Steps
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Bound, Steps
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.open import Open, filled, form_of, left_open
 from optimfx.execution.storage import compute_dtype, load
 
@@ -43,13 +43,13 @@ def drawback(leaves: Leaves) -> str | None:
     return "has to be asked for, as compiling takes seconds"
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Bound:
     """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     if not _has_compiler():
         return blocked.bind(steps, leaves, stepping=stepping, inplace=inplace)
     layout = flat.Layout(leaves, stepping=stepping, inplace=inplace)
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
         forms = [form_of(step) for step in steps]
         given = [float(x) for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
         scalars = torch.tensor(given, dtype=torch.float64, device="cpu")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.execution.hyper import Steps, is_own, own
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Steps, is_own, own, unplanned
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.storage import apart, compute_dtype, load, store
 
 name = "eager"
@@ -36,7 +36,7 @@ def drawback(leaves: Leaves) -> str | None:
     return None
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """The results, and the new slots by column."""
     rows = []
     alike = not is_own(steps)
@@ -51,6 +51,4 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
     return results, slots
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
-    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
-    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
+bind = unplanned(run)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from optimfx.execution.leaves import PLAIN, Leaves
+from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.storage import compute_dtype
 
 Row: TypeAlias = list[Any]
@@ -76,41 +76,35 @@ class Layout:
         shapes = [grad.shape for grad in leaves.grads]
         sizes = [shape.numel() for shape in shapes]
         small = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
-        self.large: list[int] = []
-        self.whole: list[int] = []
+        self.single: list[tuple[int, bool]] = []  # the leaves that are run alone, and whether they keep their shapes
         strays: list[int] = []
         for i in range(len(sizes)):
             if sizes[i] > SMALL or len(sizes) == 1:
                 row = [column[i] for column in ins]
                 to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
-                kept = sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row)
-                (self.whole if kept else strays if _stretches([*row, *to]) is None else self.large).append(i)
+                if sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row):
+                    self.single.append((i, True))
+                elif _stretches([*row, *to]) is None:
+                    strays.append(i)
+                else:
+                    self.single.append((i, False))
         self.packed = [(places, _packs(_shapes(leaves, places), self.columns)) for places in (small, strays) if places]
         self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
-    def run(self, kernel: Kernel, leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+    def run(self, kernel: Kernel, leaves: Leaves) -> Results:
         """The results, and the new slots by column."""
         stepping, inplace, ins = self.stepping, self.inplace, leaves.columns()
         if self.is_one_pack:
             outs = self._run_pack(kernel, self.packed[0][1][0], ins)
             return outs[0], outs[1:]
         outs = [list(column) for column in outs_of(ins, stepping)]
-        for i in self.whole:
+        for i, keeps_shape in self.single:
             row = [column[i] for column in ins]
-            to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
-            kernel(row, to)
-            for column, t in zip(outs, to):
-                column[i] = t
-        for i in self.large:
-            row = [column[i] for column in ins]
-            if inplace:
-                stretches: Any = _stretches(row)
-                kernel(stretches, outs_of(stretches, stepping))
-                continue
-            to = list(map(_empty_like, outs_of(row, stepping)))
-            stretches = _stretches([*row, *to])
-            kernel(stretches[: len(ins)], stretches[len(ins) :])
-            for column, t in zip(outs, to):
+            news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
+            views: Any = [*row, *news] if keeps_shape else _stretches([*row, *news])
+            given = views[: len(row)]
+            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :])
+            for column, t in zip(outs, news):
                 column[i] = t
         for places, packs in self.packed:
             columns = _taken(ins, places)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import eager
-from optimfx.execution.hyper import Steps, is_own
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Steps, is_own, unplanned
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.operators import Operators
 from optimfx.execution.storage import compute_dtype, load, real, store
 
@@ -74,7 +74,7 @@ def drawback(leaves: Leaves) -> str | None:
     return "a single leaf" if len(leaves.grads) == 1 else None
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """The results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
@@ -89,11 +89,6 @@ def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple
     return results, slots
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
-    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
-    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
-
-
 def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     # For a thousand small leaves, a call for each costs as much as the arithmetic.
     return [t if t.dtype == dtype and t.dim() else load(t, dtype) for t in column]
@@ -104,3 +99,6 @@ def _stored(values: list[Tensor], like: Sequence[Tensor], inplace: bool) -> list
         return [store(v, t, inplace) for v, t in zip(values, like)]
     torch._foreach_copy_([real(t) if t.is_complex() or not t.dim() else t for t in like], values)
     return list(like)
+
+
+bind = unplanned(run)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numbers as kinds
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.storage import real
 from optimfx.modes import number, tracing
 
@@ -31,7 +33,11 @@ def resolve(hyper: Any, step: Any) -> Any:
     if isinstance(hyper, (tuple, list)):
         return tuple([resolve(item, step) for item in hyper])
     value = hyper(step) if callable(hyper) else hyper
-    return value if type(value) in PLAIN_VALUES else number(value)
+    if type(value) in PLAIN_VALUES:
+        return value
+    if isinstance(value, Tensor):
+        return number(value)
+    return float(value) if isinstance(value, kinds.Real) else value  # numpy's, of which a plan would not know
 
 
 PLAIN_VALUES = {int, float, bool, str, type(None)}
@@ -92,6 +98,19 @@ class Step:
 
 Steps: TypeAlias = tuple[Step, ...]
 """The steps of algorithms that follow one another, each on what the one before it made of the gradient."""
+
+
+Bound: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], Results]
+"""What an executor makes of leaves: it takes steps, the numbers among their scalars, and leaves that are alike."""
+
+
+def unplanned(run: Callable[..., Results]) -> Callable[..., Bound]:
+    """The ``bind`` of an executor that finds nothing out beforehand."""
+
+    def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Bound:
+        return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
+
+    return bind
 
 
 def is_own(steps: Steps) -> bool:

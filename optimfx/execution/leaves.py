@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+Results: TypeAlias = tuple[Sequence[Any], Sequence[Sequence[Any]]]
+"""What a step of leaves gives: the results, and the new slots by column."""
 PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
 """Torch's own types of tensors, and no tensor."""
 

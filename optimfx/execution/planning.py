@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
-from optimfx.execution.hyper import Steps, own, split, typed, wants_dtype
-from optimfx.execution.leaves import PLAIN, Leaves
+from optimfx.execution.hyper import Bound, Steps, own, split, typed, wants_dtype
+from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.select import select
 
-Results: TypeAlias = tuple[Sequence[Any], Sequence[Sequence[Any]]]
-"""The results, and the new slots by column."""
-KEPT = 16
+KEPT = 1024
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
 
 
@@ -60,7 +58,7 @@ class Part(NamedTuple):
 
     places: list[int] | None  # of all, if not these are all
     typed: bool  # whether a scalar takes the dtype of the parameters
-    run: Callable[[Steps, Sequence[Any], Leaves], Results]
+    run: Bound
 
 
 class Plan:
@@ -71,7 +69,7 @@ class Plan:
         needs_scalars: whether an executor asks for the scalars.
     """
 
-    run: Callable[[Steps, Sequence[Any], Leaves], Results]
+    run: Bound
 
     def __init__(
         self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None
@@ -89,7 +87,6 @@ class Plan:
             Part(places, changed, executor.bind(mine, part, stepping=stepping, inplace=inplace))
             for places, changed, part, mine, executor in chosen
         ]
-
         places, changed, run = self.parts[0]
         self.run = run if places is None and not changed else self._run_parts
 
@@ -122,95 +119,70 @@ class Pass:
     def __init__(
         self, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None, traced: bool = False
     ) -> None:
-        self.traced = traced
         self.how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "names": names}
         self.stepping = stepping
-        self.plans: dict[Any, Plan] = {}
         self.inplace = inplace
-        self.memo: tuple[Any, list[Any]] = None, []  # the last runs, and the plan of each
+        self.traced = traced
+        self.plans: dict[Any, Plan] = {}
+        self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # of each run, with what it is known again by
 
-    def run(
-        self,
-        leaves: Leaves,
-        runs: Sequence[Sequence[int]] | None,
-        steps: Sequence[Steps],
-        likes: Sequence[Any] | None = None,
+    def run(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
+        """The results, and the new slots, of leaves that all take these steps.
+
+        Scalars may be vectors, a number for each leaf.
+
+        Args:
+            leaves: the leaves.
+            steps: what they take.
+            like: what is equal for steps whose hyperparameters are alike (the same ones are 0); ``None`` if that is not
+                known.
+        """
+        plan, numbers = self._plan((), leaves, steps, like)
+        return plan.run(steps, numbers, leaves)
+
+    def run_each(
+        self, leaves: Leaves, runs: Sequence[Sequence[int]], steps: Sequence[Steps], likes: Sequence[Any]
     ) -> Results:
         """The results, and the new slots, of runs of leaves with their steps; what is in no run stays as it is.
 
-        ``None`` is one run of all leaves, whose steps may have scalars that are vectors, a number for each leaf. Every
-        run is planned before one of them writes.
-
-        ``likes`` has for each run what is equal for steps whose hyperparameters are alike (the same ones are 0);
-        ``None`` if that is not known.
+        Every run is planned before one of them writes.
         """
-        if self.traced:
-            plans: list[tuple[Plan, Sequence[Any]]] = [
-                (Plan(each, part, **self.how), []) for each, part in zip(steps, _parts(leaves, runs))
-            ]
-        else:
-            plans = self._plans(leaves, runs, steps, likes or [None] * len(steps))
-        if runs is None:
-            ((plan, numbers),) = plans
-            return plan.run(steps[0], numbers, leaves)
+        parts = [leaves.take(run) for run in runs]
+        plans = [self._plan(tuple(run), *each) for run, *each in zip(runs, parts, steps, likes)]
         if self.inplace and self.stepping and not self.traced:
-            for (plan, numbers), part, each in zip(plans, _parts(leaves, runs), steps):
+            # Nothing has to be put anywhere, which for hundreds of runs takes as long as the steps.
+            for (plan, numbers), part, each in zip(plans, parts, steps):
                 plan.run(each, numbers, part)
             return leaves.params, leaves.slots
         results = list(leaves.params if self.stepping else leaves.grads)
         slots = [list(column) for column in leaves.slots]
-        for run, (plan, numbers), part, each in zip(runs, plans, _parts(leaves, runs), steps):
+        for run, (plan, numbers), part, each in zip(runs, plans, parts, steps):
             out, new = plan.run(each, numbers, part)
             for column, values in zip((results, *slots), (out, *new)):
                 for i, value in zip(run, values):
                     column[i] = value
         return results, slots
 
-    def run_all(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
-        """As :meth:`run` for one run of all leaves, which is by far the most common."""
-        runs, last = self.memo
-        known = last[0] if runs is None and last else None
-        if known is not None and like is not None and not known[0].needs_scalars and known[1] == like:
-            plan: Plan = known[0]
-            return plan.run(steps, (), leaves)
-        return self.run(leaves, None, (steps,), (like,))
-
-    def _plans(
-        self, leaves: Leaves, runs: Sequence[Sequence[int]] | None, steps: Sequence[Steps], likes: Sequence[Any]
-    ) -> list[tuple[Plan, Sequence[Any]]]:
-        """The plan of each run, and the numbers of its steps."""
-        before, last = self.memo
-        if len(last) != len(steps) or before != runs:
-            last = [None] * len(steps)
-        plans: list[tuple[Plan, Sequence[Any]]] = []
-        for k, (each, like) in enumerate(zip(steps, likes)):
-            known = last[k]
-            if known is not None and not known[0].needs_scalars and like is not None and known[1] == like:
-                plans.append((known[0], ()))
-                continue
-            static, numbers = split(each)
-            if known is None or known[2] != static:
-                run = () if runs is None else tuple(runs[k])
-                plan = self.plans.get((run, static)) or self._made(run, static, leaves, each)
-                known = (plan, like, static)
-                last[k] = known
-            elif known[1] != like:
-                last[k] = (known[0], like, static)
-            plans.append((known[0], numbers))
-        self.memo = runs, last
-        return plans
-
-    def _made(self, run: tuple[int, ...], static: Any, leaves: Leaves, steps: Steps) -> Plan:
-        plan = Plan(steps, leaves.take(run) if run else leaves, **self.how)
-        while len(self.plans) >= KEPT:
-            del self.plans[next(iter(self.plans))]
-        self.plans[run, static] = plan
-        return plan
+    def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps, like: Any) -> tuple[Plan, Sequence[Any]]:
+        """The plan of a run, and the numbers among the scalars of its steps."""
+        if self.traced:
+            return Plan(steps, leaves, **self.how), ()
+        known = self.last.get(run)
+        if known is not None and like is not None and known[1] == like and not known[0].needs_scalars:
+            return known[0], ()
+        static, numbers = split(steps)
+        if known is None or known[2] != static or known[1] != like:
+            plan = self.plans.get((run, static)) or _keep(self.plans, (run, static), Plan(steps, leaves, **self.how))
+            known = _keep(self.last, run, (plan, like, static))
+        return known[0], numbers
 
 
-def _parts(leaves: Leaves, runs: Sequence[Sequence[int]] | None) -> Iterator[Leaves]:
-    """The leaves of each run."""
-    yield from [leaves] if runs is None else map(leaves.take, runs)
+def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+    """The value, kept under the key until there are too many."""
+    while len(kept) >= KEPT:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = value
+    return value
 
 
 def _groups(leaves: Leaves) -> Sequence[list[int] | None]:

@@ -1,47 +1,28 @@
-"""From trees to leaves and back: how every rule is initialised and run."""
+"""From trees to leaves and back: trees that are alike are taken apart, stepped and put together by one plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from optree import PyTreeSpec
+from torch import Tensor
 
 from optimfx import modes, tree
-from optimfx.execution import flat
-from optimfx.execution.advance import advance, check_layout, check_params
-from optimfx.execution.columns import Columns, state_of
-from optimfx.execution.hyper import carried_at_first, first_step, tensor_like
-from optimfx.execution.planning import Pass
-from optimfx.execution.storage import kept_as
-from optimfx.execution.tree_plan import plan_for
+from optimfx.execution.advance import advance
+from optimfx.execution.columns import ABSENT, Columns
+from optimfx.execution.flat import Line
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.planning import Guard, Pass
+from optimfx.execution.select import forced
 from optimfx.tree import PyTree
 
+KEPT = 128
+"""Plans that are kept, of all transformations together."""
 
-def init(update: Any, params: PyTree) -> PyTree:
-    """The state of a rule for these parameters: each has a step count, and small tensors lie end to end in memory."""
-    leaves, spec = tree.flatten(params)
-    for i, leaf in enumerate(leaves):
-        if leaf is not None:
-            tree.check_leaf(leaf, spec, i, "params")
-            refusal = update.rule.refusal(leaf)
-            if refusal:
-                given = f"has shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
-                raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
-    if not update.counts:
-        return update.state_type()
-    # torch.optim's dtype for counts: float32, or float64 when that is the default. On the host they are read at once.
-    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-    zero = torch.zeros((), dtype=dtype, device="cpu")
-    carried = [tensor_like(value, zero.double()) for value in carried_at_first(update).values()]
-    shared = [[None if leaf is None else value for leaf in leaves] for value in (zero, *carried)]
-    hyper = {name: update.hyper[name] for name in update.rule.init_names}
-    nothing = (None,) * (len(update.state_type._fields) - update.shares)
-    rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
-    slots = [[kept_as(slot, update.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
-    if modes.tracing():
-        return state_of(update, spec, [*shared, *slots])
-    return state_of(update, spec, [flat.together(column) for column in (*shared, *slots)])
+_plans: OrderedDict[Any, TreePlan] = OrderedDict()
 
 
 def run(
@@ -60,24 +41,161 @@ def run(
     """
     if modes.tracing():
         columns = Columns.of(links, updates, states, params)
+        if inplace and not stepping:
+            columns = columns.writable()
         one_pass = Pass(stepping=stepping, inplace=inplace, traced=True)
         with modes.donating(inplace, columns.leaves.params):
             results, after = advance(links, columns, one_pass, has_params=params is not None, inplace=inplace)
         return columns.trees(links, results, after)
-    plan, leaves = plan_for(links, updates, states, params, stepping=stepping, inplace=inplace)
-    return plan.run(links, leaves)
+    trees = [updates] if params is None else [params, updates]
+    for link, state in zip(links, states):
+        trees += state if isinstance(state, link.state_type) else (state,)
+    flat = [ABSENT_TREE if subtree == () else tree.flatten_with_key(subtree) for subtree in trees]
+    leaves = [leaves for leaves, _ in flat]
+    missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
+    how = (params is None, stepping, inplace, torch.is_grad_enabled(), forced(), missing)
+    first = next((leaf for leaf in leaves[0] if isinstance(leaf, Tensor)), None)
+    like = None if first is None else (first.shape, first.dtype)
+    key = (like, tuple([key for _, key in flat]), how, tuple([link.signature for link in links]))
+    plan = _plans.get(key)
+    known = None if plan is None else plan.columns_of(leaves)
+    if plan is None or known is None:
+        columns = Columns.of(links, updates, states, params)
+        plan = TreePlan(links, columns, trees, flat, stepping=stepping, inplace=inplace, has_params=params is not None)
+        if plan.guard is not None:
+            _plans[key] = plan
+            while len(_plans) > KEPT:
+                _plans.popitem(last=False)
+    else:
+        columns = known
+    return plan.run(links, columns)
 
 
-def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """Raise what ``run`` would raise of trees that do not fit together."""
-    columns = Columns.of([update], updates, [state], params)
-    scalars = first_step(update).scalars
-    if columns.live:
-        check_params(update, scalars, params is not None)
-    check_layout(update, scalars, columns.leaves.grads, columns.live, columns.spec)
+ABSENT_TREE: tuple[list[Any], Any] = [], ()
 
 
-def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """The check of any transformation; one that has none is taken at its word."""
-    if hasattr(tx.update, "check"):
-        tx.update.check(updates, state, params)
+class TreePlan:
+    """How trees that are alike are stepped.
+
+    Args:
+        links: rules that follow one another.
+        columns: the leaves of the trees, which have been checked against each other.
+        trees: the parameters if there are any, the updates, and the fields of the states.
+        flat: their leaves and keys.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        has_params: whether there are parameters.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[Any],
+        columns: Columns,
+        trees: Sequence[PyTree],
+        flat: Sequence[tuple[Sequence[Any], Any]],
+        *,
+        stepping: bool,
+        inplace: bool,
+        has_params: bool,
+    ) -> None:
+        self.stepping = stepping
+        self.inplace = inplace
+        self.has_params = has_params
+        self.one_pass = Pass(stepping=stepping, inplace=inplace)
+        self.spec, self.live, self.has_sparse = columns.spec, columns.live, columns.has_sparse
+        self.build = tree.builder_of(flat[0][1])
+        size = len(columns.leaves.grads)
+        self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
+        self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
+        self.lines = [Line(range(size + 1)) if size > 1 else None for own in columns.shared for _ in own]
+        tensors = _tensors(columns.leaves)
+        self.guard = Guard(tensors) if Guard.can_see(tensors) else None
+        slots = iter(columns.leaves.slots)
+        # Of each field of each state, whether some leaves have it, and all.
+        self.presence = [
+            [_presence(column) for column in (*own, *[next(slots) for _ in link.rule.slots])]
+            for link, own in zip(links, columns.shared)
+        ]
+
+    def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:
+        """The leaves of each tree as columns, if they are as they were."""
+        columns = iter([each if pick is None else pick(each) for pick, each in zip(self.pick, leaves)])
+        params = next(columns) if self.has_params else [None] * len(leaves[0])
+        grads = next(columns)
+        shared, slots = [], []
+        for shares, fields in self.sizes:
+            shared.append([next(columns) for _ in range(shares)])
+            slots += [next(columns) for _ in range(fields - shares)]
+        mine = Leaves(params, grads, slots)
+        if self.guard is None or not self.guard.admits(_tensors(mine)):
+            return None
+        return Columns(mine, shared, self.spec, self.live, self.has_sparse)
+
+    def run(self, links: Sequence[Any], columns: Columns) -> tuple[PyTree, list[PyTree]]:
+        """The results, and the new states."""
+        if self.inplace and self.stepping:
+            self._check_apart(columns.leaves.params)
+        elif self.inplace:
+            columns = columns.writable()
+        recording = torch.is_grad_enabled()
+        if self.inplace and recording:
+            torch._C._set_grad_enabled(False)
+        try:
+            results, after = advance(
+                links,
+                columns,
+                self.one_pass,
+                has_params=self.has_params,
+                inplace=self.inplace,
+                lines=self.lines,
+            )
+        finally:
+            torch._C._set_grad_enabled(recording)
+        states = [
+            link.state_type(*map(self._field, presence, own))
+            for link, presence, own in zip(links, self.presence, after)
+        ]
+        return self.build(results), states
+
+    def _field(self, presence: tuple[bool, bool], column: Sequence[Any]) -> PyTree:
+        some, every = presence
+        if not some:
+            return ABSENT
+        return self.build(column if every else [ABSENT if x is None else x for x in column])
+
+    def _check_apart(self, params: Sequence[Any]) -> None:
+        """Refuse parameters that are one tensor, which a step in place would step twice."""
+        addresses = [0 if p is None else p.data_ptr() for p in params] if self.has_params else []
+        if len(set(addresses)) == len(addresses):
+            return
+        first: dict[int, int] = {}
+        for i, address in enumerate(addresses):
+            if address and params[i].numel() and first.setdefault(address, i) != i:
+                one, other = (tree.path(self.spec, at, "params") for at in (first[address], i))
+                raise ValueError(
+                    f"{other} and {one} are one tensor, which a step in place would step twice. Keep it under one key "
+                    f"(model.named_parameters() does), or step with inplace=False."
+                )
+
+
+def _picker(
+    subtree: PyTree, leaves: Sequence[Any], key: Any, spec: PyTreeSpec, size: int
+) -> Callable[[Sequence[Any]], list[Any]] | None:
+    """What finds a column among the leaves of its tree; ``None`` if these are the column."""
+    if key == ():
+        return lambda leaves: [None] * size
+    # The same tree with numbers in place of its leaves says where each leaf is.
+    places: list[Any] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
+    if places == list(range(size)) and len(leaves) == size:
+        return None
+    return lambda leaves: [None if place == () else leaves[place] for place in places]
+
+
+def _presence(column: Sequence[Any]) -> tuple[bool, bool]:
+    there = [x is not None for x in column]
+    return any(there), all(there)
+
+
+def _tensors(leaves: Leaves) -> list[Tensor]:
+    """All that are there."""
+    return [t for column in leaves.columns() for t in column if t is not None]

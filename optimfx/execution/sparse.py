@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import eager
-from optimfx.execution.hyper import Steps
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Steps, unplanned
+from optimfx.execution.leaves import Leaves, Results
 
 name = "sparse"
 takes_hyper = False
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """The results (sparse updates, or with ``stepping`` whole parameters), and the new slots by column."""
     results = []
     columns: list[list[Any]] = [[] for _ in leaves.slots]
@@ -47,6 +47,4 @@ def _put(tensor: Tensor, place: tuple[Tensor, ...], values: Tensor, inplace: boo
     return tensor.index_put_(place, values) if inplace else tensor.index_put(place, values)
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
-    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
-    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
+bind = unplanned(run)

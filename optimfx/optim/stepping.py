@@ -187,7 +187,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
         done = before[0]
         if type(done) in NUMBERS and before.count(done) == len(before):
             one = step_with(first.update, int(done) + 1, first.hyper, {})
-            plan.one_pass.run_all(Leaves(params, grads, slots), (one,), first.like)
+            plan.one_pass.run(Leaves(params, grads, slots), (one,), first.like)
             return one.count
     runs, counts, leaders = _runs(before, carried, plan)
     # Of numbers, a graph would make constants; it asks the update, which looks them up.
@@ -206,7 +206,10 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
         likes = [leader.like for leader in leaders]
     else:
         likes, taken = [None] * len(leaders), [scaling.around(each) for each in taken]
-    results, new = plan.one_pass.run(leaves, runs, [(each,) for each in taken], likes)
+    if runs is None:
+        results, new = plan.one_pass.run(leaves, (taken[0],), likes[0])
+    else:
+        results, new = plan.one_pass.run_each(leaves, runs, [(each,) for each in taken], likes)
     if differentiable:
         for column, values in zip((params, *slots), (results, *new)):
             _copy(column, values)

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.execution.hyper import Steps
-from optimfx.execution.leaves import PLAIN, Leaves
+from optimfx.execution.hyper import Bound, Steps
+from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.open import form_of, left_open
 from optimfx.execution.triton import build, launch
 from optimfx.execution.triton.kernels import source
@@ -42,14 +42,14 @@ def drawback(leaves: Leaves) -> str | None:
     return "interpreted: for tests" if build.INTERPRETED else None
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
+def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Bound:
     """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
     forms = list(map(form_of, steps))
     kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
     positional = any(step.rule.positional for step in steps)
     layout = launch.layout_of(leaves)
 
-    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+    def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
         scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
         how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional}
         return launch.run(kernels, scalars, leaves, layout, **how)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimfx.execution import flat
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.triton import tables
 from optimfx.execution.triton.build import Kernels
 
@@ -49,7 +49,7 @@ def run(
     inplace: bool,
     positional: bool,
     members: int = 1,
-) -> tuple[Sequence[Any], Sequence[Sequence[Any]]]:
+) -> Results:
     """The results, and the new slots by column.
 
     Args:

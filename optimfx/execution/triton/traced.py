@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from optimfx import modes
-from optimfx.execution.hyper import Steps, flat_scalars
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.hyper import Steps, flat_scalars, unplanned
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.triton import build
 from optimfx.execution.triton.op import plain
 from optimfx.execution.triton.spelling import letter, spell
@@ -38,7 +38,7 @@ def refusal(steps: Steps, leaves: Leaves) -> str | None:
     return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
 
 
-def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> tuple[list[Any], list[list[Any]]]:
+def run(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """The results, and the new slots by column."""
     word = spell(steps, leaves)
     device = leaves.grads[0].device
@@ -119,6 +119,4 @@ def _differentiated(steps: Steps, leaves: Leaves) -> bool:
     return modes.differentiated(*scalars, *[t for row in leaves.rows() for t in row])
 
 
-def bind(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Any:
-    """The rules on leaves like these, as a function of the leaves and of steps with other numbers."""
-    return lambda steps, numbers, leaves: run(steps, leaves, stepping=stepping, inplace=inplace)
+bind = unplanned(run)
