@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clients matrix lint docs notebooks bench gpu clean
+.PHONY: demo test test-clients matrix lint docs notebooks bench audit gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
@@ -44,11 +44,15 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/readme.py
 
+# What a compiler makes of the kernels, ahead of time and without a GPU: docs/kernels.md.
+audit: $(VENV)/.installed
+	$(BIN)/python benchmarks/kernel_audit.py $(CHECK)
+
 # With another environment that has all it needs, which may be without a network: make gpu BIN=/path/to/its/bin
 gpu: export PYTHONPATH = .
 gpu: $(if $(filter $(VENV)/bin,$(BIN)),$(VENV)/.installed)
 	@$(BIN)/python -c "import torch; exit(not torch.cuda.is_available())" || { echo "$(NO_GPU)"; exit 1; }
-	$(BIN)/python -m pytest -q -n 4 -m cuda tests/test_cuda_*.py tests/test_optim_capture.py
+	$(BIN)/python -m pytest -q -n 4 -m cuda tests/gpu
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/readme.py gpu
 

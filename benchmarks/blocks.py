@@ -21,14 +21,15 @@ from rich.table import Table
 from timing import Method, best_of_rounds
 
 import optimfx as fx
-from optimfx.execution import blocked, compiled, flat
+from optimfx.execution.executors import blocked, compiled
+from optimfx.execution.memory import packing
 
 ELEMENTS = 1 << 23
 BLOCKS = [1 << k for k in range(13, 22)]
 LEAVES = [1 << k for k in range(6, 18)]
 
 
-THRESHOLDS: dict[str, ModuleType] = {"BLOCK": blocked, "SMALL": flat}
+THRESHOLDS: dict[str, ModuleType] = {"BLOCK": blocked, "SMALL": packing}
 
 
 def method(name: str, executor: ModuleType, size: int, **thresholds: int) -> Method:

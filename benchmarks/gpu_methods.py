@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from algorithms import ALGORITHMS as TORCHS
 from algorithms import TORCH, Algorithm
+from kernel_inventory import source
 from torch import Tensor
 
 import optimfx as fx
-from optimfx.execution.triton import shipped
 
 CLIPPED = "clip + AdamW"
 _BEYOND = ("SignSGD", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT")
@@ -47,10 +47,10 @@ def traffic(algorithm: Algorithm, dtype: torch.dtype) -> int | None:
     """
     update: Any = transformation(algorithm).update
     links = [link.update for link in update.links] if hasattr(update, "links") else [update]
-    if not all(link.rule.elementwise or link.rule.norms for link in links):
+    if not all(link.rule.has_kernel for link in links):
         return None
-    text = shipped.source(links, dtype)
-    norms = any(link.rule.measures_norm for link in links)
+    text = source(links, dtype)
+    norms = any(link.rule.needs_global_norm for link in links)
     return (text.count("tl.load(p") + text.count("tl.store(p") + norms) * dtype.itemsize
 
 

@@ -9,12 +9,15 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 """
 
 from optimfx import execution, ops, optim, schedules
-from optimfx.base import EmptyState, GradientTransformation, Rule, StepState, transformation
-from optimfx.combine import chain, is_matrix, masked, named_chain, partition
+from optimfx.combinators.chain import chain, named_chain
+from optimfx.combinators.inject import inject_hyperparams
+from optimfx.combinators.multi_steps import multi_steps
+from optimfx.combinators.partition import is_matrix, masked, partition
+from optimfx.core import EmptyState, GradientTransformation, Locality, Rule, StepState
+from optimfx.core.stateless import identity, stateless
+from optimfx.core.tree import global_norm
 from optimfx.describe import describe
-from optimfx.execution import explain
-from optimfx.inject import inject_hyperparams
-from optimfx.multi_steps import multi_steps
+from optimfx.execution import explain, transformation
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -48,10 +51,9 @@ from optimfx.transforms.monitor import monitor
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
-from optimfx.transforms.stateless import identity, set_to_zero, stateless
+from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.weight_decay import add_decayed_weights
-from optimfx.tree import global_norm
 from optimfx.update import apply_updates, step
 
 __version__ = "0.1.0"
@@ -78,6 +80,6 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # how it runs
     "execution", "explain", "describe",
     # your own rule
-    "Rule", "transformation", "ops", "global_norm",
+    "Rule", "Locality", "transformation", "ops", "global_norm",
 ]
 # fmt: on

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimfx.base import GradientTransformation, Params
+from optimfx.core import GradientTransformation, Params
+from optimfx.core.reprs import Text, call, name_of
 from optimfx.execution import explain
-from optimfx.printed import Text, call, name_of
 
 
 def describe(tx: GradientTransformation, params: Params | None = None) -> Text:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from optimfx import ops
-from optimfx.base import Hyper, Scalar, Schedule
-from optimfx.closed_form import closed_form
+from optimfx.core import Hyper, Scalar, Schedule
+from optimfx.core.closed_form import closed_form
 
 __all__ = [
     "constant", "cosine_annealing", "cosine_annealing_warm_restarts", "cyclic", "exponential", "join",

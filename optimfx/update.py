@@ -6,8 +6,17 @@ from typing import Any
 
 import torch
 
-from optimfx import modes, tree
-from optimfx.base import GradientTransformation, Params, PyTree, State, Stepper, Updates, check_transformation
+from optimfx.core import (
+    GradientTransformation,
+    Params,
+    PyTree,
+    State,
+    Stepper,
+    Updates,
+    check_transformation,
+    tracing,
+    tree,
+)
 
 
 def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) -> Params:
@@ -31,7 +40,7 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
     for i, (param, increment) in enumerate(zip(old, increments)):
         if increment is not None:
             tree.check_counterpart(param, increment, spec, i, ("params", "updates"))
-    with modes.donating(inplace, old):
+    with tracing.donating(inplace, old):
         new = [p if u is None else added(p, u, inplace) for p, u in zip(old, increments)]
     return tree.unflatten(spec, new)
 

@@ -2,7 +2,7 @@
 
 Each line is ``theirs | ours | a note``: names of theirs that share a row, names of ours (after ``fx.``), and what to
 know. ``*`` stands for all other names of the module, which are listed when the library is installed.
-``tests/test_docs.py`` holds the tables against the installed libraries.
+``tests/docs/test_docs.py`` holds the tables against the installed libraries.
 """
 
 import importlib
@@ -195,8 +195,8 @@ OPTAX = {
             `"linear"`; torch's knots.
         join_schedules | schedules.join |
         Params Updates OptState Schedule ScalarOrSchedule TransformInitFn TransformUpdateFn \
-            TransformUpdateExtraArgsFn | base.Params base.Updates base.State base.Schedule base.Hyper \
-            base.TransformInit base.TransformUpdate |
+            TransformUpdateExtraArgsFn | core.types.Params core.types.Updates core.types.State core.types.Schedule \
+            core.types.Hyper core.transformation.TransformInit core.transformation.TransformUpdate |
         ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState ScaleByAmsgradState ScaleByBeliefState \
             ScaleByLBFGSState ScaleByLionState ScaleByNovogradState ScaleByRmsState ScaleByRssState \
             ScaleByRStdDevState ScaleBySM3State FactoredState | | States have torch's names: \
@@ -308,8 +308,8 @@ TORCHOPT = {
     "torchopt.distributed": "* | | `torch.distributed`; FSDP2 shards the classes.",
     "torchopt.utils": "ModuleState | |",
     "torchopt.typing": """
-        Params Updates OptState Scalar Schedule ScalarOrSchedule | base.Params base.Updates base.State base.Scalar \
-            base.Schedule base.Hyper |
+        Params Updates OptState Scalar Schedule ScalarOrSchedule | core.types.Params core.types.Updates \
+            core.types.State core.types.Scalar core.types.Schedule core.types.Hyper |
         * | |
     """,
     "torchopt.pytree": "* | | `optree`, which both libraries are built on.",

@@ -120,8 +120,8 @@ def reference() -> dict[str, list[str]]:
         where = defined_in(name)
         if inspect.ismodule(getattr(fx, name)) or name in algorithms():
             continue
-        kind = "links" if where.startswith("transforms.") else "functions"
-        pages["combinators" if where in ("combine", "inject", "multi_steps") else kind].append(name)
+        kind = "links" if where.startswith(("transforms.", "core.stateless")) else "functions"
+        pages["combinators" if where.startswith("combinators.") else kind].append(name)
     for module in ("schedules", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops"):
         names = [f"{module}.{name}" for name in public_names()[module]]
         pages[module.rpartition(".")[2]] += [name for name in names if not inspect.ismodule(at(name))]

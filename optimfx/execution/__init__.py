@@ -1,23 +1,22 @@
 """How a rule runs. Knows no algorithm: a rule comes in as data, and leaves as columns of tensors.
 
-``run`` takes trees apart and puts them together; ``select`` chooses an executor for each group of leaves; an executor
-(``triton``, ``aten``, ``compiled``, ``blocked``, ``foreach``, ``eager``, ``sparse``) runs the rule on them.
+``engine`` takes trees apart, plans a step of their leaves, steps them and puts them together; ``dispatch`` chooses an
+executor for each group of leaves; ``executors`` run the rule on them.
 """
 
-from optimfx.execution.columns import ABSENT, check_state, writable
-from optimfx.execution.explain import Explanation, Row, explain, explain_link, explain_rules
-from optimfx.execution.hyper import is_constant, resolve, switch
+from optimfx.execution.dispatch import EXECUTORS, has_kernels, use
+from optimfx.execution.engine import run
+from optimfx.execution.explanation import Explanation, explain, explain_link, explain_rules
 from optimfx.execution.init import check, check_link, init
-from optimfx.execution.run import run
-from optimfx.execution.select import EXECUTORS, has_kernels, use
-from optimfx.execution.storage import kept_as
-from optimfx.execution.triton.spelling import numbered
+from optimfx.execution.memory.dtypes import kept_as
+from optimfx.execution.plan.columns import ABSENT, check_state, writable
+from optimfx.execution.rule_update import RuleUpdate, transformation
 
 __all__ = [
     "ABSENT",
     "EXECUTORS",
     "Explanation",
-    "Row",
+    "RuleUpdate",
     "check",
     "check_link",
     "check_state",
@@ -26,12 +25,9 @@ __all__ = [
     "explain_rules",
     "has_kernels",
     "init",
-    "is_constant",
     "kept_as",
-    "numbered",
-    "resolve",
     "run",
-    "switch",
+    "transformation",
     "use",
     "writable",
 ]

@@ -9,12 +9,13 @@ import torch
 from optree import PyTreeSpec
 from torch import Tensor
 
-from optimfx import modes, tree
-from optimfx.execution.columns import Columns
-from optimfx.execution.flat import Line
-from optimfx.execution.hyper import NUMBERS, Step, count, step_at, step_with, tensor_like
-from optimfx.execution.planning import Pass
-from optimfx.execution.select import norm_of
+from optimfx.core import tracing, tree
+from optimfx.core.hyperparams import count
+from optimfx.execution.dispatch import norm_of
+from optimfx.execution.memory.packing import Line
+from optimfx.execution.plan.columns import Columns
+from optimfx.execution.plan.passes import Pass
+from optimfx.execution.step import NUMBERS, Step, step_at, step_with, tensor_like
 
 Runs: TypeAlias = "Sequence[Sequence[int]] | None"
 """The places of leaves that share everything; ``None`` for one run of all leaves."""
@@ -63,7 +64,7 @@ def advance(
         stored: list[Sequence[Any]] = []
         for j, before in enumerate(own):
             values = [
-                getattr(steps[k].scalars, link.rule.carried[j - 1]) if j else each[k][0]
+                getattr(steps[k].scalars, link.rule.carries[j - 1]) if j else each[k][0]
                 for each, steps in zip(counts, of_run)
             ]
             stored.append(_stored(before, runs, values, next(left), inplace))
@@ -86,11 +87,11 @@ def steps_of(
     """
     rule = update.rule
     hyper = update.constants if hyper is None else hyper
-    measured = {"global_norm": norm_of(grads)} if rule.measures_norm and counts else {}
+    measured = {"global_norm": norm_of(grads)} if rule.needs_global_norm and counts else {}
     steps = []
     for each in counts:
-        taken, *carried = [x if type(x) in NUMBERS else modes.number(x) for x in each] or (None,)
-        given = {**dict(zip(rule.carried, carried)), **measured}
+        taken, *carried = [x if type(x) in NUMBERS else tracing.number(x) for x in each] or (None,)
+        given = {**dict(zip(rule.carries, carried)), **measured}
         if hyper is None:
             steps.append(step_at(update, taken, **given))
         else:
@@ -132,10 +133,10 @@ def _next(
     shared, live = columns.shared, columns.live
     every = [column for own in shared for column in own]
     whole = len(live) == len(columns.leaves.grads)
-    if modes.tracing():
+    if tracing.active():
         runs: list[list[int]] = []
         for i in live:
-            if runs and all(modes.same(column[i], column[runs[-1][0]]) for column in every):
+            if runs and all(tracing.same(column[i], column[runs[-1][0]]) for column in every):
                 runs[-1].append(i)
             else:
                 runs.append([i])
@@ -169,11 +170,11 @@ def _values(column: Sequence[Any], live: Sequence[int], line: Line | None) -> Se
     mine = column if len(live) == len(column) else [column[i] for i in live]
     first = mine[0]
     if all([x is first for x in mine]):
-        return [modes.number(first)] * len(live)
+        return [tracing.number(first)] * len(live)
     vector = None
     if line is not None and len(mine) == len(column) and {*map(type, mine)} == {Tensor} and first.is_cpu:
         vector = line.through(column)
-    return modes.numbers(mine) if vector is None else vector.tolist()
+    return tracing.numbers(mine) if vector is None else vector.tolist()
 
 
 def _is_uniform(values: Sequence[Any]) -> bool:
@@ -191,15 +192,15 @@ def _stored(
 
     It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
     """
-    tracing = modes.tracing()
+    in_trace = tracing.active()
     if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
         each = [value.to(old) for value, old in zip(values[0].unbind(), before)]
-        if tracing or not inplace:
+        if in_trace or not inplace:
             return each
         torch._foreach_copy_(list(before), each)
         return before
     runs = [range(len(before))] if runs is None else runs
-    if tracing:
+    if in_trace:
         return _stored_in_trace(before, runs, values)
     after = list(before)
     has_own = len(set(map(id, before))) == len(before)

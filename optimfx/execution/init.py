@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from optimfx import modes, tree
-from optimfx.execution import flat
+from optimfx.core import tracing, tree
+from optimfx.core.tree import PyTree
 from optimfx.execution.advance import check_layout, check_params
-from optimfx.execution.columns import Columns, state_of
-from optimfx.execution.hyper import carried_at_first, first_step, tensor_like
-from optimfx.execution.storage import kept_as
-from optimfx.tree import PyTree
+from optimfx.execution.memory import packing
+from optimfx.execution.memory.dtypes import kept_as
+from optimfx.execution.plan.columns import Columns, state_of
+from optimfx.execution.step import carried_at_first, first_step, tensor_like
 
 
 def init(update: Any, params: PyTree) -> PyTree:
@@ -21,7 +21,7 @@ def init(update: Any, params: PyTree) -> PyTree:
     for i, leaf in enumerate(leaves):
         if leaf is not None:
             tree.check_leaf(leaf, spec, i, "params")
-            refusal = update.rule.refusal(leaf)
+            refusal = update.rule.unsupported_reason(leaf)
             if refusal:
                 given = f"has shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
                 raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
@@ -36,9 +36,9 @@ def init(update: Any, params: PyTree) -> PyTree:
     nothing = (None,) * (len(update.state_type._fields) - update.shares)
     rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
     slots = [[kept_as(slot, update.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
-    if modes.tracing():
+    if tracing.active():
         return state_of(update, spec, [*shared, *slots])
-    return state_of(update, spec, [flat.together(column) for column in (*shared, *slots)])
+    return state_of(update, spec, [packing.together(column) for column in (*shared, *slots)])
 
 
 def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:

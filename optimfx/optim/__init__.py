@@ -3,15 +3,15 @@
 import torch
 
 from optimfx.optim import lr_scheduler, swa_utils
-from optimfx.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
-from optimfx.optim.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
-from optimfx.optim.beyond import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, NovoGrad, SignSGD, Yogi
+from optimfx.optim.classes.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
+from optimfx.optim.classes.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
+from optimfx.optim.classes.extra import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, NovoGrad, SignSGD, Yogi
+from optimfx.optim.classes.lbfgs import LBFGS
+from optimfx.optim.classes.muon import Muon
+from optimfx.optim.classes.sgd import ASGD, SGD, Rprop
 from optimfx.optim.convert import as_transformation
-from optimfx.optim.lbfgs import LBFGS
-from optimfx.optim.muon import Muon
 from optimfx.optim.optimizer import Optimizer
-from optimfx.optim.sgd import ASGD, SGD, Rprop
-from optimfx.optim.transform import TransformOptimizer
+from optimfx.optim.transform_optimizer import TransformOptimizer
 
 # fmt: off
 __all__ = [  # noqa: RUF022 - in the order of a table of contents

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from optimfx import optim
-from optimfx.base import GradientTransformation, RuleUpdate, State
-from optimfx.combine import PartitionState, partition
-from optimfx.execution.columns import ABSENT
-from optimfx.optim import stepping
-from optimfx.optim.lbfgs import LBFGS
-from optimfx.optim.live import Group
-from optimfx.optim.transform import TransformOptimizer
+from optimfx.combinators.partition import PartitionState, partition
+from optimfx.core import GradientTransformation, State
+from optimfx.execution import RuleUpdate
+from optimfx.execution.plan.columns import ABSENT
+from optimfx.optim.adapter import group_step
+from optimfx.optim.adapter.settings import Group
+from optimfx.optim.classes.lbfgs import LBFGS
+from optimfx.optim.transform_optimizer import TransformOptimizer
 
 
 def as_transformation(optimizer: torch.optim.Optimizer) -> tuple[GradientTransformation, State]:
@@ -80,7 +81,7 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
     columns: dict[str, list[Any]] = {name: [] for name in names}
     shared: dict[tuple[str, float], Tensor] = {}
     for param, state in zip(params, kept):
-        first = stepping.begin(update, param, counts=True, on_device=False)
+        first = group_step.begin(update, param, counts=True, on_device=False)
         # Where torch does not count, all that the algorithm asks is whether there has been a step.
         now = {**first, **state} if counts else {**first, **state, "step": float(bool(state))}
         for name in names[: update.shares]:

@@ -11,19 +11,19 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from optimfx import modes
-from optimfx.base import GradientTransformation, RuleUpdate
-from optimfx.execution.hyper import first_step
-from optimfx.execution.select import forced
-from optimfx.execution.triton import build
-from optimfx.optim import stepping
-from optimfx.optim.amp import Scaling
-from optimfx.optim.checkpoint import Mismatch, matched_by_name, restore_dtypes
-from optimfx.optim.checks import check_flags, check_fused
-from optimfx.optim.hooks import hooked
-from optimfx.optim.live import Algorithm, Group, Settings
-from optimfx.optim.scalars import Scalars
-from optimfx.optim.stepping import Batch
+from optimfx.core import GradientTransformation, tracing
+from optimfx.execution import RuleUpdate
+from optimfx.execution.dispatch import FOREACH, FUSED, LOOP, forced
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.step import first_step
+from optimfx.optim.adapter import group_step
+from optimfx.optim.adapter.amp import Scaling
+from optimfx.optim.adapter.checkpoint import Mismatch, matched_by_name, restore_dtypes
+from optimfx.optim.adapter.group_step import Batch
+from optimfx.optim.adapter.hooks import hooked
+from optimfx.optim.adapter.scalar_columns import Scalars
+from optimfx.optim.adapter.settings import Algorithm, Group, Settings
+from optimfx.optim.adapter.validation import check_flags, check_fused
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -101,7 +101,7 @@ class Optimizer(torch.optim.Optimizer):
                 kept: dict[str, Any] = self.state.get(param) or {}
                 for name in scalars if kept else ():
                     if not isinstance(kept[name], Tensor):
-                        kept[name] = stepping.scalar(float(kept[name]), param, on_device=_on_device(group))
+                        kept[name] = group_step.scalar(float(kept[name]), param, on_device=_on_device(group))
         self._prepare()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -159,7 +159,7 @@ class Optimizer(torch.optim.Optimizer):
             restore_dtypes(self.state, self.param_groups, state_dict)
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"] if p in self.state]
-            for state, moved in zip(states, stepping.together(states)):
+            for state, moved in zip(states, group_step.together(states)):
                 state.update(moved)
 
     @hooked
@@ -187,12 +187,12 @@ class Optimizer(torch.optim.Optimizer):
             # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
             # anew for every new gradient.
             stepped = [(index, group, *_with_gradients(group)) for index, group in self._groups()]
-            tracing = modes.tracing()
+            in_trace = tracing.active()
             groups = [
-                (self._prepared(i, group, tracing), params, grads) for i, group, params, grads in stepped if params
+                (self._prepared(i, group, in_trace), params, grads) for i, group, params, grads in stepped if params
             ]
-            for number, batch in enumerate(self._batches(groups, tracing)):
-                self._step_batch(number, batch, tracing)
+            for number, batch in enumerate(self._batches(groups, in_trace)):
+                self._step_batch(number, batch, in_trace)
         finally:
             torch._C._set_grad_enabled(before)
         return loss
@@ -216,74 +216,74 @@ class Optimizer(torch.optim.Optimizer):
         """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
         if not start:
             self._updates: dict[int, Settings] = {}
-            self._plans: dict[int, stepping.BatchPlan] = {}
+            self._plans: dict[int, group_step.BatchPlan] = {}
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
                     self._prepared(index, group)
 
-    def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]], tracing: bool) -> Iterator[Batch]:
+    def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]], in_trace: bool) -> Iterator[Batch]:
         """The groups, with those together that differ in no flag; counts that are on several devices make no vector."""
         together: dict[Any, list[tuple[Settings, list[Tensor], list[Tensor]]]] = {}
-        alone = len(groups) == 1 or tracing
+        alone = len(groups) == 1 or in_trace
         for settings, params, grads in groups:
             grads = self._taken(settings.group, grads)
             if settings.repeats or (settings.on_device and len({p.device for p in params}) > 1):
-                for turn in stepping.turns(params, grads):
+                for turn in group_step.turns(params, grads):
                     yield Batch([settings], [len(turn[0])], *turn)
             elif alone or settings.on_device or settings.differentiable:
                 yield Batch([settings], [len(params)], params, grads)
             else:
-                key = (settings.flags, tuple(self._kept(settings, tracing)))
+                key = (settings.flags, tuple(self._kept(settings, in_trace)))
                 together.setdefault(key, []).append((settings, params, grads))
         for batch in together.values():
             owners, params_of, grads_of = zip(*batch)
             all_params, all_grads = (list(chain.from_iterable(each)) for each in (params_of, grads_of))
             yield Batch(owners, list(map(len, params_of)), all_params, all_grads)
 
-    def _step_batch(self, number: int, batch: Batch, tracing: bool) -> None:
+    def _step_batch(self, number: int, batch: Batch, in_trace: bool) -> None:
         settings, params, grads = batch.owners[0], batch.params, batch.grads
         scaling = Scaling.told(self).on(params[0])
-        names = self._kept(settings, tracing)
+        names = self._kept(settings, in_trace)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
-        columns = stepping.columns(settings.update, states, names)
-        executors = () if tracing else self._executors(settings)
+        columns = group_step.columns(settings.update, states, names)
+        executors = () if in_trace else self._executors(settings)
         tensors = [*params, *grads, *chain.from_iterable(columns.values())]
         plan = self._plans.get(number)
         fresh: set[int] = set()
-        if tracing or plan is None or not plan.fits(batch, executors, tensors):
+        if in_trace or plan is None or not plan.fits(batch, executors, tensors):
             for owner, begin, end in batch.ranges():
                 self._check(owner, params[begin:end], grads[begin:end])
-            fresh = stepping.unbegun(columns, names)
+            fresh = group_step.unbegun(columns, names)
             if fresh:
                 for owner, begin, end in batch.ranges():
                     self._begin_states(owner, params, [i for i in range(begin, end) if i in fresh])
-                columns = stepping.columns(settings.update, states, names)
+                columns = group_step.columns(settings.update, states, names)
                 tensors = [*params, *grads, *chain.from_iterable(columns.values())]
-            stepping.check_shapes(settings.update, params, grads, columns)
-            seen = None if tracing or settings.differentiable else tensors
-            plan = stepping.BatchPlan(batch, executors, seen, traced=tracing)
+            group_step.check_shapes(settings.update, params, grads, columns)
+            seen = None if in_trace or settings.differentiable else tensors
+            plan = group_step.BatchPlan(batch, executors, seen, traced=in_trace)
             if plan.guard is not None:
                 self._plans[number] = plan
         if not self.counts:
             # A slot that is new is all that tells the first step from the later ones.
             before = [0 if i in fresh else 1 for i in range(len(states))] if fresh else [1] * len(states)
-            stepping.step(plan, batch, columns, before, scaling=scaling)
+            group_step.step(plan, batch, columns, before, scaling=scaling)
             return
-        together = tracing and build.serves(params[0].device)
+        together = in_trace and build.serves(params[0].device)
         counts = Scalars(columns["step"], together=together, line=plan.lines.get("step"))
         if not self.numeric_step:
             counts.check("state_steps")
         vector = counts.vector
-        step = stepping.step(plan, batch, columns, counts.read() if vector is None else vector, scaling=scaling)
+        step = group_step.step(plan, batch, columns, counts.read() if vector is None else vector, scaling=scaling)
         self._count(counts, step, states, scaling)
 
-    def _kept(self, settings: Settings, tracing: bool) -> list[str]:
+    def _kept(self, settings: Settings, in_trace: bool) -> list[str]:
         """What is kept for every parameter of a group."""
-        if tracing and torch.compiler.is_compiling():
-            return stepping.kept(settings.update, counts=self.counts)
+        if in_trace and torch.compiler.is_compiling():
+            return group_step.kept(settings.update, counts=self.counts)
         if settings.kept is None:
-            settings.kept = stepping.kept(settings.update, counts=self.counts)
+            settings.kept = group_step.kept(settings.update, counts=self.counts)
         return settings.kept
 
     def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
@@ -295,11 +295,10 @@ class Optimizer(torch.optim.Optimizer):
         if not settings.update.rule.elementwise:
             return forced()
         if settings.fused or self.fused:
-            return ("triton", "aten", "compiled", "foreach", "eager")
+            return FUSED
         if settings.foreach is None:
             return forced()
-        # One by one, as torch rounds; on a CPU, the blocked executor gives the same bits.
-        return ("foreach",) if settings.foreach else ("blocked", "eager")
+        return FOREACH if settings.foreach else LOOP
 
     def _count(self, counts: Scalars, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
         """Count the step; its number is given where all have the same."""
@@ -315,16 +314,16 @@ class Optimizer(torch.optim.Optimizer):
             KeyError: a state that has begun lacks what the optimizer was made to keep: it is another algorithm's.
         """
         for state in filter(None, [self.state.get(params[i]) for i in places] if self.counts else ()):
-            missing = [name for name in stepping.kept(self._own(), counts=True) if state.get(name) is None]
+            missing = [name for name in group_step.kept(self._own(), counts=True) if state.get(name) is None]
             if missing:
                 raise KeyError(missing[0])
         begun = [self._begin(settings, params[i]) for i in places]
-        for i, new in zip(places, begun if modes.tracing() else stepping.together(begun)):
+        for i, new in zip(places, begun if tracing.active() else group_step.together(begun)):
             state = self.state[params[i]]
             state.update({name: value for name, value in new.items() if state.get(name) is None})
 
     def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
-        return stepping.begin(settings.update, param, counts=self.counts, on_device=settings.on_device)
+        return group_step.begin(settings.update, param, counts=self.counts, on_device=settings.on_device)
 
     def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
@@ -340,13 +339,13 @@ class Optimizer(torch.optim.Optimizer):
         ):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _prepared(self, index: int, group: Group, tracing: bool = False) -> Settings:
+    def _prepared(self, index: int, group: Group, in_trace: bool = False) -> Settings:
         """What the group says; made anew when it is another group.
 
         Raises:
             KeyError: the group lacks a hyperparameter.
         """
-        compiling = tracing and torch.compiler.is_compiling()
+        compiling = in_trace and torch.compiler.is_compiling()
         known = self._updates.get(index)
         if known is None or known.group is not group or (compiling and known.flags != known.flags_of(group)):
             known = Settings(self.algorithm, self.algorithm.given(self.defaults), group)
@@ -364,7 +363,7 @@ class Optimizer(torch.optim.Optimizer):
         """What torch once kept as a number in the state, and now as a tensor."""
         if not hasattr(type(self), "algorithm") or self.numeric_step or not self.counts:
             return ()
-        return ("step", *self._own().rule.carried)
+        return ("step", *self._own().rule.carries)
 
 
 def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:

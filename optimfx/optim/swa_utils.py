@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from optimfx import ops, schedules
-from optimfx.base import Schedule
+from optimfx.core import Schedule
 from optimfx.optim.lr_scheduler.base import LRScheduler, Rate, per_group, rescaled
 from optimfx.transforms.average import ema_weight, swa_weight
 

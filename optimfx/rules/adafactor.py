@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     FROM_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
     DType,
     GradientTransformation,
     Hyper,
+    Locality,
     PyTree,
     Rule,
     Scalar,
     check_hyper,
     check_tuple,
-    transformation,
 )
+from optimfx.execution import transformation
 
 
 class AdafactorState(NamedTuple):
@@ -37,7 +38,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay
 
 
-def refusal(param: Any) -> str | None:
+def unsupported_reason(param: Any) -> str | None:
     return "adafactor factors the second moment of real matrices" if param.is_complex() else None
 
 
@@ -78,7 +79,9 @@ def leaf(
     return ops.add(base, update, alpha=-size / ops.maximum(rms(update, s.d), 1.0)), row_var, col_var, variance
 
 
-ADAFACTOR = Rule(leaf, scalars, init, AdafactorState, lambda s: True, elementwise=False, refusal=refusal)
+ADAFACTOR = Rule(
+    leaf, scalars, init, AdafactorState, lambda s: True, locality=Locality.TENSOR, unsupported_reason=unsupported_reason
+)
 
 
 def adafactor(

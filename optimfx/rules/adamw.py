@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.base import DType, GradientTransformation, Hyper
+from optimfx.core import DType, GradientTransformation, Hyper
 from optimfx.rules.adam import adam
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     NON_NEGATIVE,
     DType,
     GradientTransformation,
@@ -15,8 +15,8 @@ from optimfx.base import (
     Scalar,
     check_betas,
     check_hyper,
-    transformation,
 )
+from optimfx.execution import transformation
 
 
 class AdEMAMixState(NamedTuple):

@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
-    NON_NEGATIVE,
-    REAL,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_hyper,
-    transformation,
-)
+from optimfx.core import NON_NEGATIVE, REAL, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 
 
 class ASGDState(NamedTuple):
@@ -68,7 +58,7 @@ def leaf(base: Any, param: Any, grad: Any, ax: Any, s: Scalars) -> tuple[Any, An
     return result, ops.where(s.copies, stepped, ax + (stepped - ax) * s.weight)
 
 
-ASGD = Rule(leaf, scalars, init, ASGDState, lambda s: True, begin=begin)
+ASGD = Rule(leaf, scalars, init, ASGDState, lambda s: True, carries=("eta", "mu"), begin=begin)
 
 
 def asgd(

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     NON_NEGATIVE,
     DType,
     GradientTransformation,
     Hyper,
+    Locality,
     PyTree,
     Rule,
     Scalar,
     check_betas,
     check_hyper,
-    transformation,
 )
+from optimfx.execution import transformation
 from optimfx.rules import adam
 from optimfx.rules.lars import trust_ratio
 
@@ -52,7 +53,7 @@ def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Sca
     return ops.add(base, direction, alpha=-size), exp_avg, exp_avg_sq
 
 
-LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, elementwise=False, norms=True)
+LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
 def lamb(

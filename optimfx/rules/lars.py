@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, DType, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.core import NON_NEGATIVE, DType, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 from optimfx.rules import sgd
 
 
@@ -46,7 +47,7 @@ def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> 
     return sgd.leaf(base, param, scaled, momentum_buffer, s.sgd)
 
 
-LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, elementwise=False, norms=True)
+LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
 def lars(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.base import FROM_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
-from optimfx.line_search import Trial, strong_wolfe
-from optimfx.minimizer import minimizer
-from optimfx.quasi_newton import History, Pair, direction, remember
-from optimfx.states import state_class
+from optimfx.core import FROM_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
+from optimfx.core.reprs import state_class
+from optimfx.rules._shared.line_search import Trial, strong_wolfe
+from optimfx.rules._shared.minimizer import minimizer
+from optimfx.rules._shared.quasi_newton import History, Pair, direction, remember
 
 Evaluation: TypeAlias = tuple[Scalar, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     BFLOAT16,
     NON_NEGATIVE,
     REAL,
@@ -14,15 +14,16 @@ from optimfx.base import (
     GradientTransformation,
     Hyper,
     Interval,
+    Locality,
     PyTree,
     Rule,
     Scalar,
     check_count,
     check_hyper,
     check_tuple,
-    transformation,
 )
-from optimfx.linalg import orthogonalize
+from optimfx.execution import transformation
+from optimfx.rules._shared.linalg import orthogonalize
 
 
 class MuonState(NamedTuple):
@@ -44,7 +45,7 @@ def init(param: Any) -> tuple[Any]:
     return (ops.zeros_like(param),)
 
 
-def refusal(param: Any) -> str | None:
+def unsupported_reason(param: Any) -> str | None:
     if param.dim() < 2:
         return "muon orthogonalises matrices. Give other leaves to another optimizer: fx.partition with fx.is_matrix"
     if param.is_complex():
@@ -85,7 +86,15 @@ def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> 
     return ops.add(base, orthogonalize(direction, *s.newton_schulz), alpha=-size), momentum_buffer
 
 
-MUON = Rule(leaf, scalars, init, MuonState, lambda s: s.shrinkage is not None, elementwise=False, refusal=refusal)
+MUON = Rule(
+    leaf,
+    scalars,
+    init,
+    MuonState,
+    lambda s: s.shrinkage is not None,
+    locality=Locality.TENSOR,
+    unsupported_reason=unsupported_reason,
+)
 
 
 def muon(

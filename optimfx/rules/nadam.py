@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     NON_NEGATIVE,
     DType,
     GradientTransformation,
@@ -15,8 +15,8 @@ from optimfx.base import (
     Scalar,
     check_betas,
     check_hyper,
-    transformation,
 )
+from optimfx.execution import transformation
 
 
 class NAdamState(NamedTuple):
@@ -92,7 +92,7 @@ def _reads_param(s: Scalars) -> bool:
     return s.weight_decay is not None or s.shrinkage is not None
 
 
-NADAM = Rule(leaf, scalars, init, NAdamState, _reads_param, begin=begin)
+NADAM = Rule(leaf, scalars, init, NAdamState, _reads_param, carries=("mu_product",), begin=begin)
 
 
 def nadam(

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     NON_NEGATIVE,
     DType,
     GradientTransformation,
     Hyper,
+    Locality,
     PyTree,
     Rule,
     Scalar,
     check_betas,
     check_hyper,
-    transformation,
 )
+from optimfx.execution import transformation
 
 
 class NovoGradState(NamedTuple):
@@ -63,7 +64,9 @@ def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Sca
     return ops.add(base, exp_avg, alpha=-s.lr), exp_avg, exp_avg_sq
 
 
-NOVOGRAD = Rule(leaf, scalars, init, NovoGradState, reads_param=lambda s: s.weight_decay is not None, elementwise=False)
+NOVOGRAD = Rule(
+    leaf, scalars, init, NovoGradState, reads_param=lambda s: s.weight_decay is not None, locality=Locality.TENSOR
+)
 
 
 def novograd(

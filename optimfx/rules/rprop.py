@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     FROM_ONE,
     NON_NEGATIVE,
     UNIT,
@@ -17,8 +17,8 @@ from optimfx.base import (
     Scalar,
     check_hyper,
     check_tuple,
-    transformation,
 )
+from optimfx.execution import transformation
 
 
 class RpropState(NamedTuple):

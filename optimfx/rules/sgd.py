@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
-    NON_NEGATIVE,
-    REAL,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_hyper,
-    transformation,
-)
+from optimfx.core import NON_NEGATIVE, REAL, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 
 
 class SGDState(NamedTuple):

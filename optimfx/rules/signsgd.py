@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from optimfx.base import NON_NEGATIVE, DType, GradientTransformation, Hyper, check_hyper, transformation
+from optimfx.core import NON_NEGATIVE, DType, GradientTransformation, Hyper, check_hyper
+from optimfx.execution import transformation
 from optimfx.rules.sgd import SGD
 
 

@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
-    UNIT,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_hyper,
-    transformation,
-)
+from optimfx.core import UNIT, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 
 
 class AverageState(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE, Scale
 
 
@@ -56,7 +57,7 @@ def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Tensor) -> 
     return Scale(ops.where(over, max_norm / ops.where(over, global_norm, 1), 1))
 
 
-CLIP_NORM = Rule(SCALE.leaf, norm_scalars, sparse=lambda s: True)
+CLIP_NORM = Rule(SCALE.leaf, norm_scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
 def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optimfx.base import GradientTransformation, Scalar, transformation
+from optimfx.core import GradientTransformation, Scalar
+from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE, Scale
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     NON_NEGATIVE,
     REAL,
     UNIT,
@@ -16,8 +16,8 @@ from optimfx.base import (
     Rule,
     Scalar,
     check_hyper,
-    transformation,
 )
+from optimfx.execution import transformation
 from optimfx.rules import sgd
 
 

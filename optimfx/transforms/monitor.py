@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import FLOAT32, GradientTransformation, PyTree, Rule, Scalar, transformation
+from optimfx.core import FLOAT32, GradientTransformation, Locality, PyTree, Rule, Scalar
+from optimfx.execution import transformation
 
 
 class MonitorState(NamedTuple):
@@ -32,7 +33,7 @@ def leaf(base: Any, param: Any, update: Any, norm: Any, ratio: Any, nonfinite: A
     return ops.add(base, update), norm, norm / ops.magnitude(param), ops.nonfinite(update)
 
 
-MONITOR = Rule(leaf, scalars, init, MonitorState, reads_param=lambda s: True, elementwise=False)
+MONITOR = Rule(leaf, scalars, init, MonitorState, reads_param=lambda s: True, locality=Locality.TENSOR)
 
 
 def monitor() -> GradientTransformation:

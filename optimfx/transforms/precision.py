@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
+from optimfx.core import (
     FLOAT32,
     DType,
     GradientTransformation,
     Interval,
+    Locality,
     PyTree,
     Rule,
     Scalar,
     StepState,
     check_count,
-    transformation,
 )
+from optimfx.execution import transformation
 
 SEEDS = Interval(0, 2**24)
 """Integers that every compute dtype holds exactly."""
@@ -75,9 +76,16 @@ def stochastic_leaf(base: Any, param: Any, update: Any, s: Drawn) -> tuple[Any]:
     return (moved - param if base is None else moved,)
 
 
-KAHAN = Rule(kahan_leaf, stored, no_compensation, KahanState, reads_param=lambda s: True)
-MASTER = Rule(master_leaf, stored, copied, MasterState, reads_param=lambda s: True)
-STOCHASTIC = Rule(stochastic_leaf, drawn, state=StepState, reads_param=lambda s: True, positional=True)
+KAHAN = Rule(kahan_leaf, stored, no_compensation, KahanState, lambda s: True, needs_param_dtype=True)
+MASTER = Rule(master_leaf, stored, copied, MasterState, lambda s: True, needs_param_dtype=True)
+STOCHASTIC = Rule(
+    stochastic_leaf,
+    drawn,
+    state=StepState,
+    reads_param=lambda s: True,
+    locality=Locality.POSITION,
+    needs_param_dtype=True,
+)
 
 
 def kahan(*, state_dtype: DType | None = None) -> GradientTransformation:

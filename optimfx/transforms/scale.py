@@ -6,17 +6,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import (
-    NON_NEGATIVE,
-    REAL,
-    GradientTransformation,
-    Hyper,
-    Rule,
-    Scalar,
-    Schedule,
-    check_hyper,
-    transformation,
-)
+from optimfx.core import NON_NEGATIVE, REAL, GradientTransformation, Hyper, Rule, Scalar, Schedule, check_hyper
+from optimfx.execution import transformation
 
 
 class Scale(NamedTuple):

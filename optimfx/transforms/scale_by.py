@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from optimfx.base import (
-    NON_NEGATIVE,
-    UNIT,
-    DType,
-    GradientTransformation,
-    Hyper,
-    check_betas,
-    check_hyper,
-    transformation,
-)
+from optimfx.core import NON_NEGATIVE, UNIT, DType, GradientTransformation, Hyper, check_betas, check_hyper
+from optimfx.execution import transformation
 from optimfx.rules.adam import ADAM
 from optimfx.rules.rmsprop import RMSPROP
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
+from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
 from optimfx.rules.lars import trust_ratio
 
 
@@ -23,7 +24,7 @@ def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
     return (ops.add(base, update, alpha=trust_ratio(param, update, *s)),)
 
 
-TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, elementwise=False, norms=True)
+TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, locality=Locality.NORM)
 
 
 def scale_by_trust_ratio(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.base import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper, transformation
-from optimfx.combine import masked
-from optimfx.tree import PyTree
+from optimfx.combinators.partition import masked
+from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core.tree import PyTree
+from optimfx.execution import transformation
 
 
 class Scalars(NamedTuple):

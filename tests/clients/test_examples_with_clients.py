@@ -1,7 +1,8 @@
 """The examples that need these libraries, run as a user runs them."""
 
-from test_examples import run
 from twins import client
+
+from examples import run
 
 
 def test_lightning_module(tmp_path):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from test_optim_classes import CLASSES, EVERY, assert_same_value
+from classes import CLASSES, EVERY, assert_same_value
 from twins import TWINS, assert_same, both, by_class, options, trained
 
 import optimfx as fx

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_optim_classes import CLASSES
+from classes import CLASSES
 from twins import DENSE, TWINS, assert_same, both, by_class, client, options, trained
 
 import optimfx as fx

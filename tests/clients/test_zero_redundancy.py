@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from test_optim_classes import CLASSES
-from test_optim_fsdp import in_processes
+from classes import CLASSES
+from processes import in_processes
 from twins import DENSE, assert_same, options, trained
 
 import optimfx as fx

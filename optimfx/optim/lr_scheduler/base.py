@@ -9,7 +9,7 @@ import torch.optim.lr_scheduler as torch_schedulers
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimfx.base import Schedule
+from optimfx.core import Schedule
 
 Rate: TypeAlias = float | Tensor
 """A hyperparameter in a group of an optimizer."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from torch.optim import Optimizer
 
 from optimfx import schedules
-from optimfx.base import Schedule
+from optimfx.core import Schedule
 from optimfx.optim.lr_scheduler.base import Chainable, Rate, values
 
 

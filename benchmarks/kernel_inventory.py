@@ -1,0 +1,57 @@
+"""Every shipped rule that has a kernel, and some chains."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import optimfx as fx
+from optimfx.core import Locality
+from optimfx.execution.executors.triton.codegen.generate import source as made_for
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.memory.dtypes import kept_as
+from optimfx.execution.program.specialize import form_of
+from optimfx.execution.step import first_step
+
+CHAINS: dict[str, Callable[[], Any]] = {
+    "clip_by_global_norm, adamw": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()),
+    "clip_by_value, adam, decay, lr": lambda: fx.chain(
+        fx.clip_by_value(1.0), fx.scale_by_adam(), fx.add_decayed_weights(0.1), fx.scale_by_lr(1e-3)
+    ),
+    "decay, momentum, schedule": lambda: fx.chain(
+        fx.add_decayed_weights(0.1), fx.momentum(0.9), fx.scale_by_schedule(fx.schedules.linear(-0.1, 0.0, 100))
+    ),
+    "rms, momentum, lr": lambda: fx.chain(fx.scale_by_rms(), fx.momentum(0.9), fx.scale_by_lr(1e-3)),
+    "clip_by_global_norm, lion": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.lion(weight_decay=0.1)),
+    "adam, decay, trust ratio, lr": lambda: fx.chain(
+        fx.scale_by_adam(), fx.add_decayed_weights(0.1), fx.scale_by_trust_ratio(), fx.scale_by_lr(1e-3)
+    ),
+}
+
+
+def kernels() -> dict[str, Any]:
+    """Every algorithm whose rule has a kernel, and the chains: what to call it, and its links."""
+    shipped = {}
+    for name in fx.__all__:
+        module = sys.modules.get(f"optimfx.rules.{name}")
+        update = getattr(fx, name)().update if module else None
+        rule = getattr(update, "rule", None)
+        if rule and (rule.elementwise or rule.locality is Locality.NORM):
+            shipped[name] = [update]
+    return shipped | {name: [link.update for link in make().update.links] for name, make in CHAINS.items()}
+
+
+def source(links: list[Any], dtype: torch.dtype) -> str:
+    """The kernel of links that run as one, on parameters and gradients of this dtype."""
+    param, slots = torch.empty(0, dtype=dtype), []
+    for link in links:
+        begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
+        slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
+    steps = tuple([first_step(link) for link in links])
+    leaves = Leaves([param], [param], slots)
+    text, refusal = made_for(steps, list(map(form_of, steps)), leaves, stepping=True, inplace=True)
+    assert refusal is None, refusal
+    return text

@@ -1,0 +1,150 @@
+"""Hyperparameters that live in the state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimfx import ops
+from optimfx.core import GradientTransformation, Outline, Params, PyTree, Row, State, Stepper, Updates, state_class
+from optimfx.core.hyperparams import count
+from optimfx.execution import check_link, check_state, explain_link
+from optimfx.update import run_link
+
+
+@state_class
+class InjectHyperparamsState(NamedTuple):
+    """The state of a transformation whose hyperparameters can be read and replaced."""
+
+    step: Tensor  # shape=(): updates taken
+    hyperparams: dict[str, Any]  # 0-d tensors (or tuples of them) by name: the values of the last update, or to come
+    inner_state: State
+
+
+@dataclass(frozen=True, eq=False)
+class Inject(Stepper):
+    """The ``update`` of an injected transformation: builds the inner one anew from the state's values."""
+
+    factory: Callable[..., GradientTransformation]
+    fixed: dict[str, Any]
+    injected: dict[str, Any]
+
+    def init(self, params: Params) -> InjectHyperparamsState:
+        values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
+        return InjectHyperparamsState(
+            torch.zeros((), dtype=torch.int64, device="cpu"), values, self._inner(values).init(params)
+        )
+
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, InjectHyperparamsState]:
+        values = self._values(state)
+        results, after = run_link(
+            self._inner(values), updates, state.inner_state, params, stepping=stepping, inplace=inplace, **extra
+        )
+        return results, InjectHyperparamsState(state.step + 1, values, after)
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        check_link(self._inner(self._values(state)), updates, state.inner_state, params)
+
+    def explain(self, params: Params) -> list[Row]:
+        return explain_link(self._inner(self.injected), params)
+
+    def outline(self) -> Outline:
+        return Outline("inject_hyperparams", {}, [("", self._inner(self.injected))])
+
+    def _values(self, state: State) -> dict[str, Any]:
+        check_state("inject_hyperparams", InjectHyperparamsState, state)
+        unknown = [name for name in state.hyperparams if name not in self.injected]
+        if unknown:
+            raise ValueError(
+                f"state.hyperparams has {unknown}, but what was injected is {list(self.injected)}. A term that is "
+                f"switched off is not: give the factory a tensor to switch it on later."
+            )
+        return {
+            name: _tensor(value(count(state.step))) if callable(value) else state.hyperparams[name]
+            for name, value in self.injected.items()
+        }
+
+    def _inner(self, values: dict[str, Any]) -> GradientTransformation:
+        return self.factory(**self.fixed, **values)
+
+
+def inject_hyperparams(
+    factory: Callable[..., GradientTransformation], static_args: Iterable[str] = ()
+) -> Callable[..., GradientTransformation]:
+    """Keep a factory's hyperparameters in the state, where they can be read, replaced and mapped over.
+
+    Args:
+        factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
+        static_args: names of arguments to leave as they are, such as a function that is no schedule. Flags, strings,
+            ``None``, transformations and arguments annotated ``int`` always are, and so is a term that is switched off:
+            the number 0 for an argument whose default is 0 (no momentum, no decay). Give a tensor to switch such a term
+            on later.
+
+    Returns:
+        A factory with the same arguments. Its transformation has state :class:`InjectHyperparamsState`, whose
+        ``hyperparams`` maps each numeric argument, defaults included, to a float64 0-d tensor (float64 holds a Python
+        number exactly, so injection changes no result). A value that you put there is used by the next update; where
+        the argument was a schedule, each update overwrites it.
+
+    Raises:
+        TypeError: ``factory`` cannot be called.
+        ValueError: ``static_args`` names no argument of the factory; at ``update``, ``hyperparams`` has other names.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.inject_hyperparams(fx.sgd)(lr=0.1)
+    >>> params = {"w": torch.ones(1)}
+    >>> state = tx.init(params)
+    >>> state.hyperparams["lr"]
+    tensor(0.1000, dtype=torch.float64)
+    >>> state.hyperparams["lr"] = torch.tensor(0.5)
+    >>> fx.step(tx, params, state, params)[0]
+    {'w': tensor([0.5000])}
+    """
+    if not callable(factory):
+        raise TypeError(
+            f"inject_hyperparams takes a factory and gives one, as in inject_hyperparams(fx.adam)(lr=0.1); got "
+            f"{factory!r:.200}."
+        )
+    signature = inspect.signature(factory)
+    static = set(static_args)
+    unknown = static - set(signature.parameters)
+    counts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (int, "int")}
+    if unknown:
+        raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
+
+    def default(name: str) -> Any:
+        return signature.parameters[name].default if name in signature.parameters else None
+
+    def make(*args: Any, **kwargs: Any) -> GradientTransformation:
+        factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(zip(signature.parameters, bound.args)) | bound.kwargs
+        off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
+        injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
+        fixed = {k: v for k, v in arguments.items() if k not in injected}
+        return Inject(factory, fixed, injected).transformation()
+
+    return make
+
+
+def _is_hyper(value: Any) -> bool:
+    if isinstance(value, GradientTransformation):
+        return False
+    if isinstance(value, (tuple, list)):
+        return all(_is_hyper(item) for item in value)
+    return not isinstance(value, bool) and (callable(value) or isinstance(value, (int, float, Tensor)))
+
+
+def _tensor(value: Any) -> Any:
+    """A number as a float64 tensor, a tensor as it is, and tuples of them."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_tensor(item) for item in value)
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64, device="cpu")

@@ -1,0 +1,44 @@
+"""Schedules that know the call that made them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from optimfx.core import Scalar, Schedule
+
+
+class ClosedForm:
+    """A schedule, with the call that made it: that is what is shown and pickled of it.
+
+    Its function meets Python numbers and float64 tensors only: an int64 count would lose digits.
+    """
+
+    def __init__(self, function: Schedule, factory: Callable[..., Schedule], args: Any, kwargs: Any) -> None:
+        self.function = function
+        self.made_by = factory, args, kwargs
+        self.__qualname__ = factory.__qualname__
+
+    def __call__(self, step: Scalar) -> Scalar:
+        return self.function(step.to(torch.float64) if isinstance(step, Tensor) else step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        factory, args, kwargs = self.made_by
+        return functools.partial(factory, **kwargs), args
+
+
+Factory = TypeVar("Factory", bound=Callable[..., Schedule])
+
+
+def closed_form(factory: Factory) -> Factory:
+    """A factory of functions as one of schedules."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Schedule:
+        return ClosedForm(factory(*args, **kwargs), make, args, kwargs)
+
+    return cast(Factory, make)

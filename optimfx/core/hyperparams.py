@@ -1,0 +1,55 @@
+"""Hyperparameters at a step: schedules asked, host tensors read."""
+
+from __future__ import annotations
+
+import numbers as kinds
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.core.tracing import number
+
+
+def count(step: Any) -> Any:
+    """A number of steps as schedules and rules compute with it: an integer, or a float64 tensor."""
+    if type(step) is not float:
+        step = number(step)
+    return widened(step) if isinstance(step, Tensor) else int(step)
+
+
+def resolve(hyper: Any, step: Any) -> Any:
+    """A hyperparameter's value for the update that follows ``step`` updates."""
+    if type(hyper) in PLAIN_VALUES:
+        return hyper
+    if isinstance(hyper, (tuple, list)):
+        return tuple([resolve(item, step) for item in hyper])
+    value = hyper(step) if callable(hyper) else hyper
+    if type(value) in PLAIN_VALUES:
+        return value
+    if isinstance(value, Tensor):
+        return number(value)
+    return float(value) if isinstance(value, kinds.Real) else value  # numpy's, of which a plan would not know
+
+
+PLAIN_VALUES = {int, float, bool, str, type(None)}
+"""Types of what is its own value at every step."""
+
+
+def is_constant(hyper: Any) -> bool:
+    """Whether a hyperparameter is its own value at every step."""
+    return all(map(is_constant, hyper)) if isinstance(hyper, (tuple, list)) else type(hyper) in PLAIN_VALUES
+
+
+def switch(hyper: Any) -> Any:
+    """What of a hyperparameter decides which terms there are: which flag it is, or whether it is the number 0."""
+    if isinstance(hyper, (tuple, list)):
+        return tuple(map(switch, hyper))
+    if isinstance(hyper, (int, float)) and not isinstance(hyper, bool):
+        return hyper == 0
+    return hyper if type(hyper) in PLAIN_VALUES else type(hyper)
+
+
+def widened(x: Any) -> Any:
+    """A scalar in float64, so that a bias correction such as 1 - 0.999**t keeps its digits when it is on tensors."""
+    return x.to(torch.float64) if isinstance(x, Tensor) else x

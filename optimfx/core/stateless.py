@@ -1,0 +1,63 @@
+"""Transformations that are functions of the updates, and remember nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from optimfx.core.transformation import EmptyState, GradientTransformation, Outline
+from optimfx.core.types import Params, State, Updates
+
+Function: TypeAlias = Callable[[Updates, Params | None], Updates]
+
+
+def init(params: Params) -> EmptyState:
+    """Nothing to remember."""
+    return EmptyState()
+
+
+@dataclass(frozen=True, eq=False)
+class Stateless:
+    """The ``update`` of a function."""
+
+    name: str
+    function: Function
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        return self.function(updates, params), state
+
+    def outline(self) -> Outline:
+        return Outline(self.name, {"function": self.function})
+
+
+def stateless(function: Function) -> GradientTransformation:
+    """A function of the updates and the parameters as a transformation.
+
+    Args:
+        function: ``(updates, params) -> updates``, on whole trees; ``params`` is ``None`` where the caller gave none.
+
+    >>> import torch, optimfx as fx
+    >>> centralize = fx.stateless(lambda updates, params: {k: u - u.mean() for k, u in updates.items()})
+    >>> tx = fx.chain(centralize, fx.scale(-1.0))
+    >>> tx.update({"w": torch.tensor([1.0, 3.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([ 1., -1.])}
+    """
+    return GradientTransformation(init, Stateless("stateless", function))
+
+
+def identity() -> GradientTransformation:
+    """Hand the updates on as they are.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.identity()
+    >>> tx.update({"w": torch.ones(2)}, tx.init({"w": torch.zeros(2)}))
+    ({'w': tensor([1., 1.])}, EmptyState())
+    """
+    return GradientTransformation(init, Stateless("identity", _unchanged))
+
+
+def _unchanged(updates: Updates, params: Params | None) -> Updates:
+    return updates

@@ -1,0 +1,88 @@
+"""What surrounds a call: a tracer, a ``torch.func`` transform, or plain eager execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def active() -> bool:
+    """Whether tensors may stand for something else than their own values, so that none may be read.
+
+    True inside ``torch.compile`` and ``make_fx``, any ``torch.func`` transform, and forward-mode differentiation.
+    """
+    # torch has no public question for the last three; they are asked here and nowhere else.
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
+
+
+def same(x: Any, y: Any) -> bool:
+    """Whether two are one tensor; ``torch.vmap`` makes a tensor for each place at which it finds one."""
+    if x is y or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return x is y
+    functorch = torch._C._functorch
+    if not functorch.is_batchedtensor(x):
+        return False
+    while functorch.is_batchedtensor(x) and functorch.is_batchedtensor(y):
+        if functorch.maybe_get_level(x) != functorch.maybe_get_level(y):
+            return False
+        if functorch.maybe_get_bdim(x) != functorch.maybe_get_bdim(y):
+            return False
+        x, y = functorch.get_unwrapped(x), functorch.get_unwrapped(y)
+    plain = type(x) is Tensor is type(y) and not (x.requires_grad or y.requires_grad)
+    return plain and _memory(x) == _memory(y) and not functorch.is_functorch_wrapped_tensor(x)
+
+
+def _memory(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are computed along with values."""
+    return forward_ad._current_level >= 0
+
+
+def differentiated(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what happens to any of these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
+    """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
+    if torch.compiler.is_compiling():
+        # Dynamo does not say whether a transform is at work; but in one, no leaf requires gradients.
+        records = not any(p is not None and p.is_leaf and p.requires_grad for p in params)
+    else:
+        records = torch._C._functorch.peek_interpreter_stack() is not None or forward_mode()
+    return torch.no_grad() if inplace and not records else nullcontext()
+
+
+def number(x: Any) -> Any:
+    """A plain host tensor of one number as that; what a tracer, autograd or another device holds stays a tensor.
+
+    Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
+    """
+    if not isinstance(x, Tensor) or x.numel() != 1 or active() or differentiated(x) or x.device.type != "cpu":
+        return x
+    return x.item()
+
+
+def numbers(xs: Sequence[Any]) -> list[Any]:
+    """:func:`number` of each, asking once what surrounds the call."""
+    if active() or torch.is_grad_enabled():
+        return [number(x) for x in xs]
+    return [x.item() if isinstance(x, Tensor) and x.is_cpu else x for x in xs]
+
+
+def decided(condition: Any) -> Any:
+    """A condition as a bool, waiting for the device that computes it; what a tracer holds stays a tensor."""
+    return condition if active() else bool(condition)

@@ -1,0 +1,136 @@
+"""What a transformation is: a pair of pure functions over pytrees."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from optimfx.core.reprs import call, name_of, state_class
+from optimfx.core.types import Params, PyTree, State, Updates
+
+
+class TransformInit(Protocol):
+    """Makes the state for these parameters."""
+
+    def __call__(self, params: Params) -> State: ...
+
+
+class TransformUpdate(Protocol):
+    """Turns updates into updates; with ``inplace=True`` the buffers of ``updates`` and ``state`` are reused."""
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions, ``init(params) -> state`` and ``update(updates, state, params) -> (updates, state)``.
+
+    The updates that a complete optimizer returns are *added* to the parameters (:func:`optimfx.apply_updates`). An
+    ``update`` of your own that takes ``params=None, *, inplace=False, **extra`` too can be a link of anything.
+
+    >>> import optimfx as fx
+    >>> fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(lr=fx.schedules.linear(0.1), momentum=0.9))
+    chain(clip_by_global_norm(max_norm=1), sgd(lr=linear, momentum=0.9))
+    """
+
+    init: TransformInit
+    update: TransformUpdate
+
+    def __repr__(self) -> str:
+        if not hasattr(self.update, "outline"):
+            return name_of(self.update)
+        outline = self.update.outline()
+        parts = [f"{label}: {part!r}" if label else repr(part) for label, part in outline.parts]
+        return call(outline.name, outline.hyper, parts)
+
+
+class Outline(NamedTuple):
+    """What a transformation is made of, for a person to read."""
+
+    name: str
+    hyper: dict[str, Any]
+    parts: Sequence[tuple[str, GradientTransformation]] = ()  # each with its label, if it has one
+
+
+class Row(NamedTuple):
+    """Leaves that run together, and how, for a person to read."""
+
+    transform: str
+    executor: str
+    leaves: int
+    elements: int
+    dtype: str
+    device: str
+    reason: str
+
+
+class Stepper:
+    """The ``update`` of a transformation that knows its own parts, and so can do more than map updates.
+
+    Subclasses define ``init`` and four methods:
+
+    ``run(updates, state, params, *, stepping, inplace, **extra) -> (results, state)``
+        The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
+        formula allows, else they are updates.
+    ``check(updates, state, params)``
+        Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
+    ``explain(params) -> list[Row]``
+        What :func:`optimfx.explain` shows.
+    ``outline() -> Outline``
+        What :func:`optimfx.describe` shows.
+
+    Attributes:
+        spares_updates: whether a step in place leaves the updates that it is given as they are.
+    """
+
+    spares_updates: bool = False
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[Updates, State]:
+        return self.run(updates, state, params, stepping=False, inplace=inplace, **extra)
+
+    def init(self, params: Params) -> State:
+        raise NotImplementedError
+
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, State]:
+        raise NotImplementedError
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        raise NotImplementedError
+
+    def explain(self, params: Params) -> list[Row]:
+        raise NotImplementedError
+
+    def outline(self) -> Outline:
+        return Outline(type(self).__name__, {})
+
+    def transformation(self) -> GradientTransformation:
+        return GradientTransformation(self.init, self)
+
+
+@state_class
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+@state_class
+class StepState(NamedTuple):
+    """The state of a link that remembers nothing but how many steps it has taken."""
+
+    step: PyTree  # shape=() per leaf: updates taken
+
+
+def check_transformation(name: str, tx: Any) -> None:
+    """Refuse what is no pair of ``init`` and ``update``.
+
+    Raises:
+        TypeError: a factory that was not called, say.
+    """
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        factory = f" Call it first, as in {tx.__name__}(...)." if inspect.isfunction(tx) else ""
+        raise TypeError(f"{name} must be a GradientTransformation(init, update); got {tx!r:.200}.{factory}")

@@ -1,0 +1,176 @@
+"""Pytrees of tensors, by optree: flattening, and the errors that name a leaf by its path.
+
+``None`` is a leaf throughout: a parameter that is not there, or a gradient that did not come. Every transformation
+leaves such a leaf, its state and its step count alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import optree
+import torch
+import torch.utils._cxx_pytree  # fills the namespace
+from optree import PyTreeSpec
+from torch import Tensor
+
+from optimfx.core import tracing
+
+PyTree = Any
+"""Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
+NAMESPACE = "torch"
+"""Where optree looks for registered classes: those of torch.utils.pytree, and those that optree
+has for all namespaces. In it, dicts keep the order of their keys; only so can torch.compile trace them."""
+
+
+def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
+    """The leaves of a tree, and the structure that puts them back."""
+    return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
+
+
+LEAF_TYPES = {Tensor, torch.nn.Parameter, type(None)}
+
+
+def flatten_with_key(tree: PyTree) -> tuple[Sequence[Any], Any]:
+    """The leaves of a tree, and what is equal for trees of one structure.
+
+    A dict or a list of nothing but tensors is taken apart here: optree takes ten times as long, as it asks of each leaf
+    whether its class is registered.
+    """
+    if type(tree) is dict:
+        leaves = list(tree.values())
+        if LEAF_TYPES.issuperset(map(type, leaves)):
+            return leaves, (dict, *tree)
+    elif type(tree) is list and LEAF_TYPES.issuperset(map(type, tree)):
+        return tree, (list, len(tree))
+    return flatten(tree)
+
+
+def builder_of(key: Any) -> Callable[[Sequence[Any]], PyTree]:
+    """What makes a tree of this key from its leaves."""
+    if not isinstance(key, tuple):
+        return lambda leaves: unflatten(key, leaves)
+    kind, *names = key
+    return list if kind is list else lambda leaves: dict(zip(names, leaves))
+
+
+def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
+    """The subtrees of ``tree`` that stand at the leaves of ``spec``.
+
+    Raises:
+        ValueError: the structures differ; the message names the first path at which they do.
+    """
+    try:
+        return spec.flatten_up_to(tree)
+    except ValueError as error:
+        reference = unflatten(spec, [0] * spec.num_leaves)
+        where = _mismatch(reference, tree, name, error)
+        raise ValueError(
+            f"{name} does not have the structure of {like}. {where}\n"
+            f"Give {name} as a tree with one entry for each leaf of {like}; a leaf without a value is None."
+        ) from None
+
+
+def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
+    """The tree that has this structure and these leaves."""
+    return optree.tree_unflatten(spec, leaves)
+
+
+def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
+    """For each leaf of ``tree``, the leaf of ``prefix`` that stands for it or for a subtree that it is in.
+
+    Raises:
+        ValueError: ``prefix`` is not a prefix of ``tree``; the message names the first path at which it is not.
+    """
+    leaves, spec = flatten(prefix)
+    whole, structure = flatten(tree)
+    try:
+        # By place, since the keys of a dict need not stand in one order in both.
+        subtrees = spec.flatten_up_to(unflatten(structure, range(len(whole))))
+    except ValueError as error:
+        where = _mismatch(prefix, tree, name, error)
+        raise ValueError(
+            f"{name} is not a prefix of {like}. {where}\n"
+            f"Give {name} as a tree like {like}, in which a leaf may stand for a whole subtree."
+        ) from None
+    placed = {i: leaf for leaf, subtree in zip(leaves, subtrees) for i in flatten(subtree)[0]}
+    return [placed[i] for i in range(len(whole))]
+
+
+def global_norm(tree: PyTree) -> Tensor:
+    """The 2-norm of all elements of all leaves, as a 0-d tensor; half precision is added up in float32.
+
+    >>> import torch, optimfx as fx
+    >>> fx.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    tensor(5.)
+    """
+    leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
+    if not leaves:
+        return torch.zeros(())
+    dense = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
+    if tracing.active() or tracing.differentiated(*dense):
+        norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in dense]
+    else:
+        # On a GPU two launches for all leaves, and as everywhere no wait for the device.
+        narrow = [leaf for leaf in dense if leaf.dtype.itemsize < 4]
+        wide = [leaf for leaf in dense if leaf.dtype.itemsize >= 4]
+        norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
+        norms += torch._foreach_norm(wide, 2) if wide else ()
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return total
+
+
+def path(spec: PyTreeSpec, index: int, name: str) -> str:
+    """How a user would write the leaf: ``params['layers'][0]``."""
+    return spec.accessors()[index].codify(name)
+
+
+def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
+    """Refuse a leaf that no optimizer can step: anything but a floating-point or complex tensor."""
+    if not isinstance(leaf, Tensor):
+        raise TypeError(
+            f"{path(spec, index, name)} is {_kind(leaf)}; every leaf must be a tensor or None. {_advice(leaf, name)}"
+        )
+    if not (leaf.is_floating_point() or leaf.is_complex()):
+        raise TypeError(
+            f"{path(spec, index, name)} has dtype {leaf.dtype}; an optimizer steps floating-point and complex tensors. "
+            f"Put None in its place, or keep buffers like this one out of {name}."
+        )
+
+
+def check_counterpart(leaf: Any, other: Any, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
+    """Refuse leaves that no optimizer can step, or not together: one is missing, broadcast, or alone complex."""
+    if leaf is not None:
+        check_leaf(leaf, spec, index, names[0])
+    check_leaf(other, spec, index, names[1])
+    if leaf is not None and leaf.is_complex() != other.is_complex():
+        raise TypeError(
+            f"{path(spec, index, names[1])} has dtype {other.dtype}, but {path(spec, index, names[0])} has dtype "
+            f"{leaf.dtype}; both must be real or both complex."
+        )
+    shape = None if leaf is None else tuple(leaf.shape)
+    if shape != tuple(other.shape):
+        raise ValueError(
+            f"{path(spec, index, names[1])} has shape {tuple(other.shape)}, but {path(spec, index, names[0])} "
+            f"{'is None' if leaf is None else f'has shape {shape}'}; the two must be equal."
+        )
+
+
+def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str:
+    """Where the prefix and the tree part, in optree's words, with the path."""
+    errors = optree.prefix_errors(prefix, tree, none_is_leaf=True, namespace=NAMESPACE)
+    return str(next((e(name) for e in errors), error))
+
+
+def _advice(leaf: Any, name: str) -> str:
+    """What to give in place of something that is no tensor."""
+    if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"):
+        return f"Give {name} as a tree of tensors, such as dict(model.named_parameters())."
+    if isinstance(leaf, (bool, int, float, complex)) or hasattr(leaf, "__array__"):
+        return f"Convert it with torch.as_tensor, or take it out of {name}."
+    return "Take it out, or register its class with torch.utils._pytree.register_pytree_node if it holds tensors."
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf!r} (a {type(leaf).__name__})" if isinstance(leaf, (int, float, str)) else f"a {type(leaf).__name__}"

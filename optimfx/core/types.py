@@ -1,0 +1,29 @@
+"""The types that the public functions are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from optimfx.core.tree import PyTree as PyTree
+
+Params: TypeAlias = PyTree
+"""A pytree of floating-point or complex tensors; ``None`` where there is no parameter."""
+Updates: TypeAlias = PyTree
+"""A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
+State: TypeAlias = PyTree
+"""What a transformation remembers: NamedTuples of pytrees, made by ``init``."""
+Scalar: TypeAlias = float | Tensor
+"""A Python number or a 0-d tensor."""
+Schedule: TypeAlias = Callable[[Scalar], Scalar]
+"""A value for each step; the first update asks for step 0."""
+Hyper: TypeAlias = float | Tensor | Schedule
+"""A hyperparameter: a number, a 0-d tensor (``vmap`` and gradients reach it), or a schedule."""
+
+
+DType: TypeAlias = torch.dtype
+BFLOAT16 = torch.bfloat16
+FLOAT32 = torch.float32

@@ -1,0 +1,144 @@
+"""Which executor runs a group of leaves, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimfx.core import tracing, tree
+from optimfx.execution.executors.aten import ATen
+from optimfx.execution.executors.base import Executor, symbolic_reason
+from optimfx.execution.executors.blocked import Blocked
+from optimfx.execution.executors.compiled import Compiled
+from optimfx.execution.executors.eager import Eager
+from optimfx.execution.executors.foreach import Foreach
+from optimfx.execution.executors.sparse import Sparse
+from optimfx.execution.executors.triton import Triton, norm
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.step import Steps
+
+EXECUTORS: dict[str, Executor] = {
+    executor.name: executor for executor in (Triton(), ATen(), Compiled(), Blocked(), Foreach(), Eager())
+}
+"""In order of preference."""
+
+FUSED = tuple(EXECUTORS)
+"""What ``fused=True`` asks for: the first that can, though compiling takes seconds."""
+FUSED_CHAIN = tuple([name for name in FUSED if name != "aten"])
+"""The same for a chain: torch's kernels take one algorithm, not what stands before it."""
+FOREACH = ("foreach",)
+"""What ``foreach=True`` asks for."""
+LOOP = ("blocked", "eager")
+"""What ``foreach=False`` asks for: one by one, as torch rounds; on a CPU, the blocked executor gives the same bits."""
+
+EVIDENT = ("not on a CPU", "not on a GPU")
+"""Reasons that nobody has to be told of."""
+
+_SPARSE = Sparse()
+_asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
+"""The executors that the user asked for."""
+
+
+class Choice(NamedTuple):
+    """An executor, and why not one that stands before it."""
+
+    executor: Executor
+    reason: str
+
+
+@contextmanager
+def use(*names: str) -> Iterator[None]:
+    """Force an executor for the calls inside.
+
+    Args:
+        names: of ``aten``, ``blocked``, ``compiled``, ``eager``, ``foreach`` and ``triton``, in order of preference:
+            leaves are run by the first that can.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.sgd(lr=0.1)
+    >>> params = {"w": torch.ones(3)}
+    >>> with fx.execution.use("eager"):
+    ...     params, _ = fx.step(tx, params, tx.init(params), params)
+    >>> params
+    {'w': tensor([0.9000, 0.9000, 0.9000])}
+
+    Inside ``torch.compile`` the compiler decides, and this has no effect.
+
+    Raises:
+        ValueError: there is no executor of this name; or, at the call, none of them can run these leaves.
+    """
+    for name in names:
+        if name not in EXECUTORS:
+            raise ValueError(f"there is no executor {name!r}; choose one of {', '.join(sorted(EXECUTORS))}.")
+    token = _asked.set(names)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def forced() -> tuple[str, ...]:
+    """The executors that the user asked for; in a graph, the compiler decides."""
+    return () if torch.compiler.is_compiling() else _asked.get()
+
+
+def norm_of(grads: Sequence[Any]) -> Tensor:
+    """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
+
+    They have no derivative; a graph takes them for one node.
+    """
+    dense = [grad for grad in grads if grad is not None]
+    if not has_kernels(dense) or norm.unsupported_reason(dense) or tracing.differentiated(*dense):
+        return tree.global_norm(grads)
+    if torch.compiler.is_compiling() and not tracing.forward_mode():
+        measured: Tensor = torch.ops.optimfx.global_norm(dense)
+        return measured
+    return tree.global_norm(grads) if tracing.active() else norm.global_norm(dense)
+
+
+def has_kernels(leaves: Sequence[Any]) -> bool:
+    """Whether kernels are what such leaves are stepped by, if they do not refuse."""
+    first = next((leaf for leaf in leaves if leaf is not None), None)
+    if first is None or not build.serves(first.device):
+        return False
+    names = () if torch.compiler.is_compiling() else _asked.get()
+    return "triton" in names if names else tracing.active() or not build.INTERPRETED
+
+
+def select(
+    steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None
+) -> Choice:
+    """The executor for leaves that take the same steps and share device, layout and dtypes.
+
+    Args:
+        steps: what the leaves take.
+        leaves: the leaves.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        names: the executors that are asked for, in order of preference; ``None`` for those of :func:`use`.
+
+    Raises:
+        ValueError: none of those that are asked for can run these leaves.
+    """
+    if leaves.grads[0].is_sparse:
+        return Choice(_SPARSE, _SPARSE.description)
+    names = forced() if names is None else names
+    symbolic = symbolic_reason(steps, leaves)
+    reasons: list[str] = []
+    for executor in map(EXECUTORS.__getitem__, names or EXECUTORS):
+        reason = None if executor.traceable else symbolic
+        if not (names or symbolic):
+            reason = executor.slower_reason(leaves)
+        reason = reason or executor.unsupported_reason(steps, leaves, stepping=stepping, inplace=inplace)
+        if reason is None:
+            chosen = "forced by execution.use" if names else symbolic or executor.description
+            return Choice(executor, "".join([chosen, *reasons]))
+        if reason not in EVIDENT and reason is not symbolic:
+            reasons.append(f"; not {executor.name}: {reason}")
+    raise ValueError(f"execution.use({executor.name!r}): this executor cannot run these leaves: {reason}.")

@@ -1,0 +1,102 @@
+"""The rule on stretches that fit into the cache, which what it computes on the way never leaves: a CPU's default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason
+from optimfx.execution.leaves import Leaves, Results
+from optimfx.execution.memory import packing
+from optimfx.execution.memory.dtypes import compute_dtype
+from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.program.tape import Kernel, Tape, copied, print_kernel
+from optimfx.execution.step import Steps, flat_scalars, with_numbers
+
+BLOCK = 1 << 18
+"""Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
+it."""
+
+
+class Blocked(Executor):
+    """Runs elementwise rules in place, each on a block of the leaves at a time."""
+
+    name = "blocked"
+    description = "in cache, block by block"
+
+    def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
+        return uncut_reason(steps, leaves)
+
+    def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
+        layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
+        kernels: dict[Any, Kernel] = {}
+        spare: list[dict[Any, list[Tensor]]] = []
+
+        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+            try:
+                scratch = spare.pop()
+            except IndexError:  # a thread for each of those that there are
+                scratch = {}
+
+            def call(row: packing.Row, outs: packing.Row) -> None:
+                over = outs[0] is row[0 if stepping else 1]
+                key = (over, *[None if t is None else t.dtype for t in row])
+                kernel = kernels.get(key)
+                if kernel is None:
+                    kernel, fixed = _record(steps, row, outs, stepping, over)
+                    if not fixed:
+                        kernels[key] = kernel
+                elements, shape = row[1].numel(), row[1].shape
+                if elements <= BLOCK:
+                    kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
+                    return
+                for begin in range(0, elements, BLOCK):
+                    end = min(begin + BLOCK, elements)
+                    block = _cut(row, begin, end)
+                    places = packing.outs_of(block, stepping) if over else _cut(outs, begin, end)
+                    buffers = _buffers(scratch, kernel.scratch, torch.Size([end - begin]), layout.dtype)
+                    kernel.run(numbers, block, places, buffers)
+
+            result = layout.run(call, leaves)
+            spare.append(scratch)
+            return result
+
+        return run
+
+
+def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+    """So many buffers of this shape: views of the same memory, whatever the shape."""
+    found = scratch.get((count, shape))
+    if found is None:
+        size = shape.numel()
+        whole = scratch.get(None, ())
+        if len(whole) < count or (whole and whole[0].numel() < size):
+            scratch.clear()
+            with torch.inference_mode(False):  # they may outlive the mode that they were made in
+                size = max([size, *[t.numel() for t in whole]])
+                whole = scratch[None] = [
+                    torch.empty(size, dtype=dtype, device="cpu") for _ in range(max(count, len(whole)))
+                ]
+        found = scratch[count, shape] = [t[: shape.numel()].view(shape) for t in whole[:count]]
+    return found
+
+
+def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, over: bool) -> tuple[Kernel, bool]:
+    """The rules as they are run on each block, and whether for these numbers only."""
+    tape = Tape()
+    dtype = compute_dtype([t for t in row if t is not None])
+    inputs = [None if t is None else tape.value() for t in row]
+    loaded = [x if t is None or t.dtype == dtype else tape.call(copied, [x], {}) for t, x in zip(row, inputs)]
+    param, grad, *slots = loaded
+    results = apply_rules(with_numbers(steps, tape.number), param, grad, slots, stepping)
+    direct = [out is not None and out.dtype == dtype for out in outs]
+    below = packing.outs_of(inputs, stepping) if over else [None] * len(outs)
+    fixed = tape.fixed or any(isinstance(x, Tensor) for x in flat_scalars([step.scalars for step in steps]))
+    return print_kernel(tape, inputs, results, direct, below), fixed
+
+
+def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:
+    return [None if t is None else t[begin:end] for t in tensors]

@@ -1,0 +1,40 @@
+"""Leaf by leaf, out of place: the reference, and what ``vmap``, differentiation and tracers run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optimfx.execution.executors.base import Unplanned
+from optimfx.execution.leaves import Leaves, Results
+from optimfx.execution.memory.dtypes import compute_dtype, load, store
+from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.step import Steps, is_own, own
+
+
+class Eager(Unplanned):
+    """Runs everything; the others are measured against it."""
+
+    name = "eager"
+    description = "leaf by leaf"
+    traceable = True
+
+    def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
+        return None
+
+    def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
+        return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
+
+
+def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
+    """The results, and the new slots by column."""
+    rows = []
+    alike = not is_own(steps)
+    for i, (param, grad, *old) in enumerate(leaves.rows()):
+        dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
+        loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
+        p, g, *s = loaded
+        values = apply_rules(steps if alike else own(steps, i), p, g, s, stepping)
+        likes = (param if stepping else grad, *old)
+        rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
+    results, *slots = [list(column) for column in zip(*rows)]
+    return results, slots

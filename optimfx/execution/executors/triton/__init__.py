@@ -1,0 +1,75 @@
+"""One kernel for any rule and any chain of rules, and one launch for all leaves: a GPU's default.
+
+The rule is run once on values that stand for tensors (``recording``) and printed (``lower``) in Triton's words
+(``words``) into the one kernel that there is (``template``), which is compiled (``build``) and finds the leaves by
+tables on the device (``layout``, ``tables``, ``launch``). Norms are measured before (``norm``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optimfx.core import Locality
+from optimfx.execution.executors.base import BoundStep, Executor, symbolic_reason
+from optimfx.execution.executors.triton.codegen.generate import source
+from optimfx.execution.executors.triton.codegen.op_table import DTYPES
+from optimfx.execution.executors.triton.custom_op import traced
+from optimfx.execution.executors.triton.custom_op.traced import run_as_op
+from optimfx.execution.executors.triton.runtime import build, launch
+from optimfx.execution.leaves import PLAIN, Leaves, Results
+from optimfx.execution.program.specialize import form_of, left_open
+from optimfx.execution.step import Steps
+
+
+class Triton(Executor):
+    """Runs elementwise rules, and those that measure norms, as one kernel; where a tracer looks on, as an op."""
+
+    name = "triton"
+    description = "one kernel for all leaves"
+    traceable = True
+
+    def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
+        if symbolic_reason(steps, leaves):
+            return traced.unsupported_reason(steps, leaves)
+        if not build.INSTALLED:
+            return "Triton is not installed"
+        if not build.serves(leaves.grads[0].device):
+            if leaves.grads[0].is_cuda:
+                return "interpreted, which is for the host" if build.INTERPRETED else "Triton finds no C compiler"
+            return "not on a GPU"
+        if not all(step.rule.elementwise or step.rule.locality is Locality.NORM for step in steps):
+            return "the rule is not elementwise"
+        return _unfit(leaves) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
+
+    def slower_reason(self, leaves: Leaves) -> str | None:
+        return "interpreted: for tests" if build.INTERPRETED else None
+
+    def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
+        if symbolic_reason(steps, leaves):
+            return lambda steps, numbers, leaves: run_as_op(steps, leaves, stepping=stepping, inplace=inplace)
+        forms = list(map(form_of, steps))
+        kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
+        positional = any(step.rule.locality is Locality.POSITION for step in steps)
+        layout = launch.layout_of(leaves)
+
+        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+            scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+            how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional}
+            return launch.run(kernels, scalars, leaves, layout, **how)
+
+        return run
+
+
+def _unfit(leaves: Leaves) -> str | None:
+    """Why a kernel may not read and write where these leaves lie."""
+    columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
+    if not set().union(*[map(type, column) for column in columns]) <= PLAIN:
+        return "tensor subclasses"
+    for dtype in {column[0].dtype for column in columns}:
+        if dtype.to_real() not in DTYPES:
+            return f"no kernel for {dtype}"
+    several = len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1
+    return "leaf and state on different devices" if several else None

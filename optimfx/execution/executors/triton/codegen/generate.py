@@ -1,0 +1,54 @@
+"""Which kernel rules have, if they have one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from optimfx.execution.executors.triton.codegen.layout import Layout
+from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, record
+from optimfx.execution.executors.triton.codegen.template import module
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.memory.dtypes import computed_in
+from optimfx.execution.program.tape import Tape
+from optimfx.execution.step import Steps
+
+
+@cache
+def norm_source(dtype: torch.dtype) -> str:
+    """The source of the kernels that measure one norm of tensors of this dtype."""
+    tape = Tape()
+    grad = tape.value()
+    torch.linalg.vector_norm(grad)
+    recording = Recording(tape.calls, [None, grad], [], [])
+    layout = Layout((None, dtype), computed_in([dtype]), stepping=False, inplace=True)
+    return module(["norm"], recording, layout, build.INTERPRETED)
+
+
+_sources: dict[Any, tuple[str, str | None]] = {}
+
+
+def source(
+    steps: Steps, forms: Sequence[tuple[Any, ...]], leaves: Leaves, stepping: bool, inplace: bool
+) -> tuple[str, str | None]:
+    """The source of the kernel for these rules and dtypes, or why there is none."""
+    # Who only asks, as ``explain`` does, has no slots: then they are as the gradients.
+    slots = leaves.slots or [leaves.grads for step in steps for _ in step.rule.slots]
+    columns = [leaves.params, leaves.grads, *slots]
+    dtypes = tuple([None if column[0] is None else column[0].dtype.to_real() for column in columns])
+    rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
+    key = (rules, dtypes, stepping, inplace)
+    if key not in _sources:
+        compute = computed_in([dtype for dtype in dtypes if dtype is not None])
+        try:
+            recording = record(steps, forms, [dtype is not None for dtype in dtypes], stepping)
+            layout = Layout(dtypes, compute, stepping, inplace)
+            names = [step.name for step in steps]
+            _sources[key] = module(names, recording, layout, build.INTERPRETED), None
+        except LoweringError as reason:
+            _sources[key] = "", str(reason)
+    return _sources[key]

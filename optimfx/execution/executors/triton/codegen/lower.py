@@ -1,0 +1,104 @@
+"""From what rules do to statements: every torch function that they call is printed in Triton's words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from optimfx import ops
+from optimfx.execution.executors.triton.codegen.op_table import ARITHMETIC, COMPARISONS, DTYPES, FILLS, LOGIC, POWERS
+from optimfx.execution.executors.triton.codegen.recording import LoweringError, values_in
+from optimfx.execution.program.tape import Call, Value, where
+
+
+class Printer:
+    """The statements of a recording.
+
+    A value that is the same for all elements is a float64 number until it meets elements, as Python's numbers are in
+    torch; elements are in the dtype that the rule computes in.
+
+    Args:
+        dtype: of elements, as Triton calls it.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.lines: list[str] = []
+        self.same: set[int] = set()  # values that are the same for all elements
+        self.conditions: set[int] = set()
+        self.cast: set[int] = set()  # of these, the ones that are there in the dtype of elements too
+
+    def scalar(self, index: int, expression: str) -> None:
+        """A value that is the same for all elements."""
+        self.lines.append(f"v{index} = {expression}")
+        self.same.add(index)
+
+    def call(self, call: Call) -> None:
+        """A torch function's result.
+
+        Raises:
+            LoweringError: Triton has no word for the function, or not with these arguments.
+        """
+        name = f"torch.{getattr(call.function, '__name__', call.function)}"
+        same = call.function in FILLS or all(x.index in self.same for x in values_in(call))
+        try:
+            expression = self.expression(call, same)
+        except TypeError as error:
+            raise LoweringError(f"no Triton word for {name} with these arguments: {error}") from error
+        if expression is None:
+            raise LoweringError(f"no Triton word for {name}")
+        self.lines.append(f"v{call.result} = {expression}")
+        if same:
+            self.same.add(call.result)
+        if call.function in COMPARISONS or call.function in LOGIC:
+            self.conditions.add(call.result)
+
+    def expression(self, call: Call, same: bool) -> str | None:
+        """A torch function of its arguments; ``None`` if there is no word for it."""
+        function, args, kwargs = call.function, call.args, call.kwargs
+        if function in FILLS:
+            return self.operand(FILLS[function](*args, **kwargs), same)
+        if function is torch.pow:
+            return self.power(same, *args, **kwargs)
+        if function is where:
+            return self.choice(same, *args, **kwargs)
+        if function is ops.cast and same:
+            return self.operand(args[0], same)
+        if function in LOGIC:
+            return LOGIC[function](*[f"v{x.index}" for x in args])
+        word = ARITHMETIC.get(function) or COMPARISONS.get(function)
+        operands = [self.operand(x, same) for x in args]
+        options = {key: self.operand(x, same) for key, x in kwargs.items()}
+        return word and word(*operands, **options)
+
+    def power(self, same: bool, x: Any, exponent: Any) -> str | None:
+        """One of the powers that are products and roots."""
+        known = isinstance(exponent, (int, float)) and exponent in POWERS
+        return POWERS[exponent].format(x=self.operand(x, same)) if known else None
+
+    def choice(self, same: bool, condition: Value, x: Any, y: Any) -> str:
+        """One value or the other."""
+        return f"tl.where(v{condition.index}, {self.operand(x, same)}, {self.operand(y, same)})"
+
+    def operand(self, x: Any, same: bool) -> str:
+        """An argument as a number for all elements, or beside elements."""
+        dtype = "tl.float64" if same else self.dtype
+        if isinstance(x, (bool, int, float)):
+            number = repr(float(x)) if math.isfinite(x) else f'float("{x}")'
+            return f"tl.full([], {number}, {dtype})"
+        if isinstance(x, torch.dtype) and x in DTYPES:
+            return DTYPES[x]
+        if isinstance(x, torch.Tensor):
+            raise LoweringError("the rule computes with a tensor that is not among its arguments")
+        if not isinstance(x, Value):
+            raise TypeError(f"{x!r} is no number")
+        if x.index in self.conditions:
+            return f"v{x.index}.to({dtype})"
+        if same or x.index not in self.same or self.dtype == "tl.float64":
+            return f"v{x.index}"
+        if x.index not in self.cast:
+            self.cast.add(x.index)
+            self.lines.append(f"v{x.index}e = v{x.index}.to({self.dtype})")
+        return f"v{x.index}e"

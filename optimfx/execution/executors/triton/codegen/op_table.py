@@ -1,0 +1,97 @@
+"""Torch's functions in Triton's words: the one table that decides which rules have a kernel.
+
+An operand is the name of a Triton value. All operands of an expression are of one dtype, but for conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from optimfx import ops
+from optimfx.execution.program.tape import copied
+
+DTYPES = {
+    torch.float64: "tl.float64",
+    torch.float32: "tl.float32",
+    torch.float16: "tl.float16",
+    torch.bfloat16: "tl.bfloat16",
+}
+"""What a tensor may hold, complex numbers apart, which are pairs of these."""
+
+POWERS = {
+    -2: "reciprocal({x} * {x})",
+    -1: "reciprocal({x})",
+    -0.5: "reciprocal(sqrt({x}))",
+    0.5: "sqrt({x})",
+    1: "{x}",
+    2: "{x} * {x}",
+    3: "{x} * {x} * {x}",
+}
+
+
+def _times(alpha: str | None, x: str) -> str:
+    return x if alpha is None else f"{alpha} * {x}"
+
+
+def _addcdiv(base: str, x: str, y: str, value: str | None = None) -> str:
+    # torch multiplies first; by a factor that the numbers of a quotient might not bear, that is not the same.
+    return f"{base} + div({_times(value, x)}, {y})"
+
+
+def _rounded_stochastically(x: str, dtype: str, seed: str, step: str) -> str:
+    at_random = dtype == DTYPES[torch.bfloat16]
+    return f"rounded_stochastically({x}, {seed}, {step}, offsets)" if at_random else f"rounded({x}, {dtype})"
+
+
+ARITHMETIC: dict[Callable[..., object], Callable[..., str]] = {
+    copied: lambda x: x,
+    torch.add: lambda x, y, alpha=None: f"{x} + {_times(alpha, y)}",
+    torch.sub: lambda x, y, alpha=None: f"{x} - {_times(alpha, y)}",
+    torch.rsub: lambda x, y, alpha=None: f"{y} - {_times(alpha, x)}",
+    torch.mul: lambda x, y: f"{x} * {y}",
+    torch.div: lambda x, y: f"div({x}, {y})",
+    torch.neg: lambda x: f"-{x}",
+    torch.reciprocal: lambda x: f"reciprocal({x})",
+    torch.lerp: lambda start, end, weight: f"lerp({start}, {end}, {weight})",
+    torch.addcmul: lambda base, x, y, value=None: f"{base} + {_times(value, x)} * {y}",
+    torch.addcdiv: _addcdiv,
+    torch.sqrt: lambda x: f"sqrt({x})",
+    torch.rsqrt: lambda x: f"reciprocal(sqrt({x}))",
+    torch.cos: lambda x: f"tl.cos({x})",
+    torch.log: lambda x: f"tl.log({x})",
+    torch.floor: lambda x: f"tl.floor({x})",
+    torch.abs: lambda x: f"tl.abs({x})",
+    torch.sign: lambda x: f"sign({x})",
+    torch.maximum: lambda x, y: f"maximum({x}, {y})",
+    torch.minimum: lambda x, y: f"minimum({x}, {y})",
+    torch.clamp_min: lambda x, min: f"maximum({x}, {min})",
+    torch.clamp_max: lambda x, max: f"minimum({x}, {max})",
+    ops.rounded: lambda x, dtype: f"rounded({x}, {dtype})",
+    ops.rounded_stochastically: _rounded_stochastically,
+}
+"""Functions of numbers."""
+
+COMPARISONS: dict[Callable[..., object], Callable[..., str]] = {
+    torch.gt: lambda x, y: f"{x} > {y}",
+    torch.ge: lambda x, y: f"{x} >= {y}",
+    torch.lt: lambda x, y: f"{x} < {y}",
+    torch.le: lambda x, y: f"{x} <= {y}",
+    torch.eq: lambda x, y: f"{x} == {y}",
+    torch.ne: lambda x, y: f"{x} != {y}",
+}
+"""Functions of numbers whose value is a condition."""
+
+LOGIC: dict[Callable[..., object], Callable[..., str]] = {
+    torch.bitwise_and: lambda x, y: f"{x} & {y}",
+    torch.bitwise_or: lambda x, y: f"{x} | {y}",
+}
+"""Functions of conditions."""
+
+FILLS: dict[Callable[..., object], Callable[..., float]] = {
+    torch.zeros_like: lambda x, **options: 0.0,
+    torch.ones_like: lambda x, **options: 1.0,
+    torch.full_like: lambda x, value, **options: value,
+}
+"""Functions whose value is one number for all elements."""

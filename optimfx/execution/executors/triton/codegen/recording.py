@@ -1,0 +1,90 @@
+"""What rules do to one element: they are run once on values that stand for tensors, and what they call is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.program.specialize import Open, filled
+from optimfx.execution.program.tape import Call, Tape, Value
+from optimfx.execution.step import Step, Steps
+
+NORM = torch.linalg.vector_norm
+
+
+class LoweringError(Exception):
+    """A rule says what Triton has no word for."""
+
+
+class Recording(NamedTuple):
+    """What a rule does to one element, and of which whole leaves it asks for the norm."""
+
+    calls: Sequence[Call]
+    columns: Sequence[Value | None]  # param, grad, slots
+    scalars: Sequence[Value]  # those that are left open
+    results: Sequence[Value | None]  # the result, and the new slots
+
+    @property
+    def norms(self) -> list[list[Call]]:
+        """The norms in turns: those of one turn are not made of one another."""
+        turns: list[list[Call]] = []
+        turn_of: dict[int, int] = {}
+        for call in self.calls:
+            turn = max([turn_of.get(x.index, 0) for x in values_in(call)], default=0)
+            if call.function is NORM:
+                turns += [[]] if turn == len(turns) else []
+                turns[turn].append(call)
+                turn += 1
+            turn_of[call.result] = turn
+        return turns
+
+    def calls_for(self, targets: Iterable[Value]) -> list[Call]:
+        """What has to be computed for these values, but for norms, which are there."""
+        wanted = {value.index for value in targets}
+        calls = []
+        for call in reversed(self.calls):
+            if call.result in wanted and call.function is not NORM:
+                calls.append(call)
+                wanted |= {x.index for x in values_in(call)}
+        return calls[::-1]
+
+
+def record(steps: Steps, forms: Sequence[tuple[Any, ...]], kept: Sequence[bool], stepping: bool) -> Recording:
+    """The rules as they act on columns, of which some are not kept.
+
+    Raises:
+        LoweringError: a rule asks of a tensor what cannot be known before it is there.
+    """
+    tape = Tape()
+    columns = [tape.value() if there else None for there in kept]
+    scalars = [tape.value() for form in forms for part in form if isinstance(part, Open)]
+    numbers = iter(scalars)
+    param, grad, *slots = columns
+    try:
+        whole: list[Step] = [filled(step, form, numbers) for step, form in zip(steps, forms)]
+        results = apply_rules(tuple(whole), param, grad, slots, stepping)
+    except Exception as error:  # a rule may be any Python; what is wrong with it, eager will show
+        raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
+    if not all(value is None or isinstance(value, Value) for value in results):
+        raise LoweringError("the rule's result does not depend on its arguments")
+    return Recording(tape.calls, columns, scalars, results)
+
+
+def operand(norm: Call) -> Value:
+    """What is measured.
+
+    Raises:
+        LoweringError: it is measured otherwise than by the 2-norm of a whole leaf.
+    """
+    x, *order = norm.args
+    if not isinstance(x, Value) or order not in ([], [2]) or norm.kwargs:
+        raise LoweringError("of norms, only the 2-norm of a whole leaf is measured")
+    return x
+
+
+def values_in(call: Call) -> list[Value]:
+    """The arguments that are not there before the kernel runs."""
+    return [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Value)]

@@ -1,0 +1,1 @@
+"""The kernel as an op of torch, for graphs and transforms."""

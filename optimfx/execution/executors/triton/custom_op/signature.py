@@ -1,0 +1,73 @@
+"""Which rules an op is to run, in a word: graphs hold numbers, strings and tensors, and no rules."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.core.rule import rule_of
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.program.specialize import Open
+from optimfx.execution.step import Step, Steps
+
+LETTERS: dict[str, Any] = {"n": Open.NUMBER, "c": Open.CONDITION, "_": None, "t": True, "f": False}
+"""How a scalar is spelled: what differs from call to call, or what it is."""
+
+
+def spell(steps: Steps, leaves: Leaves) -> str:
+    """What an op is told: of each step the rule's number, its sign and its scalars; then which slots are kept."""
+    words = []
+    for step in steps:
+        fields = [f"{field}:{letter(x)}" for field, x in _fields(step.scalars)]
+        words.append(f"{step.rule.number}{'-' if step.maximize else '+'}{','.join(fields)}")
+    kept = "".join(["0" if column[0] is None else "1" for column in leaves.slots])
+    return f"{';'.join(words)}|{kept}"
+
+
+@lru_cache(maxsize=256)
+def read(word: str) -> tuple[Steps, str]:
+    """The steps, their scalars open where they differ from call to call; and which slots are kept."""
+    words, kept = word.split("|")
+    steps = []
+    for each in words.split(";"):
+        sign = "-" if "-" in each else "+"
+        number, fields = each.split(sign)
+        pairs = [field.split(":") for field in fields.split(",") if field]
+        scalars = _scalars([(field.split("."), LETTERS[letter]) for field, letter in pairs])
+        steps.append(Step("", rule_of(int(number)), None, {}, sign == "-", scalars))
+    return tuple(steps), kept
+
+
+def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The scalars and what they are called, those of a rule within the rule as ``rule.name``."""
+    for field, x in zip(scalars._fields, scalars):
+        if hasattr(x, "_fields"):
+            yield from _fields(x, f"{prefix}{field}.")
+        else:
+            yield f"{prefix}{field}", x
+
+
+def _scalars(parts: Iterable[tuple[list[str], Any]]) -> Any:
+    """The scalars by their names."""
+    values = {}
+    for field, group in groupby(parts, key=lambda part: part[0][0]):
+        inner = [(names[1:], x) for names, x in group]
+        values[field] = _scalars(inner) if inner[0][0] else inner[0][1]
+    return namedtuple("Scalars", values)(**values)
+
+
+def letter(x: Any) -> str:
+    """How a scalar is spelled, or nothing for what is none."""
+    if isinstance(x, Tensor):
+        return "c" if x.dtype == torch.bool else "n"
+    if isinstance(x, bool):
+        return "t" if x else "f"
+    if isinstance(x, (int, float)):
+        return "n"
+    return "_" if x is None or isinstance(x, torch.dtype) else ""

@@ -1,0 +1,115 @@
+"""Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: the kernel as an op.
+
+Whoever traces spells which rules the op runs, and the op reads it (``spelling``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.core import Locality, tracing
+from optimfx.execution.executors.triton.codegen.op_table import DTYPES
+from optimfx.execution.executors.triton.custom_op.op import plain
+from optimfx.execution.executors.triton.custom_op.signature import letter, spell
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.leaves import Leaves, Results
+from optimfx.execution.step import Steps, flat_scalars
+
+
+def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
+    """Why an op cannot run these leaves, which may be tracers."""
+    if not build.serves(leaves.grads[0].device):
+        return "no kernels here"
+    if tracing.forward_mode() or (torch.compiler.is_compiling() and _differentiated(steps, leaves)):
+        return "a derivative that a kernel does not have"
+    if not all(step.rule.elementwise or step.rule.locality is Locality.NORM for step in steps):
+        return "the rule is not elementwise"
+    columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
+    if not all(column[0].dtype in DTYPES for column in columns):
+        return "no kernel for these dtypes"
+    return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
+
+
+def run_as_op(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
+    """The results, and the new slots by column."""
+    word = spell(steps, leaves)
+    device = leaves.grads[0].device
+    scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
+    numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]
+    hyper = _stacked(numbers)
+    params, grads = [] if leaves.params[0] is None else list(leaves.params), list(leaves.grads)
+    slots = [t for column in leaves.slots if column[0] is not None for t in column]
+    if inplace and stepping and torch.compiler.is_compiling():
+        torch.ops.optimfx.step_(word, params, grads, slots, hyper)
+        return params, [list(column) for column in leaves.slots]
+    if _differentiated(steps, leaves):
+        how = word, stepping, 1, len(params), len(grads)
+        new = list(Differentiable.apply(*how, hyper, *params, *grads, *slots))  # type: ignore[no-untyped-call]
+    else:
+        new = torch.ops.optimfx.update(word, stepping, params, grads, slots, hyper, 1)
+    if inplace:
+        for old, value in zip((*(params if stepping else grads), *slots), new):
+            old.copy_(value)
+        return list(leaves.params if stepping else leaves.grads), [list(column) for column in leaves.slots]
+    parts = iter([new[i : i + len(grads)] for i in range(0, len(new), len(grads))])
+    return next(parts), [[None] * len(grads) if column[0] is None else next(parts) for column in leaves.slots]
+
+
+def _numbers(scalars: Sequence[Any], device: torch.device) -> list[Tensor]:
+    """The scalars on the device; tensors of the host cross in one copy, for which the host does not wait."""
+    apart = [isinstance(x, Tensor) and x.is_cpu and device.type != "cpu" for x in scalars]
+    host = [x.to(torch.float64) for x, on_host in zip(scalars, apart) if on_host]
+    moved = iter(_stacked(host).to(device, non_blocking=True).unbind() if host else ())
+    return [next(moved) if on_host else _number(x, device) for x, on_host in zip(scalars, apart)]
+
+
+def _number(x: Any, device: torch.device) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.to(device=device, dtype=torch.float64)
+    return torch.full((), x, dtype=torch.float64, device=device)
+
+
+def _stacked(numbers: Sequence[Tensor]) -> Tensor:
+    """One tensor with a row for each: of one number, or of as many as there are members."""
+    return torch.stack(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
+
+
+class Differentiable(torch.autograd.Function):
+    """The op, with the derivative of the rule on tensors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        word: str, stepping: bool, members: int, first: int, second: int, hyper: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        parts = tensors[:first], tensors[first : first + second], tensors[first + second :]
+        return tuple(torch.ops.optimfx.update(word, stepping, *map(list, parts), hyper, members))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *ctx.told, hyper = inputs[:6]
+        ctx.save_for_backward(hyper, *inputs[6:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        word, stepping, members, first, second = ctx.told
+        hyper, *tensors = ctx.saved_tensors
+        parts = [tensors[:first], tensors[first : first + second], tensors[first + second :]]
+        _, pull, *_ = torch.func.vjp(lambda *args: plain(word, stepping, members, *args), *parts, hyper)
+        *into, into_hyper = pull(list(cotangents))
+        return (None,) * 5 + (into_hyper, *[t for part in into for t in part])
+
+
+def _scalars(steps: Steps) -> list[Any]:
+    return flat_scalars([step.scalars for step in steps])
+
+
+def _differentiated(steps: Steps, leaves: Leaves) -> bool:
+    """Whether autograd, or a transform of ``torch.func``, follows what becomes of any of these."""
+    scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
+    return tracing.differentiated(*scalars, *[t for row in leaves.rows() for t in row])

@@ -1,0 +1,37 @@
+"""The norm of all gradients: each program adds up the squares of a chunk, and one program these sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.executors.triton.codegen.generate import norm_source
+from optimfx.execution.executors.triton.codegen.op_table import DTYPES
+from optimfx.execution.executors.triton.runtime import build, launch
+from optimfx.execution.leaves import PLAIN
+
+MEASURED = {*DTYPES, *[dtype.to_complex() for dtype in DTYPES if dtype != torch.bfloat16]}
+"""What a norm may be of."""
+
+
+def unsupported_reason(tensors: Sequence[Tensor]) -> str | None:
+    """Why kernels cannot measure these."""
+    if not tensors or not build.serves(tensors[0].device):
+        return "no kernels here"
+    if any(t.dtype not in MEASURED or t.layout is not torch.strided for t in tensors):
+        return "no kernel for this dtype or layout"
+    if not set(map(type, tensors)) <= PLAIN:
+        return "tensor subclasses"
+    return "on several devices" if len(set(map(Tensor.get_device, tensors))) > 1 else None
+
+
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of all elements of all tensors, in float64; without a wait for the device, and always the same."""
+    columns: dict[Any, list[Tensor]] = {}
+    for t in tensors:
+        columns.setdefault(t.dtype, []).append(t)
+    norms = [launch.norm(build.kernels(norm_source(dtype.to_real())), column) for dtype, column in columns.items()]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

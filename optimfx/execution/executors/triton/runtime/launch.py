@@ -1,0 +1,163 @@
+"""One launch for all leaves: their memory as a kernel may read and write it, and the kernel on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.executors.triton.runtime import tables
+from optimfx.execution.executors.triton.runtime.build import Kernels
+from optimfx.execution.leaves import Leaves, Results
+from optimfx.execution.memory import packing
+
+BLOCK = 1024
+"""Elements that one program takes: with four warps, each thread loads 16 bytes of float32 twice, and no registers
+spill."""
+WARPS = 4
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+"""Every operation rounds, as they do one by one."""
+FEW = 1024
+"""Sums of chunks that a small program adds up at once."""
+SUMS = {False: {"BLOCK": FEW, "num_warps": 4}, True: {"BLOCK": 16 * FEW, "num_warps": 32}}
+"""How the sums of a tensor are added up, by whether there are more. A GiB of float32 has 256 Ki of them."""
+
+
+class Layout(NamedTuple):
+    """What a launch has to know of leaves, beside where they lie."""
+
+    sizes: Sequence[int]  # how many reals each holds
+    plain: bool  # whether each lies in memory in the order of its dimensions, without gaps
+
+
+def layout_of(leaves: Leaves) -> Layout:
+    """How leaves like these lie."""
+    columns = [column for column in leaves.columns() if column[0] is not None]
+    return Layout(numels(leaves.grads), all(map(_plain, columns)))
+
+
+def run(
+    kernels: Kernels,
+    scalars: Any,
+    leaves: Leaves,
+    layout: Layout,
+    *,
+    stepping: bool,
+    inplace: bool,
+    positional: bool,
+    members: int = 1,
+) -> Results:
+    """The results, and the new slots by column.
+
+    Args:
+        kernels: for these rules and dtypes.
+        scalars: in the kernel's order, numbers and tensors: of one number, or of one for each member or leaf; or all in
+            one tensor, a row for each.
+        leaves: of one shape in each row.
+        layout: how they lie.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        positional: whether the order of the elements matters.
+        members: of how many tensors of equal size each leaf consists, along its first dimension.
+    """
+    ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
+    outs = packing.outs_of(ins, stepping)
+    if not inplace:
+        outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]
+    read = [column for column in ins if column[0] is not None]
+    written = [column for column in outs if column[0] is not None]
+    columns = read if inplace else [*read, *written]
+    back: list[tuple[Tensor, Tensor]] = []
+    if not layout.plain:
+        columns, back = _straightened(columns, written, positional or members > 1)
+    launch(kernels, columns, layout.sizes, scalars, members)
+    for own, copy in back:
+        own.copy_(copy)
+    for column in written if inplace else ():
+        _count_writes(column)
+    return outs[0], outs[1:]
+
+
+def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
+    """The norm of all tensors of a column together, as a float64 scalar on their device."""
+    straight = column if _plain(column) else _straightened([column], [], positional=True)[0][0]
+    hyper = launch(kernels, [straight], numels(column), [], together=True)
+    return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]
+
+
+def launch(
+    kernels: Kernels,
+    columns: Sequence[Sequence[Tensor]],
+    sizes: Sequence[int],
+    scalars: Any,
+    members: int = 1,
+    together: bool = False,
+) -> Tensor | None:
+    """Run the kernels on columns of tensors of these sizes, that lie in memory in the same order, without gaps.
+
+    With ``together``, norms are not of each tensor, but of all. Returns the hyper vector, if there was anything to do.
+    """
+    device = columns[0][0].device
+    with _on(device):
+        if members > 1:
+            sizes = [size // members for size in sizes for _ in range(members)]
+        plan, tensors = tables.plan(tuple(sizes), BLOCK, device), len(sizes)
+        if not plan.programs:
+            return None
+        room = sum(kernels.turns) * tensors + max(kernels.turns, default=0) * plan.programs
+        table, hyper, width, align = tables.call(columns, scalars, device, members, room)
+        given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, tensors)
+        how = {"BLOCK": BLOCK, "ALIGN": align, **OPTIONS}
+        totals, each, chunks = (1, tensors, plan.programs) if together else (tensors, 1, plan.longest)
+        first = 0
+        for squares, count in zip(kernels.norms, kernels.turns):
+            squares[(plan.programs,)](*given, **how)
+            places = (width, tensors, plan.programs, first, each)
+            kernels.total[(totals, count)](hyper, plan.begins, *places, **SUMS[chunks > FEW])
+            first += count
+        if kernels.kernel:
+            kernels.kernel[(plan.programs,)](*given, **how)
+        return hyper
+
+
+def numels(column: Sequence[Tensor]) -> list[int]:
+    """How many reals each tensor holds."""
+    sizes = list(map(Tensor.numel, column))
+    return [2 * size for size in sizes] if column[0].is_complex() else sizes
+
+
+def _plain(column: Sequence[Tensor]) -> bool:
+    """Whether memory holds the elements one after the other, in the order of the dimensions, as they are."""
+    conjugate = column[0].is_complex() and any(map(Tensor.is_conj, column))
+    return all(map(Tensor.is_contiguous, column)) and not conjugate and not any(map(Tensor.is_neg, column))
+
+
+def _straightened(
+    columns: Sequence[Sequence[Tensor]], written: Sequence[Sequence[Tensor]], positional: bool
+) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
+    """The columns with copies where leaves do not lie in one order, and what is to be copied back to where."""
+    straight, back = [list(column) for column in columns], []
+    for i, row in enumerate(zip(*columns)):
+        in_order = _plain(row) or (packing.same_order(list(row)) and not positional)
+        if in_order and not any(t.is_neg() or t.is_conj() for t in row):
+            continue
+        for own, column, into in zip(columns, straight, row):
+            column[i] = into.resolve_conj().resolve_neg().contiguous()
+            if column[i] is not into and any(own is other for other in written):
+                back.append((into, column[i]))
+    return straight, back
+
+
+def _count_writes(column: Sequence[Tensor]) -> None:
+    """Tell autograd, which cannot see what a kernel writes to; with tensors made in inference mode, nobody counts."""
+    try:
+        torch.autograd.graph.increment_version(column)
+    except RuntimeError:  # some were made in inference mode
+        torch.autograd.graph.increment_version([t for t in column if not t.is_inference()])
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,284 @@
+"""Leaves as stretches of memory: for executors that run a rule on flat tensors, whatever their shapes were.
+
+A large leaf is a stretch where it lies. Small ones are run together, many to a stretch. What lies end to end already,
+as a new state does, is one stretch as it is; the rest is copied into a workspace and back, which costs less than a call
+of the rule for each leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.leaves import PLAIN, Leaves, Results
+from optimfx.execution.memory.dtypes import compute_dtype
+
+Row: TypeAlias = list[Any]
+Kernel: TypeAlias = Callable[[Row, Row], None]
+"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length (or contiguous ones, if
+that is what the layout was made for), or ``None`` where there is no such column. In place, what is written is what was
+read, the same object."""
+
+SMALL = 1 << 14
+"""Elements of a leaf up to which it is run together with others; ``make bench`` sweeps it."""
+PACKED = 1 << 17
+"""Elements per column of a workspace: all columns stay in cache from the copy in to the copy out."""
+
+
+class Pack(NamedTuple):
+    """A run of small leaves that are stepped together."""
+
+    begin: int
+    end: int
+    shapes: Sequence[torch.Size]  # of each leaf, complex numbers as pairs of reals
+    offsets: Sequence[int]  # of each leaf, in elements; then the number of all
+    lines: Sequence[Line]  # of each column
+    spare: list[Workspace]  # that no step is using now, in whatever thread
+
+
+class Workspace(NamedTuple):
+    """Memory for the columns of a pack."""
+
+    columns: list[Tensor]  # 1-D, in the dtype that the rule computes in
+    views: list[list[Tensor]]  # of each column: one for each leaf, in its shape
+
+
+class Layout:
+    """How leaves that are alike are run: the places of the large ones, and the packs of the small.
+
+    Args:
+        leaves: the leaves, or some that are like them.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        dtype: of workspaces, if not what the rules compute in.
+        whole: elements up to which a large leaf may keep its shape, if it lies in memory in order.
+    """
+
+    def __init__(
+        self,
+        leaves: Leaves,
+        *,
+        stepping: bool,
+        inplace: bool,
+        dtype: torch.dtype | None = None,
+        whole: int = 0,
+    ) -> None:
+        self.stepping = stepping
+        self.inplace = inplace
+        ins = leaves.columns()
+        self.columns = len(ins)
+        self.dtype = dtype or compute_dtype([column[0] for column in ins if column[0] is not None])
+        shapes = [grad.shape for grad in leaves.grads]
+        sizes = [shape.numel() for shape in shapes]
+        small = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
+        self.single: list[tuple[int, bool]] = []  # the leaves that are run alone, and whether they keep their shapes
+        strays: list[int] = []
+        for i in range(len(sizes)):
+            if sizes[i] > SMALL or len(sizes) == 1:
+                row = [column[i] for column in ins]
+                to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
+                if sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row):
+                    self.single.append((i, True))
+                elif _stretches([*row, *to]) is None:
+                    strays.append(i)
+                else:
+                    self.single.append((i, False))
+        self.packed = [(places, _packs(_shapes(leaves, places), self.columns)) for places in (small, strays) if places]
+        self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
+
+    def run(self, kernel: Kernel, leaves: Leaves) -> Results:
+        """The results, and the new slots by column."""
+        stepping, inplace, ins = self.stepping, self.inplace, leaves.columns()
+        if self.is_one_pack:
+            outs = self._run_pack(kernel, self.packed[0][1][0], ins)
+            return outs[0], outs[1:]
+        outs = [list(column) for column in outs_of(ins, stepping)]
+        for i, keeps_shape in self.single:
+            row = [column[i] for column in ins]
+            news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
+            views: Any = [*row, *news] if keeps_shape else _stretches([*row, *news])
+            given = views[: len(row)]
+            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :])
+            for column, t in zip(outs, news):
+                column[i] = t
+        for places, packs in self.packed:
+            columns = _taken(ins, places)
+            for pack in packs:
+                part = [column if column[0] is None else column[pack.begin : pack.end] for column in columns]
+                news = self._run_pack(kernel, pack, part)
+                if not inplace:
+                    _put(outs, places[pack.begin : pack.end], news)
+        return outs[0], outs[1:]
+
+    def _run_pack(self, kernel: Kernel, pack: Pack, columns: Sequence[Any]) -> list[Any]:
+        """The results and the new slots of the leaves of one pack, by column."""
+        stepping, inplace = self.stepping, self.inplace
+        try:
+            workspace = pack.spare.pop()
+        except IndexError:
+            workspace = self._workspace(pack)
+        row: Row = []
+        for parts, line, column, views in zip(columns, pack.lines, *workspace):
+            if parts[0] is None:
+                row.append(None)
+                continue
+            # What is run over its own memory must be there to be written. And a parameter is written as the tensor that
+            # it is: autograd counts the writes to each.
+            whole = line.through(parts) if inplace and row else None
+            if whole is None:
+                torch._foreach_copy_(views, parts)
+                whole = column
+            row.append(whole)
+        kernel(row, outs_of(row, stepping))
+        news: list[Any] = outs_of(columns, stepping)
+        if not inplace:
+            # A tensor of its own for each costs less than a view of one for all.
+            news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
+        for k, parts in zip(outs_of(range(len(row)), stepping), news):
+            if row[k] is workspace.columns[k]:
+                torch._foreach_copy_(parts, workspace.views[k])
+        pack.spare.append(workspace)
+        return news
+
+    def _workspace(self, pack: Pack) -> Workspace:
+        with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
+            columns = [torch.empty(pack.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)]
+            return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
+
+
+def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The tensors with the small ones end to end in memory, so that no step has to copy them."""
+    moved = list(tensors)
+    kinds: dict[Any, dict[int, Tensor]] = {}
+    for i, t in enumerate(tensors):
+        if t is not None and _may_move(t):
+            kinds.setdefault((t.dtype, t.device), {})[i] = t
+    for own in kinds.values():
+        column = torch.cat([t.view(-1) for t in own.values()])
+        for i, part in zip(own, _parts(column, [t.shape for t in own.values()])):
+            moved[i] = part
+    return moved
+
+
+def _may_move(t: Tensor) -> bool:
+    own = type(t) in PLAIN and t.layout is torch.strided and not t.requires_grad
+    # On other devices only scalars, which no kernel wants aligned.
+    return own and (t.dim() == 0 or (t.is_cpu and t.numel() <= SMALL and t.is_contiguous()))
+
+
+def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None:
+    """Tensors as the one stretch that they are, if they lie end to end in one storage.
+
+    Args:
+        parts: at least one.
+        offsets: where each begins, in elements from the first; then the number of all.
+    """
+    first, size, begin = parts[0], parts[0].element_size(), parts[0].data_ptr()
+    if parts[-1].data_ptr() != begin + size * offsets[len(parts) - 1]:
+        return None
+    if first.untyped_storage().nbytes() < size * (first.storage_offset() + offsets[-1]):
+        return None  # neighbours by chance
+    if list(map(Tensor.data_ptr, parts)) != [begin + size * offset for offset in offsets[:-1]]:
+        return None
+    return first.as_strided((offsets[-1],), (1,)) if all(map(Tensor.is_contiguous, parts)) else None
+
+
+class Line:
+    """Finds that tensors lie end to end, and sees at once that they still do.
+
+    Args:
+        offsets: as for :func:`end_to_end`.
+    """
+
+    def __init__(self, offsets: Sequence[int]) -> None:
+        self.offsets = offsets
+        self.addresses: list[int] = []
+
+    def through(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """Contiguous tensors as one stretch, if they are."""
+        span = self.offsets[len(tensors) - 1] * tensors[0].element_size()
+        if tensors[-1].data_ptr() - tensors[0].data_ptr() != span:
+            return None
+        addresses = list(map(Tensor.data_ptr, tensors))
+        if addresses == self.addresses:
+            with suppress(RuntimeError):  # neighbours by chance, where there was one stretch before
+                return tensors[0].as_strided((self.offsets[-1],), (1,))
+        line = end_to_end(tensors, self.offsets)
+        if line is not None:
+            self.addresses = addresses
+        return line
+
+
+def outs_of(ins: Sequence[Any], stepping: bool) -> list[Any]:
+    """What a rule gives back takes after what it was given: the parameter or the gradient, and the slots."""
+    return [ins[0 if stepping else 1], *ins[2:]]
+
+
+def _put(outs: list[Row], places: list[int], columns: list[Any]) -> None:
+    """The new leaves, which are reals, where they belong."""
+    for out, parts in zip(outs, columns):
+        for i, part in zip(places, parts):
+            out[i] = torch.view_as_complex(part) if part is not None and out[i].is_complex() else part
+
+
+def _taken(columns: Sequence[Any], places: list[int]) -> list[Row]:
+    """The leaves at these places, as reals."""
+    taken = [c if len(places) == len(c) else [c[i] for i in places] for c in columns]
+    return [[torch.view_as_real(t) for t in c] if c[0] is not None and c[0].is_complex() else c for c in taken]
+
+
+def same_order(row: Row) -> bool:
+    """Whether these tensors of one shape lie in memory in the same order, without gaps."""
+    first, *others = [t for t in row if t is not None]
+    strides = first.stride()
+    # empty_like keeps the strides of a tensor without gaps, and of no other.
+    return all(t.stride() == strides for t in others) and torch.empty_like(first, device="meta").stride() == strides
+
+
+def _stretches(row: Row) -> list[Any] | None:
+    """Each as it lies in memory, as one dimension of reals; ``None`` if they do not lie in the same order."""
+    reals = [torch.view_as_real(t) if t is not None and t.is_complex() else t for t in row]
+    if all(t is None or t.is_contiguous() for t in reals):
+        return [None if t is None else t.view(-1) for t in reals]
+    if not same_order(reals):
+        return None
+    return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in reals]
+
+
+def _shapes(leaves: Leaves, places: list[int]) -> list[torch.Size]:
+    """The shapes of the leaves as reals."""
+    pairs = leaves.grads[0].is_complex()
+    return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
+
+
+def _packs(shapes: Sequence[torch.Size], columns: int) -> list[Pack]:
+    """Leaves of these shapes in runs that fit into a workspace."""
+    packs = []
+    begin = elements = 0
+    for end, size in enumerate((*[shape.numel() for shape in shapes], PACKED + 1)):
+        if end > begin and elements + size > PACKED:
+            offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
+            lines = [Line(offsets) for _ in range(columns)]
+            packs.append(Pack(begin, end, shapes[begin:end], offsets, lines, []))
+            begin, elements = end, 0
+        elements += size
+    return packs
+
+
+def _is_in_order(t: Tensor) -> bool:
+    return t.is_contiguous() and t.dim() > 0 and not t.is_complex()
+
+
+def _empty_like(t: Tensor | None) -> Tensor | None:
+    return None if t is None else torch.empty_like(t)
+
+
+def _parts(column: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Tensors of these shapes in the memory of the column; for autograd, each is a tensor of its own, not a view."""
+    parts = torch.split(column, [shape.numel() for shape in shapes])
+    return [part.view(shape).data for part, shape in zip(parts, shapes)]

@@ -1,0 +1,188 @@
+"""Trees of parameters, updates and state as columns of leaves, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from optree import PyTreeSpec
+
+from optimfx.core import Locality, tracing, tree
+from optimfx.core.tree import PyTree
+from optimfx.execution.leaves import PLAIN, Leaves
+
+ABSENT = ()
+"""Stands in a state where there is nothing to remember: a tree without leaves, which torch.vmap, unlike ``None``, lets
+a function return."""
+
+
+def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
+    """The columns as a state; a slot that no leaf keeps is ``ABSENT`` as a whole."""
+    trees = []
+    for column in columns:
+        kept = any(slot is not None for slot in column)
+        leaves = [ABSENT if slot is None else slot for slot in column]
+        trees.append(tree.unflatten(spec, leaves) if kept else ABSENT)
+    return update.state_type(*trees)
+
+
+def check_state(name: str, kind: type[Any], state: PyTree) -> None:
+    """Refuse a state of another transformation."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{name} keeps its state in {kind.__name__}, but got {type(state).__name__}; give the state that init or "
+            f"the last update returned."
+        )
+
+
+class Columns(NamedTuple):
+    """What a step is given, as columns: an entry for each leaf."""
+
+    leaves: Leaves
+    shared: Sequence[Sequence[Sequence[Any]]]  # of each link the step count, then the scalars that it carries
+    spec: PyTreeSpec  # of the parameters, or of the updates without any
+    live: Sequence[int]  # the leaves that have a gradient
+    has_sparse: bool
+
+    @classmethod
+    def of(cls, links: Sequence[Any], updates: PyTree, states: Sequence[PyTree], params: PyTree | None) -> Columns:
+        """Trees as columns, checked against each other.
+
+        Raises:
+            ValueError, TypeError: the trees do not fit together.
+        """
+        given, grads, spec = _leaves_of(updates, params)
+        like = "updates" if params is None else "params"
+        pairs = [_columns_of(link, state, grads, spec, like) for link, state in zip(links, states)]
+        slots = [column for _, own in pairs for column in own]
+        leaves = Leaves(given, grads, slots)
+        _check_shapes(links, leaves, spec)
+        live = [i for i, grad in enumerate(grads) if grad is not None]
+        has_sparse = any([grads[i].layout is not torch.strided for i in live])
+        return cls(leaves, [own for own, _ in pairs], spec, live, has_sparse)
+
+    def writable(self) -> Columns:
+        """The same with gradients that can be written over."""
+        return self._replace(leaves=self.leaves._replace(grads=writable(self.leaves.grads)))
+
+    def trees(
+        self, links: Sequence[Any], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
+    ) -> tuple[PyTree, list[PyTree]]:
+        """The results, and the columns of each link's new state, as trees."""
+        states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
+        return tree.unflatten(self.spec, results), states
+
+
+def writable(grads: Sequence[Any]) -> list[Any]:
+    """Gradients that can be written over: not one whose elements share memory, nor one that stands for two leaves."""
+    seen: set[int] = set()
+    own = []
+    in_trace = tracing.active()
+    for grad in grads:
+        if grad is not None and grad.layout is torch.strided:
+            # What a tracer holds has no address; and an empty tensor has none.
+            address = id(grad) if in_trace else grad.data_ptr()
+            if 0 in grad.stride() or address in seen:
+                grad = grad.clone(memory_format=torch.contiguous_format)
+            elif address:
+                seen.add(address)
+        own.append(grad)
+    return own
+
+
+def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[Any], PyTreeSpec]:
+    """The parameters and updates as columns, checked against each other."""
+    reference, spec = tree.flatten(updates if params is None else params)
+    given = [None] * len(reference) if params is None else reference
+    grads = reference if params is None else tree.flatten_as(spec, updates, "updates", "params")
+    if tracing.active() or not _evidently_fit(reference, grads):
+        for i, (param, grad) in enumerate(zip(given, grads)):
+            if grad is None:
+                continue
+            if params is None:
+                tree.check_leaf(grad, spec, i, "updates")
+            else:
+                tree.check_counterpart(param, grad, spec, i, ("params", "updates"))
+    return given, grads, spec
+
+
+def _check_shapes(links: Sequence[Any], leaves: Leaves, spec: PyTreeSpec) -> None:
+    """Refuse slots of other shapes: a kernel would write beside them."""
+    names = [(link, name) for link in links for name in link.rule.slots]
+    for (link, name), column in zip(names, leaves.slots):
+        if not (link.rule.elementwise or link.rule.locality is Locality.NORM):
+            continue
+        for i, (slot, grad) in enumerate(zip(column, leaves.grads)):
+            if slot is not None and grad is not None and slot.shape != grad.shape:
+                raise ValueError(
+                    f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(slot.shape)}, but "
+                    f"{tree.path(spec, i, 'updates')} has shape {tuple(grad.shape)}: give the state that "
+                    f"{link.name}'s init makes for these parameters."
+                )
+
+
+def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
+    """Whether all are tensors of one kind and of the same shapes, which is soon seen of thousands."""
+    if not {*map(type, params), *map(type, grads)} <= PLAIN - {type(None)}:
+        return False
+    real = all(dtype.is_floating_point for dtype in {t.dtype for t in (*params, *grads)})
+    return real and [p.shape for p in params] == [g.shape for g in grads]
+
+
+def _columns_of(
+    update: Any, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """What leaves share, and their slots, as columns of a rule's state, which has the structure of ``like``."""
+    check_state(update.name, update.state_type, state)
+    columns = []
+    for field, slots in zip(state._fields, state):
+        name = f"state.{field}"
+        absent = _absent(slots)
+        column = [None] * len(grads) if absent else _present(tree.flatten_as(spec, slots, name, like))
+        columns.append(column)
+        # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
+        # slots for some leaves than for others; the count is always there.
+        needed = name == "state.step" or (update.rule.elementwise and not absent)
+        if needed and type(None) in {*map(type, column)}:
+            _check_present(column, grads, spec, name)
+    _check_slots(update, state)
+    return columns[: update.shares], columns[update.shares :]
+
+
+def _present(column: list[Any]) -> list[Any]:
+    """The column with ``None`` for what is absent."""
+    return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
+
+
+def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec, name: str) -> None:
+    for i, (slot, grad) in enumerate(zip(column, grads)):
+        if slot is None and grad is not None:
+            raise ValueError(
+                f"{tree.path(spec, i, name)} is missing, but {tree.path(spec, i, 'updates')} is a tensor; "
+                f"the state must come from init on parameters that include this leaf."
+            )
+
+
+def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:
+    """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
+    if not update.rule.elementwise:
+        return []
+    slots = update.rule.init(torch.empty(0, device="cpu"), **{name: hyper[name] for name in update.rule.init_names})
+    return [name for name, slot in zip(update.rule.slots, slots) if slot is not None]
+
+
+def _check_slots(update: Any, state: PyTree) -> None:
+    """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
+    if not any(_absent(slot) for slot in state[update.shares :]) or _absent(state[0]):
+        return
+    for name in needed(update, update.hyper):
+        if _absent(getattr(state, name)):
+            raise ValueError(
+                f"state.{name} is missing, which {update.name} keeps with these hyperparameters: the state was begun "
+                f"with others. Begin a new one with init(params)."
+            )
+
+
+def _absent(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 0  # Dynamo cannot trace `not` of a tuple of tensors

@@ -1,0 +1,203 @@
+"""What is decided about leaves once, and holds for as long as the next ones are like them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
+
+from optimfx.execution.dispatch import select
+from optimfx.execution.executors.base import BoundStep
+from optimfx.execution.leaves import PLAIN, Leaves, Results
+from optimfx.execution.step import Steps, own, split, typed, wants_dtype
+
+KEPT = 1024
+"""Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
+
+
+class Guard:
+    """Sees in one call whether tensors are as these are, in all but their values and their addresses."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.count = len(tensors)
+        self.aliases = _aliases(tensors)
+        self.guards = TensorGuards(*self._each(tensors), dynamic_dims_sizes=None, dynamic_dims_strides=None)
+
+    def admits(self, tensors: Sequence[Any]) -> bool:
+        """Whether they are."""
+        if len(tensors) != self.count:
+            return False
+        if self.aliases is None:  # this the check itself sees
+            return self.guards.check(*tensors)
+        return _aliases(tensors) == self.aliases and self.guards.check(*self._each(tensors))
+
+    def _each(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each tensor once."""
+        return tensors if self.aliases is None else [t for i, t in enumerate(tensors) if self.aliases[i] == i]
+
+    @staticmethod
+    def can_see(tensors: Iterable[Any]) -> bool:
+        """Whether it sees all that there is to these."""
+        return all(type(t) in TENSORS and t.layout is torch.strided for t in tensors)
+
+
+TENSORS = PLAIN - {type(None)}
+
+
+def _aliases(tensors: Sequence[Any]) -> list[int] | None:
+    """For each tensor the place at which it stands first; ``None`` if each stands at one place."""
+    first: dict[int, int] = {}
+    places = [first.setdefault(id(t), i) for i, t in enumerate(tensors)]
+    return None if len(first) == len(places) else places
+
+
+class Part(NamedTuple):
+    """Leaves that are stepped together: they share device, layout and dtypes."""
+
+    places: list[int] | None  # of all, if not these are all
+    typed: bool  # whether a scalar takes the dtype of the parameters
+    run: BoundStep
+
+
+class Plan:
+    """How leaves that take the same steps are stepped: in which parts, and by which executors.
+
+    Attributes:
+        run: takes the step; it is given also the numbers among the scalars, one after the other.
+        needs_scalars: whether an executor asks for the scalars.
+    """
+
+    run: BoundStep
+
+    def __init__(
+        self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None
+    ) -> None:
+        self.stepping = stepping
+        chosen = []
+        for places in _groups(leaves):
+            part = leaves if places is None else leaves.take(places)
+            mine = typed(steps if places is None else own(steps, places), part.params[0])
+            changed = places is not None or wants_dtype(steps)
+            chosen.append(
+                (
+                    places,
+                    changed,
+                    part,
+                    mine,
+                    select(mine, part, stepping=stepping, inplace=inplace, names=names).executor,
+                )
+            )
+        # Where nobody asks for the scalars, a step goes without them.
+        self.needs_scalars = any(executor.reads_scalars for *_, executor in chosen)
+        self.parts = [
+            Part(places, changed, executor.bind(mine, part, stepping=stepping, inplace=inplace))
+            for places, changed, part, mine, executor in chosen
+        ]
+        places, changed, run = self.parts[0]
+        self.run = run if places is None and not changed else self._run_parts
+
+    def _run_parts(self, steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        places, changed, run = self.parts[0]
+        if places is None:
+            return run(typed(steps, leaves.params[0]), numbers, leaves)
+        results = list(leaves.params if self.stepping else leaves.grads)
+        slots = [list(column) for column in leaves.slots]
+        for places, changed, run in self.parts:
+            part = leaves.take(places or ())
+            mine = typed(own(steps, places), part.params[0]) if changed else steps
+            out, new = run(mine, split(mine)[1] if changed else numbers, part)
+            for column, values in zip((results, *slots), (out, *new)):
+                for i, value in zip(places or (), values):
+                    column[i] = value
+        return results, slots
+
+
+class Pass:
+    """Rules on leaves that are alike, which are found again by a :class:`Guard`.
+
+    Args:
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        names: the executors that were asked for; ``None`` for those of the context.
+        traced: whether a tracer or a transform holds the leaves, for which nothing is kept.
+    """
+
+    def __init__(
+        self, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None, traced: bool = False
+    ) -> None:
+        self.how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "names": names}
+        self.stepping = stepping
+        self.inplace = inplace
+        self.traced = traced
+        self.plans: dict[Any, Plan] = {}
+        self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # of each run, with what it is known again by
+
+    def run(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
+        """The results, and the new slots, of leaves that all take these steps.
+
+        Scalars may be vectors, a number for each leaf.
+
+        Args:
+            leaves: the leaves.
+            steps: what they take.
+            like: what is equal for steps whose hyperparameters are alike (the same ones are 0); ``None`` if that is not
+                known.
+        """
+        plan, numbers = self._plan((), leaves, steps, like)
+        return plan.run(steps, numbers, leaves)
+
+    def run_each(
+        self, leaves: Leaves, runs: Sequence[Sequence[int]], steps: Sequence[Steps], likes: Sequence[Any]
+    ) -> Results:
+        """The results, and the new slots, of runs of leaves with their steps; what is in no run stays as it is.
+
+        Every run is planned before one of them writes.
+        """
+        parts = [leaves.take(run) for run in runs]
+        plans = [self._plan(tuple(run), *each) for run, *each in zip(runs, parts, steps, likes)]
+        if self.inplace and self.stepping and not self.traced:
+            # Nothing has to be put anywhere, which for hundreds of runs takes as long as the steps.
+            for (plan, numbers), part, each in zip(plans, parts, steps):
+                plan.run(each, numbers, part)
+            return leaves.params, leaves.slots
+        results = list(leaves.params if self.stepping else leaves.grads)
+        slots = [list(column) for column in leaves.slots]
+        for run, (plan, numbers), part, each in zip(runs, plans, parts, steps):
+            out, new = plan.run(each, numbers, part)
+            for column, values in zip((results, *slots), (out, *new)):
+                for i, value in zip(run, values):
+                    column[i] = value
+        return results, slots
+
+    def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps, like: Any) -> tuple[Plan, Sequence[Any]]:
+        """The plan of a run, and the numbers among the scalars of its steps."""
+        if self.traced:
+            return Plan(steps, leaves, **self.how), ()
+        known = self.last.get(run)
+        if known is not None and like is not None and known[1] == like and not known[0].needs_scalars:
+            return known[0], ()
+        static, numbers = split(steps)
+        if known is None or known[2] != static or known[1] != like:
+            plan = self.plans.get((run, static)) or _keep(self.plans, (run, static), Plan(steps, leaves, **self.how))
+            known = _keep(self.last, run, (plan, like, static))
+        return known[0], numbers
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+    """The value, kept under the key until there are too many."""
+    while len(kept) >= KEPT:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = value
+    return value
+
+
+def _groups(leaves: Leaves) -> Sequence[list[int] | None]:
+    """The places of leaves that share device, layout and dtypes; ``None`` for those of all."""
+    groups: dict[Any, list[int]] = {}
+    for i, (grad, *rest) in enumerate(zip(leaves.grads, leaves.params, *leaves.slots)):
+        kind = (grad.device, grad.layout, *[None if t is None else t.dtype for t in (grad, *rest)])
+        groups.setdefault(kind, []).append(i)
+    return [None] if len(groups) <= 1 else list(groups.values())

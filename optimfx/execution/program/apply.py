@@ -1,0 +1,21 @@
+"""Rules that follow one another, on one leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optimfx.execution.memory.dtypes import apart
+from optimfx.execution.step import Steps
+
+
+def apply_rules(steps: Steps, param: Any, grad: Any, slots: Sequence[Any], stepping: bool) -> list[Any]:
+    """The rules on one leaf, or on what stands for several: the result and the new slots, none of them an input."""
+    result = grad
+    new: list[Any] = []
+    for i, step in enumerate(steps):
+        base = param if stepping and i == len(steps) - 1 else None
+        own = slots[len(new) : len(new) + len(step.rule.slots)]
+        result, *values = step.rule.leaf(base, param, -result if step.maximize else result, *own, step.scalars)
+        new += values
+    return apart((result, *new), (param, grad, *slots), (param if stepping else grad, *slots))

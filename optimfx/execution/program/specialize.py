@@ -1,0 +1,54 @@
+"""What a kernel is made for, and what it is given: a rule's scalars, with those left open that change by the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.step import Step, flat_scalars
+
+
+class Open(Enum):
+    """Stands for a scalar that a kernel is given at each call; of the others it is made."""
+
+    NUMBER = 0
+    CONDITION = 1
+
+
+def form_of(step: Step) -> tuple[Any, ...]:
+    """The scalars, one after the other, with those that may change from step to step left open."""
+    scalars = flat_scalars(step.scalars)
+    flags = [isinstance(x, bool) for x in scalars]
+    numbers = [isinstance(x, (int, float, Tensor)) and not flag for x, flag in zip(scalars, flags)]
+    conditions = [isinstance(x, Tensor) and x.dtype is torch.bool for x in scalars]
+    if any(flags) and step.count is not None and not isinstance(step.count, Tensor):
+        # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
+        probe = flat_scalars(
+            step.rule.scalars(torch.tensor(step.count, dtype=torch.float64, device="cpu"), **step.hyper)
+        )
+        hanging = [flag and isinstance(x, Tensor) for flag, x in zip(flags, probe)]
+        conditions[: len(hanging)] = [known or hangs for known, hangs in zip(conditions, hanging)]
+    form = [Open.NUMBER if number else x for x, number in zip(scalars, numbers)]
+    return tuple([Open.CONDITION if condition else x for x, condition in zip(form, conditions)])
+
+
+def left_open(scalars: Any, form: tuple[Any, ...]) -> list[Any]:
+    """The values of the scalars that are left open."""
+    return [x for x, part in zip(flat_scalars(scalars), form) if isinstance(part, Open)]
+
+
+def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
+    """The step with the scalars that are left open taken from the numbers."""
+    values = [next(numbers) if isinstance(part, Open) else part for part in form]
+    scalars = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
+    return step.with_scalars(_nested(step.scalars, iter(scalars)))
+
+
+def _nested(like: Any, scalars: Iterator[Any]) -> Any:
+    """The scalars in the place of those of the like."""
+    parts = [_nested(x, scalars) if isinstance(x, (tuple, list)) else next(scalars) for x in like]
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)

@@ -1,0 +1,246 @@
+"""A rule recorded once and printed as the loop body that someone would write by hand.
+
+Called, it neither allocates nor copies what it can write at its place: its torch functions get ``out=`` the parameter,
+a slot or a scratch buffer. The numbers of the step are its arguments, so that one recording serves every step.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimfx.execution.program.operators import Operators
+
+
+class Call(NamedTuple):
+    """A torch function, its arguments, in which a :class:`Value` stands for a tensor, and its result."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    result: int
+
+
+class Value(Operators):
+    """What a tensor will be when the tape is played."""
+
+    def __init__(self, tape: Tape, index: int) -> None:
+        self.tape = tape
+        self.index = index
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Value:
+        tape = next(a.tape for a in args if isinstance(a, cls))
+        return tape.call(func, args, kwargs or {})
+
+
+@dataclass
+class Tape:
+    """The calls of a rule, in order.
+
+    Attributes:
+        calls: what was called.
+        values: how many values there are.
+        numbers: how many numbers the step gives.
+        fixed: whether the rule has looked at the value of a number, so that the calls hold for these numbers only.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    values: int = 0
+    numbers: int = 0
+    fixed: bool = False
+
+    def value(self) -> Value:
+        """A new value."""
+        self.values += 1
+        return Value(self, self.values - 1)
+
+    def number(self, value: float) -> Number:
+        """The next of the numbers that the step gives."""
+        self.numbers += 1
+        return Number(value, f"s{self.numbers - 1}", self)
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Value:
+        """Record a call."""
+        result = self.value()
+        self.calls.append(Call(_WITH_OUT.get(function, function), args, kwargs, result.index))
+        return result
+
+
+class Number(float):
+    """A number of the step, which says how it was computed: a rule's arithmetic on numbers is recorded as Python.
+
+    For all else it is its value; a rule that looks at that (compares it, say) is recorded for this value alone.
+    """
+
+    text: str
+    tape: Tape
+
+    def __new__(cls, value: float, text: str, tape: Tape) -> Number:
+        number = super().__new__(cls, value)
+        number.text = text
+        number.tape = tape
+        return number
+
+    def __neg__(self) -> Number:
+        return Number(-float(self), f"(-{self.text})", self.tape)
+
+    def __bool__(self) -> bool:
+        self.tape.fixed = True
+        return float(self) != 0
+
+
+def _computed(symbol: str, compute: Callable[[Any, Any], Any], swapped: bool) -> Callable[..., Any]:
+    def method(self: Number, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        pair = (other, self) if swapped else (self, other)
+        words = [x.text if isinstance(x, Number) else f"({x!r})" for x in pair]
+        return Number(compute(*map(float, pair)), f"({words[0]} {symbol} {words[1]})", self.tape)
+
+    return method
+
+
+def _looked_at(compare: Callable[[Any, Any], bool]) -> Callable[..., Any]:
+    def method(self: Number, other: Any) -> bool:
+        self.tape.fixed = True
+        return compare(float(self), other)
+
+    return method
+
+
+for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
+    setattr(Number, f"__{_name}__", _computed(_symbol, getattr(operator, _name), swapped=False))
+    setattr(Number, f"__r{_name}__", _computed(_symbol, getattr(operator, _name), swapped=True))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Number, f"__{_name}__", _looked_at(getattr(operator, _name)))
+
+
+def copied(x: Tensor, out: Tensor) -> Tensor:
+    """A copy, in the dtype of ``out``."""
+    return out.copy_(x)
+
+
+def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
+    """One or the other; numbers are in the dtype of ``out``."""
+    return torch.where(
+        condition, *[torch.as_tensor(value, dtype=out.dtype, device=out.device) for value in (x, y)], out=out
+    )
+
+
+_RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied, torch.where: where}
+_WITH_OUT = _RENAMED | {
+    function: function
+    for function in (
+        *(torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.reciprocal, torch.lerp),
+        *(torch.addcmul, torch.addcdiv, torch.sqrt, torch.rsqrt, torch.abs, torch.sign),
+        *(torch.maximum, torch.minimum, torch.clamp_min, torch.clamp_max),
+    )
+}
+"""Functions that can write their result, in the dtype that the rule computes in, to a given place."""
+_PLACED = frozenset(_WITH_OUT.values())
+
+
+class Kernel(NamedTuple):
+    """A tape as a Python function."""
+
+    run: Callable[..., None]  # (numbers, inputs, places, scratch), as :func:`print_kernel` was given them
+    scratch: int  # buffers that it needs
+
+
+def print_kernel(
+    tape: Tape,
+    inputs: Sequence[Value | None],
+    results: Sequence[Value | None],
+    direct: Sequence[bool],
+    over: Sequence[Value | None],
+) -> Kernel:
+    """A function that makes the tape's calls, with a place for each result.
+
+    Args:
+        tape: what to print.
+        inputs: the values that it reads.
+        results: what is left at the end, or ``None``.
+        direct: for each result, whether it may be written where it belongs as soon as it is computed.
+        over: for each result, the input that stands at its place, or ``None``.
+    """
+    outs = [None if value is None else value.index for value in results]
+    last = _last_uses(tape.calls, outs)
+
+    def place_of(at: int, call: Call) -> int | None:
+        """The last place that it may be written to: of a result that it is, over an input that is read no more."""
+        places = [
+            place
+            for place, (result, safe, below) in enumerate(zip(outs, direct, over))
+            if result == call.result and safe and (below is None or last.get(below.index, -1) <= at)
+        ]
+        return places[-1] if places else None
+
+    names: dict[str, Any] = {"inf": math.inf, "nan": math.nan}
+
+    def word(x: Any, prefix: str = "c") -> str:
+        """How an argument is written: a value, what a number was computed from, or a name that stands for it."""
+        if isinstance(x, Value):
+            return f"v{x.index}"
+        if isinstance(x, Number):
+            return x.text
+        name = next((name for name, known in names.items() if known is x), f"{prefix}{len(names)}")
+        names[name] = x
+        return name
+
+    lines = []
+    buffers = 0
+    free: list[int] = []
+    held: dict[int, int] = {}  # buffers, by the value that is in them
+    made: set[int] = set()  # values that are in none
+    placed: dict[int, int] = {}  # the place that each result was written to
+    for at, call in enumerate(tape.calls):
+        free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
+        done = [value for value in made if last.get(value, at) <= at]
+        made -= set(done)
+        given = [word(x) for x in call.args] + [f"{key}={word(x)}" for key, x in call.kwargs.items()]
+        if call.function not in _PLACED:
+            made.add(call.result)
+        elif (place := place_of(at, call)) is not None:
+            placed[call.result] = place
+            given.append(f"out=p{place}")
+        else:
+            if not free:
+                free.append(buffers)
+                buffers += 1
+            held[call.result] = free.pop()
+            given.append(f"out=b{held[call.result]}")
+        lines.append(f"v{call.result} = {word(call.function, 'f')}({', '.join(given)})")
+        # What was allocated for want of a place is given back before the block is through.
+        lines += [f"v{value} = None" for value in done]
+    for place, result in enumerate(outs):
+        if result is not None and placed.get(result) != place:
+            lines.append(f"if p{place} is not None and p{place} is not v{result}: p{place}.copy_(v{result})")
+    unpack = [
+        [f"s{i}" for i in range(tape.numbers)],
+        ["_" if value is None else f"v{value.index}" for value in inputs],
+        [f"p{place}" for place in range(len(results))],
+        [f"b{buffer}" for buffer in range(buffers)],
+    ]
+    heads = [f"[{', '.join(to)}] = {of}" for to, of in zip(unpack, ("numbers", "inputs", "places", "scratch"))]
+    source = "\n    ".join(["def run(numbers, inputs, places, scratch):", *heads, *lines])
+    exec(source, names)
+    return Kernel(names["run"], buffers)
+
+
+def _last_uses(calls: Sequence[Call], results: Sequence[int | None]) -> dict[int | None, int]:
+    """For each value the place of the last call that reads it; results are read when all is done."""
+    last = {value: len(calls) for value in results}
+    for at, call in reversed(list(enumerate(calls))):
+        # A function that is not given a place may hand back what it was given: then that is in use for as long.
+        until = at if call.function in _PLACED else max(at, last.get(call.result, at))
+        for arg in call.args:
+            if isinstance(arg, Value):
+                last[arg.index] = max(until, last.get(arg.index, at))
+    return last

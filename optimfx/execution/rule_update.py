@@ -1,0 +1,75 @@
+"""A rule with its hyperparameters as a transformation of trees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optimfx.core import (
+    DType,
+    GradientTransformation,
+    Outline,
+    Params,
+    PyTree,
+    Row,
+    Rule,
+    State,
+    Stepper,
+    Updates,
+    check_state_dtype,
+)
+from optimfx.core.link import Link
+from optimfx.execution.engine import run
+from optimfx.execution.explanation import explain_rules
+from optimfx.execution.init import check, init
+
+
+class RuleUpdate(Link, Stepper):
+    """The ``update`` of a rule with its hyperparameters; the engine decides how it runs."""
+
+    spares_updates = True
+
+    def init(self, params: Params) -> State:
+        return init(self, params)
+
+    def run(
+        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+    ) -> tuple[PyTree, State]:
+        results, (after,) = run([self], updates, [state], params, stepping=stepping, inplace=inplace)
+        return results, after
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        check(self, updates, state, params)
+
+    def explain(self, params: Params) -> list[Row]:
+        return explain_rules([self], params)
+
+    def outline(self) -> Outline:
+        return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
+
+
+def transformation(
+    name: str, rule: Rule, *, maximize: bool = False, state_dtype: DType | None = None, **hyper: Any
+) -> GradientTransformation:
+    """A rule and its hyperparameters as a :class:`GradientTransformation` over pytrees.
+
+    Args:
+        name: what messages and :func:`optimfx.explain` call it.
+        rule: the mathematics.
+        maximize: ascend: the rule sees the negated gradients.
+        state_dtype: the dtype of the state's tensors, the count and carried scalars apart; ``None`` for what ``init``
+            makes of the parameter. A complex tensor gets the complex dtype of that precision (at least complex32).
+            Computation is in the widest of the dtypes of parameter, gradient and state, and at least float32.
+        hyper: every hyperparameter that the rule's functions name.
+
+    Raises:
+        TypeError: a hyperparameter is missing, or ``state_dtype`` is not a floating-point dtype.
+    """
+    missing = {*rule.init_names, *rule.begin_names, *rule.scalar_names} - {
+        *hyper,
+        *rule.carries,
+        *(["global_norm"] if rule.needs_global_norm else []),
+    }
+    if missing:
+        raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
+    check_state_dtype(state_dtype)
+    return RuleUpdate(name, rule, hyper, maximize, state_dtype).transformation()

@@ -1,0 +1,181 @@
+"""A step of an algorithm: its count and its scalars, for the leaves that take it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optimfx.core import tracing
+from optimfx.core.hyperparams import count, resolve, widened
+from optimfx.execution.memory.dtypes import real
+
+
+def tensor_like(x: Any, like: Tensor) -> Tensor:
+    """A scalar as a 0-d tensor of its own, with the dtype and device of another."""
+    return x.to(like, copy=True) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+
+
+NUMBERS = {int, float}
+"""Types of the scalars that may differ from step to step; what else is there selects a branch of the rule."""
+
+
+class Step:
+    """One step of an algorithm, as all leaves that have taken equally many take it.
+
+    Args:
+        name: of the algorithm.
+        rule: its mathematics.
+        count: of updates, with this one: a number, a tensor, or ``None`` where nobody counts.
+        hyper: the values of what the scalars depend on.
+        maximize: whether the rule sees negated gradients.
+        scalars: what the rule makes of these; ``None`` for what is to be computed when it is first asked for.
+    """
+
+    __slots__ = ("_scalars", "count", "hyper", "maximize", "name", "rule")
+
+    def __init__(
+        self, name: str, rule: Any, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
+    ) -> None:
+        self.name = name
+        self.rule = rule
+        self.count = count
+        self.hyper = hyper
+        self.maximize = maximize
+        self._scalars = scalars
+
+    @property
+    def scalars(self) -> Any:
+        """What the rule makes of the hyperparameters at this step."""
+        if self._scalars is None:
+            self._scalars = self.rule.scalars(self.count, **self.hyper)
+        return self._scalars
+
+    def with_scalars(self, scalars: Any, rule: Any = None) -> Step:
+        """The step with other scalars, and perhaps another rule."""
+        return Step(self.name, rule or self.rule, self.count, self.hyper, self.maximize, scalars)
+
+
+Steps: TypeAlias = tuple[Step, ...]
+"""The steps of algorithms that follow one another, each on what the one before it made of the gradient."""
+
+
+def is_own(steps: Steps) -> bool:
+    """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
+    return any(map(_is_vector, flat_scalars([step.scalars for step in steps])))
+
+
+def own(steps: Steps, places: Any) -> Steps:
+    """The steps of the leaf at one of the places, or of the leaves at several."""
+    vectors = [x for x in flat_scalars([step.scalars for step in steps]) if _is_vector(x)]
+    index = (
+        _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
+    )
+
+    def at(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
+        if not _is_vector(x):
+            return x
+        return torch.stack([x[place] for place in index]) if isinstance(index, list) else x[index]
+
+    return tuple([step.with_scalars(at(step.scalars)) for step in steps])
+
+
+def _index(places: list[int], device: torch.device) -> Tensor:
+    """The places on the device, by a copy for which the host does not wait."""
+    index = torch.tensor(places, device="cpu")
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+
+
+def wants_dtype(steps: Steps) -> bool:
+    """Whether a rule asks for the dtype of the parameters."""
+    return any([step.rule.needs_param_dtype for step in steps])
+
+
+def typed(steps: Steps, param: Tensor | None) -> Steps:
+    """The steps with the dtype of the parameter, or of its parts if it is complex, where a rule asks for it."""
+    if param is None or not wants_dtype(steps):
+        return steps
+    given = {"param_dtype": real(param).dtype}
+    return tuple([s.with_scalars(s.scalars._replace(**given)) if s.rule.needs_param_dtype else s for s in steps])
+
+
+def _is_vector(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch takes a rate of shape (1,) for a number
+
+
+def flat_scalars(scalars: Any) -> list[Any]:
+    """The scalars of a rule, or of several, and of the rules that they are made of, one after the other."""
+    return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
+
+
+def with_numbers(steps: Steps, number: Callable[[float], Any]) -> Steps:
+    """The steps with something else in place of these scalars, made of each."""
+
+    def replaced(x: Any) -> Any:
+        if isinstance(x, (tuple, list)):
+            parts = list(map(replaced, x))
+            return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+        return number(x) if type(x) in NUMBERS else x
+
+    return tuple([step.with_scalars(replaced(step.scalars)) for step in steps])
+
+
+def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
+    """What a plan is made for, and what it is given at each step: the values of the scalars that are numbers."""
+    key: list[Any] = []
+    numbers: list[Any] = []
+    for step in steps:
+        key += (step.rule, step.maximize)
+        for x in step.scalars:
+            kind = type(x)
+            if kind is float or kind is int:
+                key.append(float)
+                numbers.append(x)
+            elif x is None or kind is bool:
+                key.append(x)
+            else:
+                for y in flat_scalars(x):
+                    if type(y) in NUMBERS:
+                        numbers.append(y)
+                    key.append(_static(y))
+    return tuple(key), numbers
+
+
+def _static(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return Tensor, x.dtype, x.device, x.shape, x.requires_grad
+    return float if type(x) in NUMBERS else x
+
+
+def step_at(update: Any, step: Any, **given: Any) -> Step:
+    """The step that takes the count to ``step``: a number, a tensor, or ``None``.
+
+    ``given`` are the scalars that come from the state or the gradients rather than from the user.
+    """
+    before = None
+    if step is not None:
+        step = count(step)
+        before = step - 1
+    return step_with(update, step, {name: resolve(update.hyper[name], before) for name in update.user_names}, given)
+
+
+def step_with(update: Any, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
+    """The step with these values of the hyperparameters."""
+    if given:
+        hyper = {**hyper, **{name: widened(given[name]) for name in update.rule.scalar_names if name in given}}
+    return Step(update.name, update.rule, step, hyper, update.maximize)
+
+
+def first_step(update: Any) -> Step:
+    """The first step, with a gradient of norm 1: what its scalars are made of, if not their values."""
+    return step_at(update, 1 if update.counts else None, **carried_at_first(update), global_norm=1.0)
+
+
+def carried_at_first(update: Any) -> dict[str, Any]:
+    """The values with which the scalars that the rule carries begin."""
+    rule = update.rule
+    return dict(zip(rule.carries, rule.begin(**{name: update.hyper[name] for name in rule.begin_names})))

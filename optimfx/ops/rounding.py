@@ -1,0 +1,68 @@
+"""Rounding to a narrower dtype: to the nearest number, or up and down at random, so that it is right on average."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from optimfx.core import tracing
+
+
+def rounded(x: Any, dtype: torch.dtype) -> Any:
+    """``x`` as a tensor of this dtype would store it, in its own dtype; the derivative is 1."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(rounded, (x,), x, dtype)
+    if x.dtype == dtype:
+        return x
+    # Inductor drops a cast that is taken back, unless something is done with its bits.
+    bits = x.to(dtype).view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+    return _differentiable(x, (bits & -1).view(dtype).to(x.dtype))
+
+
+def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> Any:
+    """``x`` as one of its two neighbours in bfloat16, the nearer the likelier, so that the mean over seeds is ``x``.
+
+    Which, a hash decides of the seed, the step, the element's place in its tensor and its value: the same on every
+    device, and without a generator whose state must be kept. In any other dtype ``x`` is rounded to the nearest.
+
+    Args:
+        x: numbers, in float32 or float64; the latter are rounded to float32 first.
+        dtype: what they will be stored in.
+        seed: an integer in [0, 2**24).
+        step: the number of the step, at most 2**24 for distinct ones.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(rounded_stochastically, (x,), x, dtype, seed, step)
+    if dtype != torch.bfloat16:
+        return rounded(x, dtype)
+    bits = x.to(torch.float32).view(torch.int32)
+    place = torch.arange(x.numel(), device=x.device).view(x.shape)
+    noise = _mixed(_mixed(_mixed(_whole(seed, x)) ^ _whole(step, x)) ^ place)
+    noise = _mixed(noise ^ (bits.long() & _LOW)) & 0xFFFF
+    # What is cut off, plus as much at random, carries into the last bit that is kept as often as it is large.
+    up = ((bits.long() + noise) & ~0xFFFF).int().view(torch.float32)
+    return _differentiable(x, torch.where(x.isfinite(), up.to(x.dtype), x))
+
+
+def _differentiable(x: Tensor, image: Tensor) -> Tensor:
+    """The image, which bits were made into, with the derivative of a cast."""
+    if not (tracing.active() or tracing.differentiated(x)):
+        return image
+    return torch.where(image.isfinite(), image + (x - x.detach()), image)
+
+
+_LOW = 0xFFFFFFFF
+
+
+def _whole(x: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(x, device=like.device).long()
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A permutation of 32 bits in which each depends on all (Wellons, hash-prospector, 2018), in 64-bit integers."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _LOW
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _LOW
+    return x ^ (x >> 16)

@@ -1,0 +1,1 @@
+"""Between torch's books and the engine."""

@@ -1,0 +1,78 @@
+"""Gradients that ``torch.amp`` has scaled: a fused step unscales them, and leaves out what overflowed, by itself."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from optimfx import ops
+from optimfx.core import tracing
+from optimfx.execution.step import Step
+
+
+class Scaling(NamedTuple):
+    """What a ``GradScaler`` tells an optimizer that it steps."""
+
+    unscale: Any  # 1 / scale; None for gradients that are unscaled already
+    found_inf: Any  # above 0 where a gradient overflowed: a tensor, for whose device the host does not wait, or None
+
+    @classmethod
+    def told(cls, optimizer: Any) -> Scaling:
+        """What the scaler has set on the optimizer, if there is one."""
+        if not (hasattr(optimizer, "grad_scale") or hasattr(optimizer, "found_inf")):
+            return UNSCALED
+        scale, found_inf = (tracing.number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
+        return cls(None if scale is None else 1 / scale, found_inf)
+
+    def on(self, param: Tensor) -> Scaling:
+        """The same where a parameter is; the host waits only if that is the host."""
+        if self is UNSCALED:
+            return self
+        device = param.device
+        waits = device.type == "cpu"
+        return Scaling(*[x.to(device, non_blocking=not waits) if isinstance(x, Tensor) else x for x in self])
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there is nothing to step, as far as the host knows."""
+        return not isinstance(self.found_inf, Tensor) and bool(self.found_inf)
+
+    @property
+    def counts(self) -> Any:
+        """By how much the step counts."""
+        return 1 - (self.found_inf > 0).float() if isinstance(self.found_inf, Tensor) else 1
+
+    def around(self, step: Step) -> Step:
+        """The step on gradients that are scaled, which changes nothing where one overflowed."""
+        found_inf = self.found_inf if isinstance(self.found_inf, Tensor) else None
+        if self.unscale is None and found_inf is None:
+            return step
+        scalars = _fields(*step.scalars._fields)(*step.scalars, self.unscale, found_inf)
+        return step.with_scalars(scalars, _guarded(step.rule))
+
+
+UNSCALED = Scaling(None, None)
+
+
+@lru_cache(maxsize=64)
+def _fields(*names: str) -> Any:
+    return namedtuple("Scalars", [*names, "unscale", "found_inf"])
+
+
+@lru_cache(maxsize=64)
+def _guarded(rule: Any) -> Any:
+    """The rule with two scalars more; torch's own kernels do not have them."""
+
+    def leaf(base: Any, param: Any, grad: Any, *slots: Any) -> tuple[Any, ...]:
+        *slots, s = slots  # type: ignore[assignment]
+        new = rule.leaf(base, param, grad if s.unscale is None else grad * s.unscale, *slots, s)
+        if s.found_inf is None:
+            return tuple(new)
+        overflowed = s.found_inf > 0
+        return tuple([None if x is None else ops.where(overflowed, old, x) for old, x in zip((param, *slots), new)])
+
+    return replace(rule, leaf=leaf, aten=None)

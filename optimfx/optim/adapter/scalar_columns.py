@@ -1,0 +1,81 @@
+"""Scalars that torch keeps for every parameter, read and written as one where they lie end to end in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.core import tracing
+from optimfx.execution.memory.packing import Line, end_to_end
+
+
+def exact(value: Any) -> Tensor:
+    """A number as a tensor that has all its digits and is on the host, whatever the default dtype and device are."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+class Scalars:
+    """One scalar of each of some parameters, such as the number of steps taken.
+
+    Args:
+        column: the scalars.
+        together: whether to have them as a vector, though a tracer hides where they lie.
+        line: what found scalars like these before; without it, they may be anything.
+    """
+
+    def __init__(self, column: Sequence[Any], *, together: bool = False, line: Line | None = None) -> None:
+        self.column = column
+        self.together = together
+        self.tracing = line is None and tracing.active()
+        if line is not None:
+            self.line = line.through(column)
+        else:
+            plain = not self.tracing and {*map(type, column)} == {Tensor} and not tracing.differentiated(*column)
+            self.line = end_to_end(column, range(len(column) + 1)) if plain else None
+
+    @property
+    def vector(self) -> Tensor | None:
+        """All, if they are on a device that the host does not wait for, or were to be taken together.
+
+        One alone is no vector: beside a tensor, the dtype of a vector counts, and that of a scalar does not.
+        """
+        if len(self.column) == 1 or not (self.together or self._are_apart()):
+            return None
+        return torch.stack(list(self.column)) if self.line is None else self.line
+
+    def _are_apart(self) -> bool:
+        """Whether all are on one device that is not the host."""
+        if self.line is not None:
+            return not self.line.is_cpu
+        if self.tracing or {*map(type, self.column)} != {Tensor} or self.column[0].is_cpu:
+            return False
+        return len({scalar.device for scalar in self.column}) == 1
+
+    def read(self) -> list[Any]:
+        """Each as a number, where it is on the host."""
+        line = self.line
+        return tracing.numbers(self.column) if line is None or not line.is_cpu else line.tolist()
+
+    def check(self, name: str) -> None:
+        """Refuse, in torch's words, scalars that are no tensors and could not be written."""
+        if self.line is None and not all(isinstance(scalar, Tensor) for scalar in self.column):
+            raise RuntimeError(f"API has changed, `{name}` argument must contain a list of singleton tensors")
+
+    def write(self, value: Any) -> None:
+        """The same value to all."""
+        if self.line is None:
+            torch._foreach_copy_(list(self.column), list(exact(value).expand(len(self.column))))
+        elif isinstance(value, Tensor):
+            self.line.copy_(value)
+        else:
+            self.line.fill_(value)
+
+    def advance(self, by: Any) -> None:
+        """Each by as much."""
+        if self.line is None:
+            torch._foreach_add_(list(self.column), by)
+        else:
+            self.line.add_(by)

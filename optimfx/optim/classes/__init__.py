@@ -1,0 +1,1 @@
+"""The classes of algorithms: hyperparameters, checks, and the rule."""

@@ -1,0 +1,139 @@
+"""Classes of the algorithms that torch does not have: the arguments are those of the pure ones."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from optimfx.optim.adapter.validation import check_no_schedule
+from optimfx.optim.optimizer import Optimizer
+from optimfx.rules.adabelief import adabelief
+from optimfx.rules.adan import adan
+from optimfx.rules.ademamix import ademamix
+from optimfx.rules.adopt import adopt
+from optimfx.rules.lamb import lamb
+from optimfx.rules.lars import lars
+from optimfx.rules.lion import lion
+from optimfx.rules.novograd import novograd
+from optimfx.rules.signsgd import signsgd
+from optimfx.rules.yogi import yogi
+
+FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+"""What a class takes beside its algorithm's arguments, as torch's do; ``fused`` where each element is by itself."""
+
+
+class Beyond(Optimizer):
+    """Takes the arguments of the pure algorithm, and checks them as it does."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        pure = [p for name, p in inspect.signature(cls.factory).parameters.items() if name != "state_dtype"]
+        flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=d) for name, d in FLAGS.items()]
+        if not cls.factory().update.rule.elementwise:  # type: ignore[attr-defined]
+            flags = [flag for flag in flags if flag.name != "fused"]
+        cls.__signature__ = inspect.Signature([first, *pure, *flags])  # type: ignore[attr-defined]
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(type(self)).bind(*args, **kwargs)
+        bound.apply_defaults()
+        defaults = dict(bound.arguments)
+        params = defaults.pop("params")
+        pure = {name: value for name, value in defaults.items() if name not in FLAGS}
+        if isinstance(defaults["lr"], Tensor):
+            pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
+        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name)})
+        self.factory(**pure)
+        super().__init__(params, defaults)
+
+
+class SignSGD(Beyond):
+    """Gradient descent that moves every element by the learning rate.
+
+    Arguments: see :func:`optimfx.signsgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(signsgd)
+
+
+class LARS(Beyond):
+    """LARS: gradient descent by a fraction of each parameter's size.
+
+    Arguments: see :func:`optimfx.lars`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(lars)
+
+
+class LAMB(Beyond):
+    """LAMB: Adam's direction, with a step in proportion to each parameter's size.
+
+    Arguments: see :func:`optimfx.lamb`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(lamb)
+
+
+class NovoGrad(Beyond):
+    """NovoGrad: momentum of gradients that are scaled by the average of their norm.
+
+    Arguments: see :func:`optimfx.novograd`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(novograd)
+
+
+class Lion(Beyond):
+    """Lion: the sign of a momentum that looks ahead.
+
+    Arguments: see :func:`optimfx.lion`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(lion)
+
+
+class AdaBelief(Beyond):
+    """AdaBelief: Adam that divides by how far gradients stray from their average.
+
+    Arguments: see :func:`optimfx.adabelief`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(adabelief)
+
+
+class Yogi(Beyond):
+    """Yogi: Adam whose second moment moves by the size of the squared gradient.
+
+    Arguments: see :func:`optimfx.yogi`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(yogi)
+
+
+class Adan(Beyond):
+    """Adan: Nesterov's look-ahead from the gradient's change.
+
+    Arguments: see :func:`optimfx.adan`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(adan)
+
+
+class AdEMAMix(Beyond):
+    """AdEMAMix: Adam with a second, slow average of the gradient.
+
+    Arguments: see :func:`optimfx.ademamix`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(ademamix)
+
+
+class ADOPT(Beyond):
+    """ADOPT: Adam that scales each gradient by the second moment before it.
+
+    Arguments: see :func:`optimfx.adopt`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(adopt)

@@ -1,0 +1,105 @@
+"""Small leaves that lie end to end in memory, and are stepped as the one stretch that they are."""
+
+import copy
+from itertools import accumulate
+
+import numpy
+import pytest
+import torch
+
+import optimfx as fx
+from optimfx import optim
+from optimfx.execution.memory.packing import SMALL, end_to_end, together
+
+SHAPES = [(3, 2), (), (0,), (5,), (1, 4)]
+
+
+def offsets(tensors):
+    return [0, *accumulate(t.numel() for t in tensors)]
+
+
+def test_what_is_brought_together_is_one_stretch():
+    tensors = [torch.randn(shape) for shape in SHAPES if shape != (0,)]
+    moved = together(tensors)
+    assert all(torch.equal(a, b) and a.shape == b.shape for a, b in zip(moved, tensors))
+    assert torch.equal(end_to_end(moved, offsets(moved)), torch.cat([t.flatten() for t in tensors]))
+    assert end_to_end(tensors, offsets(tensors)) is None
+    versions = [t._version for t in moved]
+    moved[0].mul_(2)  # autograd counts the writes to each by itself
+    assert [t._version for t in moved[1:]] == versions[1:]
+
+
+def test_what_may_not_move_stays_where_it_is():
+    class Own(torch.Tensor):
+        pass
+
+    stay = [
+        torch.randn(SMALL + 1),
+        torch.randn(3, 2).t(),
+        torch.randn(3, requires_grad=True),
+        torch.eye(2).to_sparse(),
+        torch.randn(2).as_subclass(Own),
+        None,
+    ]
+    moved = together([torch.zeros(2), *stay, torch.ones(1)])
+    assert all(a is b for a, b in zip(moved[1:-1], stay))
+    assert torch.equal(end_to_end([moved[0], moved[-1]], [0, 2, 3]), torch.tensor([0.0, 0.0, 1.0]))
+
+
+def moved_away(parts):
+    return [parts[0], parts[1].clone(), parts[2]]
+
+
+def swapped(parts):
+    return [parts[0], parts[2], parts[1]]
+
+
+def transposed(parts):
+    return [parts[0], parts[1].t(), parts[2]]
+
+
+def neighbours_by_chance(parts):
+    """Adjacent in memory, each in a storage of its own."""
+    memory = numpy.zeros(12, dtype=numpy.float32)
+    return [torch.from_numpy(memory[4 * i : 4 * i + 4]).view(2, 2) for i in range(3)]
+
+
+@pytest.mark.parametrize("change", [moved_away, swapped, transposed, neighbours_by_chance])
+def test_what_is_not_one_stretch_is_not_taken_for_one(change):
+    parts = together([torch.randn(2, 2) for _ in range(3)])
+    assert end_to_end(parts, [0, 4, 8, 12]) is not None
+    assert end_to_end(change(parts), [0, 4, 8, 12]) is None
+
+
+def as_pure(params):
+    state = fx.adam().init([p.detach() for p in params])
+    return [state.exp_avg, state.exp_avg_sq]
+
+
+def as_class(params):
+    optimizer = optim.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    return columns(optimizer)
+
+
+def as_loaded(params):
+    optimizer = torch.optim.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    ours = optim.Adam(params)
+    ours.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return columns(ours)
+
+
+def columns(optimizer):
+    states = [optimizer.state[p] for p in optimizer.param_groups[0]["params"]]
+    return [[state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq")]
+
+
+@pytest.mark.parametrize("begin", [as_pure, as_class, as_loaded])
+def test_a_state_lies_end_to_end(begin):
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES if shape != (0,)]
+    assert all(end_to_end(column, offsets(column)) is not None for column in begin(params))

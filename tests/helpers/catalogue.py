@@ -1,0 +1,419 @@
+"""Every algorithm and every link, with the options worth testing. A new one is covered by adding its row."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optax
+import optax_twins
+import optree
+import pytest
+import torch
+from trees import params_like
+
+import optimfx as fx
+from optimfx.core import Locality, Stepper
+from optimfx.execution.step import first_step
+
+SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
+
+
+@dataclass(frozen=True)
+class Evaluating(Stepper):
+    """A minimizer on ``g (p - p0) + |p - p0|^2 / 2``, whose gradient is at first what the update is given."""
+
+    inner: fx.GradientTransformation
+
+    def init(self, params):
+        return self.inner.init(params)
+
+    def run(self, updates, state, params, **how):
+        leaves, spec = optree.tree_flatten(params, none_is_leaf=True, namespace="torch")
+        grads = spec.flatten_up_to(updates)
+
+        def value_and_grad(moved):
+            steps = [None if p is None else q - p for p, q in zip(leaves, spec.flatten_up_to(moved))]
+            parts = [
+                ((g.conj() * s).real + (s.conj() * s).real / 2).sum()
+                for g, s in zip(grads, steps)
+                if g is not None and s is not None
+            ]
+            return sum(parts, torch.zeros((), device="cpu")), spec.unflatten(
+                None if g is None else g + s for g, s in zip(grads, steps)
+            )
+
+        return self.inner.update.run(updates, state, params, value_and_grad_fn=value_and_grad, **how)
+
+    def check(self, updates, state, params):
+        self.inner.update.check(updates, state, params)
+
+    def explain(self, params):
+        return self.inner.update.explain(params)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A factory and what it is tested against.
+
+    Attributes:
+        name: of the factory.
+        options: the keyword arguments to test, the last one the richest.
+        torch_class: the class of torch.optim that takes the same keyword arguments and must agree bit for bit.
+        torch_options: what to compare with torch, where that is not ``options``.
+        torch_shapes: the leaves that torch can step.
+        torch_grad: a gradient as torch wants it.
+        optax: the same transformation from Optax, given the keyword arguments; it returns None for options that Optax
+            does not have. Without one, it is looked for among the twins.
+        dims: the least number of dimensions of a leaf.
+        evaluates: whether it calls ``value_and_grad_fn``.
+        note: what the conformance matrix says beside the name.
+        reasons: why a column of the conformance matrix is closed to the algorithm.
+    """
+
+    name: str
+    options: list[dict[str, Any]]
+    torch_class: type[torch.optim.Optimizer] | None = None
+    optax: Callable[..., optax.GradientTransformation | None] | None = None
+    torch_options: list[dict[str, Any]] | None = None
+    torch_shapes: list[tuple[int, ...]] = field(default_factory=lambda: SHAPES)
+    torch_grad: Callable[[torch.Tensor], torch.Tensor] = lambda grad: grad.clone()
+    dims: int = 0
+    evaluates: bool = False
+    note: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def factory(self) -> Callable[..., fx.GradientTransformation]:
+        """Makes the transformation; one that evaluates the function itself is given one that has the gradients."""
+        make = getattr(fx, self.name)
+        if not self.evaluates:
+            return make
+        return functools.wraps(make)(lambda *args, **options: Evaluating(make(*args, **options)).transformation())
+
+    def takes(self, name: str) -> bool:
+        """Whether the factory has this argument."""
+        return name in inspect.signature(self.factory).parameters
+
+    def __call__(self, **options: Any) -> fx.GradientTransformation:
+        return self.factory(**options)
+
+    @property
+    def richest(self) -> dict[str, Any]:
+        return self.options[-1]
+
+    @property
+    def rule(self) -> fx.Rule | None:
+        """The mathematics; None for a link that is a function of whole trees."""
+        return getattr(self(**self.richest).update, "rule", None)
+
+    @property
+    def carries(self) -> bool:
+        """Whether the rule carries scalars from step to step, which torch does in the default dtype."""
+        return bool(self.rule and self.rule.carries)
+
+    @property
+    def measures_norm(self) -> bool:
+        """Whether it depends on the norm of all gradients."""
+        return bool(self.rule and self.rule.needs_global_norm)
+
+    @property
+    def couples_leaves(self) -> bool:
+        """Whether what happens to a leaf depends on the others."""
+        return self.measures_norm or self.evaluates
+
+    def reads_param(self, options: dict[str, Any]) -> bool:
+        """Whether an update needs the parameters."""
+        update = self(**options).update
+        return self.evaluates or bool(self.rule and self.rule.reads_param(first_step(update).scalars))
+
+    @property
+    def executors(self) -> list[str]:
+        """The executors that run it bit for bit alike; those that do not have tests of their own."""
+        if not (self.rule and self.rule.elementwise):
+            return ["eager"]
+        return ["eager", "foreach"] if self.rule.locality is Locality.POSITION else ["blocked", "eager", "foreach"]
+
+    def twin(self, **options: Any) -> optax.GradientTransformation | None:
+        """The same transformation from Optax, or None."""
+        twin = self.optax or getattr(optax_twins, self.name, None)
+        return twin and twin(**options)
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A random leaf of this shape, with further dimensions where the algorithm needs them."""
+        return torch.randn((2,) * (self.dims - len(shape)) + shape, dtype=dtype)
+
+    def params(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+        """A nested tree of random leaves."""
+        return params_like(dtype, self.randn)
+
+
+def product(**values: Any) -> list[dict[str, Any]]:
+    """Every combination of the values; the last has the last of each."""
+    return [dict(zip(values, row)) for row in itertools.product(*values.values())]
+
+
+SGD = [
+    options
+    for options in product(
+        lr=[0.1], momentum=[0.0, 0.9], dampening=[0.0, 0.5], weight_decay=[0.0, 0.1], nesterov=[False, True],
+        maximize=[False, True],
+    )
+    if not options["nesterov"] or (options["momentum"] and not options["dampening"])
+]  # fmt: skip
+ADAM = product(
+    lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True], weight_decay=[0.0, 0.1], amsgrad=[False, True]
+)
+RMSPROP = product(
+    lr=[0.1], alpha=[0.9], maximize=[False, True], weight_decay=[0.0, 0.1], momentum=[0.0, 0.9], centered=[False, True]
+)
+
+MAXIMIZE_AND_DECAY = dict(maximize=[False, True], weight_decay=[0.0, 0.1])
+RADAM = product(
+    lr=[0.1], betas=[(0.8, 0.95)], eps=[0.0, 1e-6], decoupled_weight_decay=[False, True], **MAXIMIZE_AND_DECAY
+)
+ADAGRAD = product(lr=[0.1], lr_decay=[0.0, 0.1], initial_accumulator_value=[0.0, 0.2], eps=[0.0], **MAXIMIZE_AND_DECAY)
+
+MUON = product(lr=[0.1], momentum=[0.8], adjust_lr_fn=[None, "match_rms_adamw"], nesterov=[False, True])
+
+ALGORITHMS = [
+    Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD),
+    Row("adam", [{}, *ADAM], torch.optim.Adam),
+    Row("adamw", [{}, *ADAM], torch.optim.AdamW),
+    Row("rmsprop", [{}, *RMSPROP], torch.optim.RMSprop),
+    Row(
+        "adamax",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adamax,
+    ),
+    Row(
+        "nadam",
+        [
+            {},
+            *product(
+                lr=[0.1],
+                betas=[(0.8, 0.95)],
+                eps=[1e-6],
+                momentum_decay=[0.05],
+                decoupled_weight_decay=[False, True],
+                **MAXIMIZE_AND_DECAY,
+            ),
+        ],
+        torch.optim.NAdam,
+    ),
+    Row(
+        "asgd",
+        [{}, *product(lr=[0.1], lambd=[0.01], alpha=[0.6], t0=[2.0, 100.0], **MAXIMIZE_AND_DECAY)],
+        torch.optim.ASGD,
+    ),
+    Row("radam", [{}, *RADAM], torch.optim.RAdam),
+    Row(
+        "sparse_adam",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True])],
+        torch.optim.SparseAdam,
+        torch_shapes=[(4, 3), (2, 1, 2), (257,)],  # a single number has no sparse form
+        torch_grad=lambda grad: grad.to_sparse(),
+    ),
+    Row("adagrad", [{}, *ADAGRAD], torch.optim.Adagrad),
+    Row(
+        "adadelta",
+        [{}, *product(lr=[0.5], rho=[0.8], eps=[1e-2], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adadelta,
+    ),
+    Row(
+        "adafactor",
+        [{}, *product(lr=[0.1], beta2_decay=[-0.6], eps=[(1e-6, 1e-2)], d=[1.2, 1.5], **MAXIMIZE_AND_DECAY)],
+        torch.optim.Adafactor,
+        torch_shapes=[shape for shape in SHAPES if 0 not in shape],  # it divides by the number of elements
+        reasons={"complex": "the factored second moment is that of a real matrix"},
+    ),
+    Row(
+        "rprop",
+        [{}, *product(lr=[0.1], etas=[(0.4, 1.3)], step_sizes=[(0.01, 0.2)], maximize=[False, True])],
+        torch.optim.Rprop,
+    ),
+    Row(
+        "muon",
+        # In bfloat16, which torch computes the polynomial in, only equality with torch can be asked for.
+        [{**options, "ns_dtype": None, **more} for options in MUON for more in product(**MAXIMIZE_AND_DECAY)],
+        torch.optim.Muon,
+        torch_options=[{}, *MUON, *product(weight_decay=[0.0], adjust_lr_fn=["original"], ns_steps=[3])],
+        torch_shapes=[(4, 3), (3, 4), (1, 5), (0, 2), (16, 16)],
+        dims=2,
+        note="with `ns_dtype=None` in all columns but `torch`: in bfloat16, the default, the polynomial rounds by 1e-2 "
+        "and no two ways to run it agree more closely",
+        reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
+        "lbfgs",
+        product(lr=[0.5], max_iter=[1, 3], history_size=[2], tolerance_grad=[1e-12], tolerance_change=[1e-12]),
+        torch.optim.LBFGS,  # compared in test_lbfgs.py
+        evaluates=True,
+        reasons={
+            "None leaves": "one quasi-Newton step for all parameters: without a gradient means with gradient 0",
+            "half precision": "the function is evaluated at the stored, rounded parameters within a step",
+        },
+    ),
+    Row("signsgd", product(lr=[0.01], momentum=[0.0, 0.9], maximize=[False, True])),
+    Row(
+        "lars",
+        [
+            {},
+            *product(
+                lr=[0.1], trust_coefficient=[0.5], momentum=[0.0, 0.8], nesterov=[False, True], **MAXIMIZE_AND_DECAY
+            ),
+        ],
+    ),
+    Row(
+        "lamb",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], eps_root=[0.0, 1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row(
+        "novograd",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.5)], eps=[1e-3], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row("lion", [{}, *product(lr=[0.01], maximize=[False, True], weight_decay=[0.0, 0.1])]),
+    Row(
+        "adabelief",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-6], maximize=[False, True], eps_root=[1e-4])],
+    ),
+    Row(
+        "yogi",
+        [
+            {},
+            *product(
+                lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-2], initial_accumulator_value=[0.5], maximize=[False, True]
+            ),
+        ],
+    ),
+    Row(
+        "adan",
+        [{}, *product(lr=[0.1], betas=[(0.9, 0.8, 0.95)], eps=[1e-6], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row(
+        "ademamix",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95, 0.99)], alpha=[3.0], eps_root=[1e-4], **MAXIMIZE_AND_DECAY)],
+    ),
+    Row(
+        "adopt",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], maximize=[False, True], clip=[False, True])],
+    ),
+]
+
+
+def _half(step):
+    return 0.5 / (step + 1)
+
+
+LINKS = [
+    Row("identity", [{}], optax=optax.identity),
+    Row("set_to_zero", [{}], optax=optax.set_to_zero),
+    Row("maximize", [{}], optax=lambda: optax.scale(-1.0)),
+    Row("scale", [dict(factor=-0.5)], optax=lambda factor: optax.scale(factor)),
+    Row("scale_by_lr", [dict(lr=0.1), dict(lr=_half)], optax=lambda lr: optax.scale_by_learning_rate(lr)),
+    Row("scale_by_schedule", [dict(schedule=_half)], optax=lambda schedule: optax.scale_by_schedule(schedule)),
+    Row(
+        "scale_by_adam",
+        [{}, dict(betas=(0.8, 0.9), eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas=(0.9, 0.999), eps=1e-8, eps_root=0.0: optax.scale_by_adam(*betas, eps, eps_root),
+    ),
+    Row(
+        "scale_by_rms",
+        [dict(alpha=0.9), dict(alpha=0.9, centered=True), dict(alpha=0.9, eps=0.0, eps_root=1e-3)],
+        optax=lambda alpha, eps=1e-8, eps_root=0.0, centered=False: (
+            optax.scale_by_stddev(alpha, eps, eps_in_sqrt=False)
+            if centered
+            else optax.scale_by_rms(alpha, eps_root or eps, eps_in_sqrt=bool(eps_root))
+        ),
+    ),
+    Row(
+        "momentum",
+        [dict(decay=0.9), dict(decay=0.9, nesterov=True)],
+        optax=lambda decay, nesterov=False: optax.trace(decay, nesterov),
+    ),
+    Row("ema", product(decay=[0.9], debias=[False, True]), optax=lambda decay, debias: optax.ema(decay, debias)),
+    Row("ema_params", [{}, dict(decay=0.5)]),
+    Row("swa_params", [{}]),
+    Row("monitor", [{}]),
+    Row("kahan", [{}]),
+    Row("master_params", [{}, dict(state_dtype=torch.float64)]),
+    Row("stochastic_rounding", [{}, dict(seed=3)]),
+    Row(
+        "add_decayed_weights",
+        [dict(weight_decay=0.1)],
+        optax=lambda weight_decay: optax.add_decayed_weights(weight_decay),
+    ),
+    Row(
+        "clip_by_global_norm",
+        [dict(max_norm=100.0), dict(max_norm=1.0)],
+        optax=lambda max_norm: optax.clip_by_global_norm(max_norm),
+    ),
+    Row("clip_by_value", [dict(clip_value=0.3)], optax=lambda clip_value: optax.clip(clip_value)),
+    Row(
+        "scale_by_trust_ratio",
+        [{}, dict(min_norm=2.0, trust_coefficient=0.1, eps=1e-3)],
+        optax=lambda **options: optax.scale_by_trust_ratio(**options),
+    ),
+]
+
+
+Where = Callable[[Row, dict[str, Any]], bool]
+
+
+def rows(table: list[Row] = ALGORITHMS, column: str = "") -> Callable[..., Any]:
+    """Parameterise a test over rows, as (a part of) a column of the conformance matrix if it has a name."""
+    return _parametrize("row", [(row, row.name) for row in table if column not in row.reasons], column)
+
+
+def cases(
+    table: list[Row] = ALGORITHMS, where: Where = lambda row, options: True, column: str = "", executors: bool = False
+) -> Callable[..., Any]:
+    """Parameterise a test over rows, each of their options and, if asked for, each executor that can run them."""
+    every = [
+        ((row, options, *executor), "-".join([row.name, _describe(options), *executor]))
+        for row in table
+        if column not in row.reasons
+        for options in row.options
+        if where(row, options)
+        for executor in ([(name,) for name in row.executors] if executors else [()])
+    ]
+    return _parametrize("row, options, executor" if executors else "row, options", every, column)
+
+
+def once_maximized(row: Row, options: dict[str, Any]) -> bool:
+    """Every option, but ascent, which is the executor's and not the rule's, only with the richest."""
+    return not options.get("maximize") or options == row.richest
+
+
+def each_value(row: Row, options: dict[str, Any]) -> bool:
+    """The first, the richest, and beside them the few in which every other value of every option occurs.
+
+    For what is slow, such as compiling, and does not depend on how options go together.
+    """
+    chosen = [row.options[0], row.richest]
+
+    def new(options: dict[str, Any]) -> int:
+        return sum(all(value != other.get(name) for other in chosen) for name, value in options.items())
+
+    while any(map(new, row.options)):
+        chosen.append(max(reversed(row.options), key=new))
+    return options in chosen
+
+
+def _parametrize(names: str, values: list[tuple[Any, str]], column: str) -> Callable[..., Any]:
+    parameters = [pytest.param(*(v if isinstance(v, tuple) else (v,)), id=name) for v, name in values]
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+        test = pytest.mark.parametrize(names, parameters)(test)
+        return pytest.mark.column(column)(test) if column else test
+
+    return decorate
+
+
+def _describe(options: dict[str, Any]) -> str:
+    shown = [f"{name}={getattr(value, '__name__', value)}" for name, value in options.items() if value]
+    return ",".join(shown).replace(" ", "") or "default"

@@ -1,0 +1,81 @@
+"""The classes of optimfx.optim beside torch's: every case of torch's own table, side by side."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from classes import (
+    CLASSES,
+    DB,
+    STEPS,
+    assert_same_groups,
+    assert_same_state,
+    assert_same_value,
+    by_class,
+    closeness,
+    errors,
+    give_gradients,
+    inputs,
+    pair,
+    parameters,
+    take_step,
+)
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum
+
+
+@pytest.mark.parametrize(
+    "info, options", inputs(lambda info: [{"foreach": False}] if "foreach" in info.supported_impls else [{}])
+)
+def test_side_by_side(info, options):
+    """Defaults, groups, parameters, state keys and values after each of ten steps, leaf by leaf: bit for bit."""
+    if info.only_supports_sparse_grads:
+        params = [torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))]
+    else:
+        params = parameters(info)
+    (their_params, theirs), (our_params, ours) = pair(info, params, **options)
+    assert_same_value(theirs.defaults, ours.defaults)
+    assert_same_groups(theirs, ours)
+    assert repr(theirs) == repr(ours)
+    for _ in range(STEPS):
+        give_gradients(info, their_params, our_params)
+        take_step(info, theirs, their_params)
+        take_step(info, ours, our_params)
+        assert_same_state(info, theirs, ours, their_params, our_params, **closeness(info, options))
+    assert_same_groups(theirs, ours)
+
+
+@by_class(DB)
+def test_signature(info):
+    theirs, ours = (inspect.signature(cls.__init__).parameters for cls in (info.optim_cls, CLASSES[info.optim_cls]))
+    ours_alone = [name for name in ours if name not in theirs]
+    assert [name for name in ours if name in theirs] == list(theirs)
+    assert ours_alone in ([], ["fused"])
+    assert all(ours[name].kind == inspect.Parameter.KEYWORD_ONLY for name in ours_alone)
+    for name in theirs:
+        assert theirs[name].kind == ours[name].kind, name
+        assert theirs[name].default == ours[name].default, name
+    assert not issubclass(CLASSES[info.optim_cls], info.optim_cls)
+    assert issubclass(CLASSES[info.optim_cls], torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize("info, case", errors())
+def test_errors_are_torchs(info, case):
+    """The type and the whole text, from torch's class and from ours."""
+
+    def said(cls):
+        given = case.optimizer_error_input
+        with (
+            pytest.raises(case.error_type)
+            if case.error_type is not UserWarning
+            else pytest.warns(UserWarning) as raised
+        ):
+            params = given.params
+            if params is None:
+                params = [torch.nn.Parameter(torch.randn(2, 3)) for _ in range(2)]
+            optimizer = cls(params, **copy.deepcopy(given.kwargs))
+            if case.error_on is OptimizerErrorEnum.STEP_ERROR:
+                optimizer.step()
+        return str(raised.value) if case.error_type is not UserWarning else str(raised[0].message)
+
+    assert said(CLASSES[info.optim_cls]) == said(info.optim_cls)
