@@ -327,17 +327,17 @@ HYPERPARAMETERS = {
     "slots of a rule": (
         lambda: fx.Rule(lambda base, param, grad, mean, s: (base, mean), lambda step: (), state=Averages),
         TypeError,
-        "takes the slots ('mean',), but those of its state are ('mu', 'average').",
+        "the leaf of the rule of test_errors takes the slots ('mean',), but those of its state are ('mu', 'average').",
     ),
     "what a rule carries": (
         lambda: fx.Rule(lambda *args: args, lambda step, mu: (), state=Averages, carries=("average",)),
         TypeError,
-        "carries ('average',), which must be the fields of its state after step.",
+        "the rule of test_errors carries ('average',), which must be the fields of its state after step.",
     ),
     "what a rule needs": (
         lambda: fx.Rule(lambda *args: args, lambda step: (), needs_global_norm=True),
         TypeError,
-        "must take ['global_norm'], which the rule says that it needs.",
+        "the scalars of the rule of test_errors must take ['global_norm'], which the rule says that it needs.",
     ),
 }
 
