@@ -48,13 +48,15 @@ class Chain(Stepper):
         for begin, end in passes:
             meets = {"stepping": stepping and end == len(self.links), "inplace": inplace}
             if end - begin > 1:
-                rules = [link.update for link in self.links[begin:end]]
-                updates, states = run(rules, updates, before[begin:end], params, **meets)
+                updates, states = run(self._rules(begin, end), updates, before[begin:end], params, **meets)
                 after += states
             else:
                 updates, one = run_link(self.links[begin], updates, before[begin], params, **meets, **extra)
                 after.append(one)
         return updates, self._pack(after)
+
+    def _rules(self, begin: int, end: int) -> list[RuleUpdate]:
+        return [link.update for link in self.links[begin:end] if isinstance(link.update, RuleUpdate)]
 
     def _passes(self, updates: Updates | None = None) -> list[tuple[int, int]]:
         """From where to where links run as one: elementwise rules, and those that kernels for these updates measure.
@@ -86,7 +88,7 @@ class Chain(Stepper):
         rows = []
         for begin, end in self._passes(params):
             if end - begin > 1:
-                rows += explain_rules([link.update for link in self.links[begin:end]], params)
+                rows += explain_rules(self._rules(begin, end), params)
             else:
                 rows += explain_link(self.links[begin], params)
         return rows

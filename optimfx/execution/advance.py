@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optimfx.core import tracing, tree
 from optimfx.core.hyperparams import count
+from optimfx.core.link import Link
 from optimfx.execution.dispatch import norm_of
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import Columns
@@ -22,7 +23,7 @@ Runs: TypeAlias = "Sequence[Sequence[int]] | None"
 
 
 def advance(
-    links: Sequence[Any],
+    links: Sequence[Link],
     columns: Columns,
     one_pass: Pass,
     *,
@@ -72,40 +73,42 @@ def advance(
     return results, _of_links(links, shared, slots)
 
 
-def _of_links(links: Sequence[Any], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:
+def _of_links(
+    links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]
+) -> list[list[Sequence[Any]]]:
     """The columns of each link's state: what is shared, then its slots."""
     left = iter(slots)
     return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
 
 
 def steps_of(
-    update: Any, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None
+    link: Link, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None
 ) -> list[Step]:
     """The steps to these counts, each with the scalars that are carried to it.
 
     ``hyper`` are the values of the hyperparameters, where they are known and do not depend on the count.
     """
-    rule = update.rule
-    hyper = update.constants if hyper is None else hyper
+    rule = link.rule
+    hyper = link.constants if hyper is None else hyper
     measured = {"global_norm": norm_of(grads)} if rule.needs_global_norm and counts else {}
     steps = []
     for each in counts:
         taken, *carried = [x if type(x) in NUMBERS else tracing.number(x) for x in each] or (None,)
         given = {**dict(zip(rule.carries, carried)), **measured}
         if hyper is None:
-            steps.append(step_at(update, taken, **given))
+            steps.append(step_at(link, taken, **given))
         else:
-            steps.append(step_with(update, None if taken is None else count(taken), hyper, given))
+            steps.append(step_with(link, None if taken is None else count(taken), hyper, given))
     return steps
 
 
-def check_params(update: Any, scalars: Any, has_params: bool) -> None:
+def check_params(link: Link, scalars: Any, has_params: bool) -> None:
     """Refuse a rule that reads parameters where there are none."""
-    if not has_params and update.rule.reads_param(scalars):
-        raise ValueError(f"{update.name} needs the parameters here: call update(updates, state, params).")
+    if not has_params and link.rule.reads_param(scalars):
+        raise ValueError(f"{link.name} needs the parameters here: call update(updates, state, params).")
 
 
-def check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: Sequence[int], spec: PyTreeSpec) -> None:
+def check_layout(link: Link, scalars: Any, grads: Sequence[Any], rows: Sequence[int], spec: PyTreeSpec) -> None:
     """Refuse sparse gradients where elements without one would move, or in a form that has no elements."""
     for i in rows:
         if grads[i].layout is torch.strided:
@@ -115,16 +118,16 @@ def check_layout(update: Any, scalars: Any, grads: Sequence[Any], rows: Sequence
                 f"{tree.path(spec, i, 'updates')} has layout {grads[i].layout} and {grads[i].sparse_dim()} sparse "
                 f"dimensions; give it as torch.sparse_coo with at least one, or dense."
             )
-        if not update.rule.sparse(scalars):
+        if not link.rule.sparse(scalars):
             raise ValueError(
-                f"{tree.path(spec, i, 'updates')} is sparse, and {update.name} with these hyperparameters also moves "
+                f"{tree.path(spec, i, 'updates')} is sparse, and {link.name} with these hyperparameters also moves "
                 f"elements that have no gradient. Use sparse_adam, sgd without momentum and decay, or adagrad without "
                 f"decay; or make the gradient dense with to_dense()."
             )
 
 
 def _next(
-    links: Sequence[Any], columns: Columns, lines: Sequence[Line | None]
+    links: Sequence[Link], columns: Columns, lines: Sequence[Line | None]
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
     """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it.
 

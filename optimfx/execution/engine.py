@@ -11,6 +11,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.core import tracing, tree
+from optimfx.core.link import Link
 from optimfx.core.tree import PyTree
 from optimfx.execution.advance import advance
 from optimfx.execution.dispatch import forced
@@ -26,7 +27,7 @@ _plans: OrderedDict[Any, TreePlan] = OrderedDict()
 
 
 def run(
-    links: Sequence[Any],
+    links: Sequence[Link],
     updates: PyTree,
     states: Sequence[PyTree],
     params: PyTree | None,
@@ -89,7 +90,7 @@ class TreePlan:
 
     def __init__(
         self,
-        links: Sequence[Any],
+        links: Sequence[Link],
         columns: Columns,
         trees: Sequence[PyTree],
         flat: Sequence[tuple[Sequence[Any], Any]],
@@ -131,7 +132,7 @@ class TreePlan:
             return None
         return Columns(mine, shared, self.spec, self.live, self.has_sparse)
 
-    def run(self, links: Sequence[Any], columns: Columns) -> tuple[PyTree, list[PyTree]]:
+    def run(self, links: Sequence[Link], columns: Columns) -> tuple[PyTree, list[PyTree]]:
         """The results, and the new states."""
         if self.inplace and self.stepping:
             self._check_apart(columns.leaves.params)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.core import Locality, Row, tree
+from optimfx.core import GradientTransformation, Locality, Row, tree
+from optimfx.core.link import Link
 from optimfx.core.reprs import name_of
 from optimfx.core.tree import PyTree
 from optimfx.execution.dispatch import select
@@ -22,7 +23,7 @@ class Explanation(list[Row]):
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
 
 
-def explain(tx: Any, params: PyTree) -> Explanation:
+def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
     """Which executor an in-place step of these parameters uses, and why a preferred one is not.
 
     Args:
@@ -37,7 +38,7 @@ def explain(tx: Any, params: PyTree) -> Explanation:
     return Explanation(explain_link(tx, params))
 
 
-def explain_link(tx: Any, params: PyTree) -> list[Row]:
+def explain_link(tx: GradientTransformation, params: PyTree) -> list[Row]:
     """The rows of one transformation; what cannot explain itself runs as its author wrote it."""
     if hasattr(tx.update, "explain"):
         rows: list[Row] = tx.update.explain(params)
@@ -46,7 +47,7 @@ def explain_link(tx: Any, params: PyTree) -> list[Row]:
     return [_row(name, "as given", group, "a function of the whole tree") for group in _groups(params)]
 
 
-def explain_rules(links: Sequence[Any], params: PyTree) -> list[Row]:
+def explain_rules(links: Sequence[Link], params: PyTree) -> list[Row]:
     """The rows of rules that run as one: the groups of leaves, and the choice for each."""
     steps = tuple([first_step(link) for link in links])
     name = " + ".join(step.name for step in steps)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from optimfx.core import tracing, tree
+from optimfx.core import GradientTransformation, tracing, tree
+from optimfx.core.link import Link
 from optimfx.core.tree import PyTree
 from optimfx.execution.advance import check_layout, check_params
 from optimfx.execution.memory import packing
@@ -15,42 +14,42 @@ from optimfx.execution.plan.columns import Columns, state_of
 from optimfx.execution.step import carried_at_first, first_step, tensor_like
 
 
-def init(update: Any, params: PyTree) -> PyTree:
+def init(link: Link, params: PyTree) -> PyTree:
     """The state of a rule for these parameters: each has a step count, and small tensors lie end to end in memory."""
     leaves, spec = tree.flatten(params)
     for i, leaf in enumerate(leaves):
         if leaf is not None:
             tree.check_leaf(leaf, spec, i, "params")
-            refusal = update.rule.unsupported_reason(leaf)
+            refusal = link.rule.unsupported_reason(leaf)
             if refusal:
                 given = f"has shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
                 raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
-    if not update.counts:
-        return update.state_type()
+    if not link.counts:
+        return link.state_type()
     # torch.optim's dtype for counts: float32, or float64 when that is the default. On the host they are read at once.
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     zero = torch.zeros((), dtype=dtype, device="cpu")
-    carried = [tensor_like(value, zero.double()) for value in carried_at_first(update).values()]
+    carried = [tensor_like(value, zero.double()) for value in carried_at_first(link).values()]
     shared = [[None if leaf is None else value for leaf in leaves] for value in (zero, *carried)]
-    hyper = {name: update.hyper[name] for name in update.rule.init_names}
-    nothing = (None,) * (len(update.state_type._fields) - update.shares)
-    rows = [nothing if leaf is None else update.rule.init(leaf, **hyper) for leaf in leaves]
-    slots = [[kept_as(slot, update.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
+    hyper = {name: link.hyper[name] for name in link.rule.init_names}
+    nothing = (None,) * (len(link.state_type._fields) - link.shares)
+    rows = [nothing if leaf is None else link.rule.init(leaf, **hyper) for leaf in leaves]
+    slots = [[kept_as(slot, link.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
     if tracing.active():
-        return state_of(update, spec, [*shared, *slots])
-    return state_of(update, spec, [packing.together(column) for column in (*shared, *slots)])
+        return state_of(link, spec, [*shared, *slots])
+    return state_of(link, spec, [packing.together(column) for column in (*shared, *slots)])
 
 
-def check(update: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
+def check(link: Link, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Raise what ``run`` would raise of trees that do not fit together."""
-    columns = Columns.of([update], updates, [state], params)
-    scalars = first_step(update).scalars
+    columns = Columns.of([link], updates, [state], params)
+    scalars = first_step(link).scalars
     if columns.live:
-        check_params(update, scalars, params is not None)
-    check_layout(update, scalars, columns.leaves.grads, columns.live, columns.spec)
+        check_params(link, scalars, params is not None)
+    check_layout(link, scalars, columns.leaves.grads, columns.live, columns.spec)
 
 
-def check_link(tx: Any, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
+def check_link(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """The check of any transformation; one that has none is taken at its word."""
     if hasattr(tx.update, "check"):
         tx.update.check(updates, state, params)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from optimfx.core import tracing
 from optimfx.core.hyperparams import count, resolve, widened
+from optimfx.core.link import Link
+from optimfx.core.rule import Rule
 from optimfx.execution.memory.dtypes import real
 
 
@@ -37,7 +39,7 @@ class Step:
     __slots__ = ("_scalars", "count", "hyper", "maximize", "name", "rule")
 
     def __init__(
-        self, name: str, rule: Any, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
+        self, name: str, rule: Rule, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
     ) -> None:
         self.name = name
         self.rule = rule
@@ -53,7 +55,7 @@ class Step:
             self._scalars = self.rule.scalars(self.count, **self.hyper)
         return self._scalars
 
-    def with_scalars(self, scalars: Any, rule: Any = None) -> Step:
+    def with_scalars(self, scalars: Any, rule: Rule | None = None) -> Step:
         """The step with other scalars, and perhaps another rule."""
         return Step(self.name, rule or self.rule, self.count, self.hyper, self.maximize, scalars)
 
@@ -151,7 +153,7 @@ def _static(x: Any) -> Any:
     return float if type(x) in NUMBERS else x
 
 
-def step_at(update: Any, step: Any, **given: Any) -> Step:
+def step_at(link: Link, step: Any, **given: Any) -> Step:
     """The step that takes the count to ``step``: a number, a tensor, or ``None``.
 
     ``given`` are the scalars that come from the state or the gradients rather than from the user.
@@ -160,22 +162,22 @@ def step_at(update: Any, step: Any, **given: Any) -> Step:
     if step is not None:
         step = count(step)
         before = step - 1
-    return step_with(update, step, {name: resolve(update.hyper[name], before) for name in update.user_names}, given)
+    return step_with(link, step, {name: resolve(link.hyper[name], before) for name in link.user_names}, given)
 
 
-def step_with(update: Any, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
+def step_with(link: Link, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
     """The step with these values of the hyperparameters."""
     if given:
-        hyper = {**hyper, **{name: widened(given[name]) for name in update.rule.scalar_names if name in given}}
-    return Step(update.name, update.rule, step, hyper, update.maximize)
+        hyper = {**hyper, **{name: widened(given[name]) for name in link.rule.scalar_names if name in given}}
+    return Step(link.name, link.rule, step, hyper, link.maximize)
 
 
-def first_step(update: Any) -> Step:
+def first_step(link: Link) -> Step:
     """The first step, with a gradient of norm 1: what its scalars are made of, if not their values."""
-    return step_at(update, 1 if update.counts else None, **carried_at_first(update), global_norm=1.0)
+    return step_at(link, 1 if link.counts else None, **carried_at_first(link), global_norm=1.0)
 
 
-def carried_at_first(update: Any) -> dict[str, Any]:
+def carried_at_first(link: Link) -> dict[str, Any]:
     """The values with which the scalars that the rule carries begin."""
-    rule = update.rule
-    return dict(zip(rule.carries, rule.begin(**{name: update.hyper[name] for name in rule.begin_names})))
+    rule = link.rule
+    return dict(zip(rule.carries, rule.begin(**{name: link.hyper[name] for name in rule.begin_names})))

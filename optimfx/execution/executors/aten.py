@@ -47,7 +47,7 @@ def _is_right_in_half(step: Step) -> bool:
     return step.rule.aten == "adam" or _is_sum(step) or (step.rule.aten == "adagrad" and not step.hyper["weight_decay"])
 
 
-CALLS: dict[str, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
+CALLS: dict[str | None, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
 """The calls of torch's kernels, by what a rule that they equal calls them."""
 
 OURS = ("eps_root", "sign")

@@ -9,6 +9,7 @@ import torch
 from optree import PyTreeSpec
 
 from optimfx.core import Locality, tracing, tree
+from optimfx.core.link import Link
 from optimfx.core.tree import PyTree
 from optimfx.execution.leaves import PLAIN, Leaves
 
@@ -17,14 +18,14 @@ ABSENT = ()
 a function return."""
 
 
-def state_of(update: Any, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
+def state_of(link: Link, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
     """The columns as a state; a slot that no leaf keeps is ``ABSENT`` as a whole."""
     trees = []
     for column in columns:
         kept = any(slot is not None for slot in column)
         leaves = [ABSENT if slot is None else slot for slot in column]
         trees.append(tree.unflatten(spec, leaves) if kept else ABSENT)
-    return update.state_type(*trees)
+    return link.state_type(*trees)
 
 
 def check_state(name: str, kind: type[Any], state: PyTree) -> None:
@@ -46,7 +47,7 @@ class Columns(NamedTuple):
     has_sparse: bool
 
     @classmethod
-    def of(cls, links: Sequence[Any], updates: PyTree, states: Sequence[PyTree], params: PyTree | None) -> Columns:
+    def of(cls, links: Sequence[Link], updates: PyTree, states: Sequence[PyTree], params: PyTree | None) -> Columns:
         """Trees as columns, checked against each other.
 
         Raises:
@@ -67,7 +68,7 @@ class Columns(NamedTuple):
         return self._replace(leaves=self.leaves._replace(grads=writable(self.leaves.grads)))
 
     def trees(
-        self, links: Sequence[Any], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
+        self, links: Sequence[Link], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
     ) -> tuple[PyTree, list[PyTree]]:
         """The results, and the columns of each link's new state, as trees."""
         states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
@@ -107,7 +108,7 @@ def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[
     return given, grads, spec
 
 
-def _check_shapes(links: Sequence[Any], leaves: Leaves, spec: PyTreeSpec) -> None:
+def _check_shapes(links: Sequence[Link], leaves: Leaves, spec: PyTreeSpec) -> None:
     """Refuse slots of other shapes: a kernel would write beside them."""
     names = [(link, name) for link in links for name in link.rule.slots]
     for (link, name), column in zip(names, leaves.slots):
@@ -131,10 +132,10 @@ def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
 
 
 def _columns_of(
-    update: Any, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
+    link: Link, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
 ) -> tuple[list[list[Any]], list[list[Any]]]:
     """What leaves share, and their slots, as columns of a rule's state, which has the structure of ``like``."""
-    check_state(update.name, update.state_type, state)
+    check_state(link.name, link.state_type, state)
     columns = []
     for field, slots in zip(state._fields, state):
         name = f"state.{field}"
@@ -143,11 +144,11 @@ def _columns_of(
         columns.append(column)
         # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
         # slots for some leaves than for others; the count is always there.
-        needed = name == "state.step" or (update.rule.elementwise and not absent)
+        needed = name == "state.step" or (link.rule.elementwise and not absent)
         if needed and type(None) in {*map(type, column)}:
             _check_present(column, grads, spec, name)
-    _check_slots(update, state)
-    return columns[: update.shares], columns[update.shares :]
+    _check_slots(link, state)
+    return columns[: link.shares], columns[link.shares :]
 
 
 def _present(column: list[Any]) -> list[Any]:
@@ -164,22 +165,22 @@ def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec
             )
 
 
-def needed(update: Any, hyper: Mapping[str, Any]) -> list[str]:
+def needed(link: Link, hyper: Mapping[str, Any]) -> list[str]:
     """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
-    if not update.rule.elementwise:
+    if not link.rule.elementwise:
         return []
-    slots = update.rule.init(torch.empty(0, device="cpu"), **{name: hyper[name] for name in update.rule.init_names})
-    return [name for name, slot in zip(update.rule.slots, slots) if slot is not None]
+    slots = link.rule.init(torch.empty(0, device="cpu"), **{name: hyper[name] for name in link.rule.init_names})
+    return [name for name, slot in zip(link.rule.slots, slots) if slot is not None]
 
 
-def _check_slots(update: Any, state: PyTree) -> None:
+def _check_slots(link: Link, state: PyTree) -> None:
     """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
-    if not any(_absent(slot) for slot in state[update.shares :]) or _absent(state[0]):
+    if not any(_absent(slot) for slot in state[link.shares :]) or _absent(state[0]):
         return
-    for name in needed(update, update.hyper):
+    for name in needed(link, link.hyper):
         if _absent(getattr(state, name)):
             raise ValueError(
-                f"state.{name} is missing, which {update.name} keeps with these hyperparameters: the state was begun "
+                f"state.{name} is missing, which {link.name} keeps with these hyperparameters: the state was begun "
                 f"with others. Begin a new one with init(params)."
             )
 
