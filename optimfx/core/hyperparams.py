@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core.tracing import number
+from optimfx.core.types import Schedule
 
 
 def count(step: Any) -> Any:
@@ -24,12 +25,19 @@ def resolve(hyper: Any, step: Any) -> Any:
         return hyper
     if isinstance(hyper, (tuple, list)):
         return tuple([resolve(item, step) for item in hyper])
-    value = hyper(step) if callable(hyper) else hyper
+    value = _asked(hyper, step) if callable(hyper) else hyper
     if type(value) in PLAIN_VALUES:
         return value
     if isinstance(value, Tensor):
         return number(value)
     return float(value) if isinstance(value, kinds.Real) else value  # numpy's, of which a plan would not know
+
+
+def _asked(schedule: Schedule, step: Any) -> Any:
+    """A schedule's value, or for a vector of steps one for each."""
+    if not isinstance(step, Tensor) or step.dim() == 0:
+        return schedule(step)
+    return torch.vmap(lambda one: torch.as_tensor(schedule(one), dtype=torch.float64, device=one.device))(step)
 
 
 PLAIN_VALUES = {int, float, bool, str, type(None)}

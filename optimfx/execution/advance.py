@@ -13,6 +13,7 @@ from optimfx.core import tracing, tree
 from optimfx.core.hyperparams import count
 from optimfx.core.link import Link
 from optimfx.execution.dispatch import norm_of
+from optimfx.execution.executors.custom_op.scalars import joined, parted
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import Columns
 from optimfx.execution.plan.passes import Pass
@@ -131,7 +132,7 @@ def _next(
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
     """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it.
 
-    Where counts cannot be read, all leaves are one run that shares vectors, if no schedule has to be asked.
+    Where counts cannot be read, all leaves are one run that shares vectors.
     """
     shared, live = columns.shared, columns.live
     every = [column for own in shared for column in own]
@@ -155,8 +156,8 @@ def _next(
             groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
         rows = [list(each[group[0]]) for group in groups.values()]
         runs = [[live[i] for i in group] for group in groups.values()]
-    if len(runs) > 1 and whole and isinstance(rows[0][0], Tensor) and not any([link.has_schedule for link in links]):
-        vectors = [torch.stack([column[i] for i in live]) for column in every]
+    if len(runs) > 1 and whole and isinstance(rows[0][0], Tensor):
+        vectors = [joined([column[i] for i in live]) for column in every]
         return None, [_by_link(shared, vectors)]
     return None if whole and len(runs) == 1 else runs, [_by_link(shared, row) for row in rows]
 
@@ -197,10 +198,10 @@ def _stored(
     """
     in_trace = tracing.active()
     if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
-        each = [value.to(old) for value, old in zip(values[0].unbind(), before)]
+        each = parted(values[0], before)
         if in_trace or not inplace:
             return each
-        torch._foreach_copy_(list(before), each)
+        torch._foreach_copy_(list(before), list(each))
         return before
     runs = [range(len(before))] if runs is None else runs
     if in_trace:

@@ -16,9 +16,10 @@ from optimfx.core.tree import PyTree
 from optimfx.execution.advance import advance
 from optimfx.execution.dispatch import forced
 from optimfx.execution.leaves import Leaves
+from optimfx.execution.memory.guard import Guard
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import ABSENT, Columns
-from optimfx.execution.plan.passes import Guard, Pass
+from optimfx.execution.plan.passes import Pass
 
 KEPT = 128
 """Plans that are kept, of all transformations together."""

@@ -12,8 +12,8 @@ from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
+from optimfx.execution.executors.custom_op.signature import spell
 from optimfx.execution.executors.triton import norm
-from optimfx.execution.executors.triton.custom_op.signature import spell
 
 CHAIN = {
     "clip, adamw": lambda lr: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=0.1)),

@@ -15,7 +15,7 @@ from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.plan.passes import Guard
+from optimfx.execution.memory.guard import Guard
 
 run = importlib.import_module("optimfx.execution.engine")  # the package has a function of this name
 SIZE = 65

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason
+from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason, unlisted_reason
 from optimfx.execution.executors.foreach import run_on_lists
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
@@ -71,7 +71,7 @@ class ATen(Executor):
             return "a variant that torch's kernel does not have"
         if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
             return "torch's kernel is wrong in half precision"
-        return uncut_reason(steps, leaves) or _mismatch(step, _last(steps, leaves))
+        return uncut_reason(steps, leaves) or unlisted_reason(steps, leaves) or _mismatch(step, _last(steps, leaves))
 
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         last = _last(steps, leaves)

@@ -69,13 +69,16 @@ def symbolic_reason(steps: Steps, leaves: Leaves) -> str | None:
     return "differentiated by autograd" if tracing.differentiated(*tensors) else None
 
 
-def unlisted_reason(steps: Steps, leaves: Leaves) -> str | None:
-    """Why a rule cannot take a list of leaves for one."""
-    if is_own(steps):
-        return "each leaf has scalars of its own"
+def unlike_reason(steps: Steps, leaves: Leaves) -> str | None:
+    """Why a rule cannot take what stands for several leaves, or for a part of one, for a leaf."""
     if not leaves.plain:
         return "tensor subclasses"
     return None if all(step.rule.elementwise for step in steps) else "the rule is not elementwise"
+
+
+def unlisted_reason(steps: Steps, leaves: Leaves) -> str | None:
+    """Why a rule cannot take a list of leaves for one."""
+    return "each leaf has scalars of its own" if is_own(steps) else unlike_reason(steps, leaves)
 
 
 def uncut_reason(steps: Steps, leaves: Leaves) -> str | None:
@@ -84,4 +87,4 @@ def uncut_reason(steps: Steps, leaves: Leaves) -> str | None:
         return "not on a CPU"
     if any(step.rule.locality is Locality.POSITION for step in steps):
         return "the place of an element in its tensor matters"
-    return unlisted_reason(steps, leaves)
+    return unlike_reason(steps, leaves)

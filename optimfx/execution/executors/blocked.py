@@ -8,13 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason
+from optimfx.execution.executors.base import (
+    BoundStep,
+    Executor,
+    symbolic_reason,
+    uncut_reason,
+    unlisted_reason,
+)
+from optimfx.execution.executors.custom_op import traced
+from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
+from optimfx.execution.executors.custom_op.traced import MANY, op_step
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import compute_dtype
+from optimfx.execution.memory.guard import Guard
 from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.program.specialize import filled
 from optimfx.execution.program.tape import Kernel, Tape, copied, print_kernel
-from optimfx.execution.step import Steps, flat_scalars, with_numbers
+from optimfx.execution.step import Steps, flat_scalars, split, with_numbers
 
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
@@ -22,15 +33,26 @@ it."""
 
 
 class Blocked(Executor):
-    """Runs elementwise rules in place, each on a block of the leaves at a time."""
+    """Runs elementwise rules in place, each on a block of the leaves at a time; in a compiled graph, as an op."""
 
     name = "blocked"
     description = "in cache, block by block"
+    traceable = True
 
     def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
-        return uncut_reason(steps, leaves)
+        symbolic = symbolic_reason(steps, leaves)
+        if symbolic is None:
+            return uncut_reason(steps, leaves) or unlisted_reason(steps, leaves)
+        if not torch.compiler.is_compiling() or len(leaves.grads) < MANY:
+            return symbolic
+        columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
+        if any(column[0].is_complex() for column in columns):
+            return "complex numbers"
+        return uncut_reason(steps, leaves) or traced.unsupported_reason(steps, leaves)
 
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
+        if symbolic_reason(steps, leaves):
+            return op_step(self.name, stepping=stepping, inplace=inplace)
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
         kernels: dict[Any, Kernel] = {}
         spare: list[dict[Any, list[Tensor]]] = []
@@ -100,3 +122,51 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
 
 def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:
     return [None if t is None else t[begin:end] for t in tensors]
+
+
+KEPT = 256
+"""Plans of ops that are kept."""
+
+_plans: dict[Any, tuple[Guard, BoundStep]] = {}
+
+
+def _launch(
+    steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
+) -> Results | None:
+    """The blocks of an op."""
+    rows = hyper.tolist()
+    columns = [list(column) for column in zip(*rows)] if hyper.dim() > 1 else [rows]
+    if columns.count(columns[0]) == len(columns):
+        return _run_alike(steps, leaves, columns[0], stepping=stepping, inplace=inplace)
+    if members > 1:
+        return None
+    runs: dict[tuple[float, ...], list[int]] = {}
+    for i, column in enumerate(columns):
+        runs.setdefault(tuple(column), []).append(i)
+    results: list[Any] = [None] * len(columns)
+    slots = [[None] * len(columns) for _ in leaves.slots]
+    for numbers, run in runs.items():
+        out, new = _run_alike(steps, leaves.take(run), numbers, stepping=stepping, inplace=inplace)
+        for whole, part in zip((results, *slots), (out, *new)):
+            for i, value in zip(run, part):
+                whole[i] = value
+    return results, slots
+
+
+def _run_alike(steps: Steps, leaves: Leaves, numbers: Sequence[float], *, stepping: bool, inplace: bool) -> Results:
+    """All leaves with the same numbers."""
+    left = iter(numbers)
+    whole = tuple([filled(step, form, left) for step, form in zip(steps, forms_of(steps))])
+    static, given = split(whole)
+    tensors = [t for column in leaves.columns() for t in column if t is not None]
+    key = (static, stepping, inplace, len(tensors), tensors[0].shape)
+    guard, run = _plans.get(key, (None, None))
+    if guard is None or run is None or not guard.admits(tensors):
+        while len(_plans) >= KEPT:
+            _plans.pop(next(iter(_plans)), None)
+        run = Blocked().bind(whole, leaves, stepping=stepping, inplace=inplace)
+        _plans[key] = Guard(tensors), run
+    return run(whole, given, leaves)
+
+
+LAUNCHES["blocked"] = _launch

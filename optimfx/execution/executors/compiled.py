@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason
+from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason, unlisted_reason
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import compute_dtype, load
@@ -35,7 +35,11 @@ class Compiled(Executor):
     description = "one compiled pass"
 
     def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
-        return uncut_reason(steps, leaves) or (None if _has_compiler() else "no C++ compiler was found")
+        return (
+            uncut_reason(steps, leaves)
+            or unlisted_reason(steps, leaves)
+            or (None if _has_compiler() else "no C++ compiler was found")
+        )
 
     def slower_reason(self, leaves: Leaves) -> str | None:
         dtype = leaves.grads[0].dtype

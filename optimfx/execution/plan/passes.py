@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-from torch._C._dynamo.guards import TensorGuards
 
 from optimfx.execution.dispatch import select
 from optimfx.execution.executors.base import BoundStep
-from optimfx.execution.leaves import PLAIN, Leaves, Results
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, own, split, typed, wants_dtype
 
 KEPT = 1024
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
-
-
-class Guard:
-    """Sees in one call whether tensors are as these are, in all but their values and their addresses."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.count = len(tensors)
-        self.aliases = _aliases(tensors)
-        self.guards = TensorGuards(*self._each(tensors), dynamic_dims_sizes=None, dynamic_dims_strides=None)
-
-    def admits(self, tensors: Sequence[Any]) -> bool:
-        """Whether they are."""
-        if len(tensors) != self.count:
-            return False
-        if self.aliases is None:  # this the check itself sees
-            return self.guards.check(*tensors)
-        return _aliases(tensors) == self.aliases and self.guards.check(*self._each(tensors))
-
-    def _each(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Each tensor once."""
-        return tensors if self.aliases is None else [t for i, t in enumerate(tensors) if self.aliases[i] == i]
-
-    @staticmethod
-    def can_see(tensors: Iterable[Any]) -> bool:
-        """Whether it sees all that there is to these."""
-        return all(type(t) in TENSORS and t.layout is torch.strided for t in tensors)
-
-
-TENSORS = PLAIN - {type(None)}
-
-
-def _aliases(tensors: Sequence[Any]) -> list[int] | None:
-    """For each tensor the place at which it stands first; ``None`` if each stands at one place."""
-    first: dict[int, int] = {}
-    places = [first.setdefault(id(t), i) for i, t in enumerate(tensors)]
-    return None if len(first) == len(places) else places
 
 
 class Part(NamedTuple):

@@ -15,9 +15,10 @@ from optimfx.execution import RuleUpdate
 from optimfx.execution.advance import steps_of
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
+from optimfx.execution.memory.guard import Guard
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import needed
-from optimfx.execution.plan.passes import Guard, Pass
+from optimfx.execution.plan.passes import Pass
 from optimfx.execution.step import NUMBERS, step_with
 from optimfx.optim.adapter.amp import UNSCALED, Scaling
 from optimfx.optim.adapter.scalar_columns import Scalars, exact

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from optimfx.core import Locality
 from optimfx.execution.executors.base import BoundStep, Executor, symbolic_reason
+from optimfx.execution.executors.custom_op import traced
+from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
+from optimfx.execution.executors.custom_op.traced import op_step
 from optimfx.execution.executors.triton.codegen.generate import source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
-from optimfx.execution.executors.triton.custom_op import traced
-from optimfx.execution.executors.triton.custom_op.traced import run_as_op
 from optimfx.execution.executors.triton.runtime import build, launch
 from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.program.specialize import form_of, left_open
@@ -33,7 +34,7 @@ class Triton(Executor):
 
     def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
         if symbolic_reason(steps, leaves):
-            return traced.unsupported_reason(steps, leaves)
+            return _unfit_for_op(steps, leaves) or traced.unsupported_reason(steps, leaves)
         if not build.INSTALLED:
             return "Triton is not installed"
         if not build.serves(leaves.grads[0].device):
@@ -49,7 +50,7 @@ class Triton(Executor):
 
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         if symbolic_reason(steps, leaves):
-            return lambda steps, numbers, leaves: run_as_op(steps, leaves, stepping=stepping, inplace=inplace)
+            return op_step(self.name, stepping=stepping, inplace=inplace)
         forms = list(map(form_of, steps))
         kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
         positional = any(step.rule.locality is Locality.POSITION for step in steps)
@@ -73,3 +74,28 @@ def _unfit(leaves: Leaves) -> str | None:
             return f"no kernel for {dtype}"
     several = len(set().union(*[map(Tensor.get_device, column) for column in columns])) > 1
     return "leaf and state on different devices" if several else None
+
+
+def _unfit_for_op(steps: Steps, leaves: Leaves) -> str | None:
+    """Why an op cannot launch a kernel on these leaves, which may be tracers."""
+    if not build.serves(leaves.grads[0].device):
+        return "no kernels here"
+    if not all(step.rule.has_kernel for step in steps):
+        return "the rule is not elementwise"
+    columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
+    return None if all(column[0].dtype in DTYPES for column in columns) else "no kernel for these dtypes"
+
+
+def _launch(
+    steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
+) -> Results | None:
+    """The kernel of an op."""
+    text, reason = source(steps, forms_of(steps), leaves, stepping, inplace)
+    if reason is not None:
+        return None
+    positional = any(step.rule.locality is Locality.POSITION for step in steps)
+    how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
+    return launch.run(build.kernels(text), hyper, leaves, launch.layout_of(leaves), **how)
+
+
+LAUNCHES["triton"] = _launch

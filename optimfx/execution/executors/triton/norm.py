@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.execution.executors.custom_op.op import UNSAFE, batched
 from optimfx.execution.executors.triton.codegen.generate import norm_source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
 from optimfx.execution.executors.triton.runtime import build, launch
@@ -35,3 +36,21 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
         columns.setdefault(t.dtype, []).append(t)
     norms = [launch.norm(build.kernels(norm_source(dtype.to_real())), column) for dtype, column in columns.items()]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+@torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
+def _global_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all tensors together."""
+    return global_norm(tensors).clone()
+
+
+@_global_norm.register_fake
+def _(tensors):  # type: ignore[no-untyped-def]
+    return tensors[0].new_empty((), dtype=torch.float64)
+
+
+@_global_norm.register_vmap
+def _(info, in_dims, tensors):  # type: ignore[no-untyped-def]
+    rows = [batched(t, dim, info.batch_size).flatten(1).double() for t, dim in zip(tensors, in_dims[0])]
+    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
+    return torch.linalg.vector_norm(norms, dim=0), 0

@@ -1,4 +1,4 @@
-"""Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: the kernel as an op.
+"""Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: a step as an op.
 
 Whoever traces spells which rules the op runs, and the op reads it (``spelling``).
 """
@@ -11,32 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.core import Locality, tracing
-from optimfx.execution.executors.triton.codegen.op_table import DTYPES
-from optimfx.execution.executors.triton.custom_op.op import plain
-from optimfx.execution.executors.triton.custom_op.signature import letter, spell
-from optimfx.execution.executors.triton.runtime import build
+from optimfx.core import tracing
+from optimfx.execution.executors.base import BoundStep
+from optimfx.execution.executors.custom_op.op import plain
+from optimfx.execution.executors.custom_op.signature import letter, spell
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, flat_scalars
 
+MANY = 32
+"""Leaves of a compiled graph from which on they are one op in it, on a CPU: of fewer, the compiler makes one loop with
+what computes the gradients, which runs faster, but it takes a second for every other leaf."""
+
 
 def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
-    """Why an op cannot run these leaves, which may be tracers."""
-    if not build.serves(leaves.grads[0].device):
-        return "no kernels here"
+    """Why an op cannot stand for a step of these leaves, which may be tracers."""
     if tracing.forward_mode() or (torch.compiler.is_compiling() and _differentiated(steps, leaves)):
-        return "a derivative that a kernel does not have"
-    if not all(step.rule.elementwise or step.rule.locality is Locality.NORM for step in steps):
-        return "the rule is not elementwise"
-    columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
-    if not all(column[0].dtype in DTYPES for column in columns):
-        return "no kernel for these dtypes"
+        return "a derivative that an op does not have"
     return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
 
 
-def run_as_op(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
+def op_step(executor: str, *, stepping: bool, inplace: bool) -> BoundStep:
+    """The step that has an op run by this executor."""
+    return lambda steps, numbers, leaves: _run(executor, steps, leaves, stepping=stepping, inplace=inplace)
+
+
+def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """The results, and the new slots by column."""
-    word = spell(steps, leaves)
+    word = spell(executor, steps, leaves)
     device = leaves.grads[0].device
     scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
     numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]

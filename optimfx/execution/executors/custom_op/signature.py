@@ -20,20 +20,20 @@ LETTERS: dict[str, Any] = {"n": Open.NUMBER, "c": Open.CONDITION, "_": None, "t"
 """How a scalar is spelled: what differs from call to call, or what it is."""
 
 
-def spell(steps: Steps, leaves: Leaves) -> str:
-    """What an op is told: of each step the rule's number, its sign and its scalars; then which slots are kept."""
+def spell(executor: str, steps: Steps, leaves: Leaves) -> str:
+    """What an op is told: who runs it; of each step the rule's number, sign and scalars; which slots are kept."""
     words = []
     for step in steps:
         fields = [f"{field}:{letter(x)}" for field, x in _fields(step.scalars)]
         words.append(f"{step.rule.number}{'-' if step.maximize else '+'}{','.join(fields)}")
     kept = "".join(["0" if column[0] is None else "1" for column in leaves.slots])
-    return f"{';'.join(words)}|{kept}"
+    return f"{executor}|{';'.join(words)}|{kept}"
 
 
 @lru_cache(maxsize=256)
-def read(word: str) -> tuple[Steps, str]:
-    """The steps, their scalars open where they differ from call to call; and which slots are kept."""
-    words, kept = word.split("|")
+def read(word: str) -> tuple[str, Steps, str]:
+    """The executor; the steps, their scalars open where they differ from call to call; and which slots are kept."""
+    executor, words, kept = word.split("|")
     steps = []
     for each in words.split(";"):
         sign = "-" if "-" in each else "+"
@@ -41,7 +41,7 @@ def read(word: str) -> tuple[Steps, str]:
         pairs = [field.split(":") for field in fields.split(",") if field]
         scalars = _scalars([(field.split("."), LETTERS[letter]) for field, letter in pairs])
         steps.append(Step("", rule_of(int(number)), None, {}, sign == "-", scalars))
-    return tuple(steps), kept
+    return executor, tuple(steps), kept
 
 
 def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

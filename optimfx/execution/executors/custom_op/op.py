@@ -1,31 +1,28 @@
-"""The kernel as ops of torch, which tracers take for one node."""
+"""A step of leaves as ops of torch, which tracers take for one node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from optimfx.core import Locality
+from optimfx.execution.executors.custom_op.signature import read
 from optimfx.execution.executors.eager import run_eagerly
-from optimfx.execution.executors.triton import norm
-from optimfx.execution.executors.triton.codegen.generate import source
-from optimfx.execution.executors.triton.custom_op.signature import read
-from optimfx.execution.executors.triton.runtime import build, launch
-from optimfx.execution.leaves import Leaves
+from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.program.specialize import filled
 from optimfx.execution.step import Steps, flat_scalars, typed
 
 UNSAFE = (torch.Tag.cudagraph_unsafe,)
-"""Inductor runs these ops beside its CUDA graphs: the tables that they keep must not lie in a graph's memory."""
+"""Inductor runs these ops beside its CUDA graphs: the tables that kernels keep must not lie in a graph's memory."""
 
 
 def _leaves(
     word: str, params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]
 ) -> tuple[Steps, Leaves]:
-    steps, kept = read(word)
+    _, steps, kept = read(word)
     size = len(grads)
     parts = iter([slots[i : i + size] for i in range(0, len(slots), size)])
     columns = [next(parts) if there == "1" else [None] * size for there in kept]
@@ -33,12 +30,29 @@ def _leaves(
     return typed(steps, leaves.params[0]), leaves
 
 
-def _forms(steps: Steps) -> list[tuple[Any, ...]]:
+def forms_of(steps: Steps) -> list[tuple[Any, ...]]:
+    """The scalars of the steps that an op is told, some of them left open."""
     return [tuple(flat_scalars(step.scalars)) for step in steps]
 
 
 def _flat(results: Sequence[Any], slots: Sequence[Sequence[Any]]) -> list[Tensor]:
     return [t for column in (results, *slots) for t in column if t is not None]
+
+
+class Launch(Protocol):
+    """Runs the leaves of an op; ``None`` if it cannot after all.
+
+    ``hyper`` has a row for each scalar that is left open: of one number, of one for each leaf, or of one for each
+    member.
+    """
+
+    def __call__(
+        self, steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
+    ) -> Results | None: ...
+
+
+LAUNCHES: dict[str, Launch] = {}
+"""What runs an op's leaves, by the name of the executor that its word begins with."""
 
 
 def _launched(
@@ -53,11 +67,10 @@ def _launched(
     members: int,
 ) -> list[Tensor]:
     steps, leaves = _leaves(word, params, grads, slots)
-    text, reason = source(steps, _forms(steps), leaves, stepping, inplace)
-    if reason is None:
-        kernels, positional = build.kernels(text), any(step.rule.locality is Locality.POSITION for step in steps)
-        how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
-        return _flat(*launch.run(kernels, hyper, leaves, launch.layout_of(leaves), **how))
+    launch = LAUNCHES[read(word)[0]]
+    results = launch(steps, leaves, hyper, stepping=stepping, inplace=inplace, members=members)
+    if results is not None:
+        return _flat(*results)
     new = plain(word, stepping, members, params, grads, slots, hyper)
     if inplace:
         torch._foreach_copy_([*params, *slots], new)
@@ -95,13 +108,13 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
 
     def first(tensors: list[Tensor], dims: Any) -> list[Tensor]:
         dims = dims if isinstance(dims, (list, tuple)) else [dims] * len(tensors)
-        return [_batched(t, dim, size).contiguous() for t, dim in zip(tensors, dims)]
+        return [batched(t, dim, size).contiguous() for t, dim in zip(tensors, dims)]
 
-    steps, _ = read(word)
+    _, steps, _ = read(word)
     whole = any(step.rule.locality is Locality.POSITION or step.rule.locality is Locality.NORM for step in steps)
     of_members = in_dims[5] is not None or members > 1 or whole
     if of_members:
-        hyper = _batched(hyper, in_dims[5], size).movedim(0, 1)  # shape=(scalars, size) or (scalars, size, members)
+        hyper = batched(hyper, in_dims[5], size).movedim(0, 1)  # shape=(scalars, size) or (scalars, size, members)
         hyper = hyper.expand(-1, -1, members) if hyper.dim() == 3 else hyper.unsqueeze(-1).expand(-1, -1, members)
         hyper, members = hyper.flatten(1), size * members
     columns = [first(tensors, dims) for tensors, dims in zip((params, grads, slots), in_dims[2:5])]
@@ -109,25 +122,8 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
     return new, [0] * len(new)
 
 
-@torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all tensors together."""
-    return norm.global_norm(tensors).clone()
-
-
-@global_norm.register_fake
-def _(tensors):  # type: ignore[no-untyped-def]
-    return tensors[0].new_empty((), dtype=torch.float64)
-
-
-@global_norm.register_vmap
-def _(info, in_dims, tensors):  # type: ignore[no-untyped-def]
-    rows = [_batched(t, dim, info.batch_size).flatten(1).double() for t, dim in zip(tensors, in_dims[0])]
-    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
-    return torch.linalg.vector_norm(norms, dim=0), 0
-
-
-def _batched(t: Tensor, dim: int | None, size: int) -> Tensor:
+def batched(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensor with its members first."""
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
@@ -148,5 +144,5 @@ def plain(
         return [new.view(t.shape) for new, t in zip(each(*split, hyper), like)]
     steps, leaves = _leaves(word, params, grads, slots)
     numbers = iter(hyper.unbind())
-    whole = tuple([filled(step, form, numbers) for step, form in zip(steps, _forms(steps))])
+    whole = tuple([filled(step, form, numbers) for step, form in zip(steps, forms_of(steps))])
     return _flat(*run_eagerly(whole, leaves, stepping=stepping, inplace=False))
