@@ -13,7 +13,7 @@ from torch import Tensor
 from optimfx import ops
 from optimfx.core import GradientTransformation, Outline, Params, PyTree, Row, State, Stepper, Updates, state_class
 from optimfx.core.hyperparams import count
-from optimfx.execution import check_link, check_state, explain_link
+from optimfx.execution import check_link, check_state, count_from_zero, explain_link
 from optimfx.update import run_link
 
 
@@ -36,9 +36,7 @@ class Inject(Stepper):
 
     def init(self, params: Params) -> InjectHyperparamsState:
         values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
-        return InjectHyperparamsState(
-            torch.zeros((), dtype=torch.int64, device="cpu"), values, self._inner(values).init(params)
-        )
+        return InjectHyperparamsState(count_from_zero(params), values, self._inner(values).init(params))
 
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any

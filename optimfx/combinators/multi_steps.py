@@ -26,7 +26,7 @@ from optimfx.core import (
     tracing,
     tree,
 )
-from optimfx.execution import ABSENT, check_link, check_state, explain_link, kept_as
+from optimfx.execution import ABSENT, check_link, check_state, count_from_zero, explain_link, kept_as
 from optimfx.update import added, run_link
 
 
@@ -54,9 +54,7 @@ class MultiSteps(Stepper):
         sums: list[Any] = [
             ABSENT if leaf is None else kept_as(torch.zeros_like(leaf), self.state_dtype) for leaf in leaves
         ]
-        return MultiStepsState(
-            torch.zeros((), dtype=torch.int64, device="cpu"), tree.unflatten(spec, sums), inner_state
-        )
+        return MultiStepsState(count_from_zero(params), tree.unflatten(spec, sums), inner_state)
 
     def run(
         self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 
@@ -49,6 +50,19 @@ def _memory(x: Tensor) -> tuple[Any, ...]:
 def forward_mode() -> bool:
     """Whether derivatives are computed along with values."""
     return forward_ad._current_level >= 0
+
+
+def in_derivative() -> bool:
+    """Whether ``torch.func`` takes a derivative of the call, also as far as a compiler sees: it enters the transforms.
+
+    Of a tensor in a transform, a compiler does not say that it is differentiated.
+    """
+    kinds = {interpreter.key() for interpreter in retrieve_all_functorch_interpreters()}
+    return bool(kinds & {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp})
+
+
+# What torch.compiler.assume_constant_result sets, whose import takes a second.
+in_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def differentiated(*tensors: Tensor | None) -> bool:

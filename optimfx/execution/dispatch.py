@@ -15,6 +15,7 @@ from optimfx.execution.executors.aten import ATen
 from optimfx.execution.executors.base import Executor, symbolic_reason
 from optimfx.execution.executors.blocked import Blocked
 from optimfx.execution.executors.compiled import Compiled
+from optimfx.execution.executors.custom_op.traced import is_worth_an_op
 from optimfx.execution.executors.eager import Eager
 from optimfx.execution.executors.foreach import Foreach
 from optimfx.execution.executors.sparse import Sparse
@@ -94,12 +95,16 @@ def norm_of(grads: Sequence[Any]) -> Tensor:
     They have no derivative; a graph takes them for one node.
     """
     dense = [grad for grad in grads if grad is not None]
-    if not has_kernels(dense) or norm.unsupported_reason(dense) or tracing.differentiated(*dense):
+    if not dense or tracing.differentiated(*dense):
         return tree.global_norm(grads)
-    if torch.compiler.is_compiling() and not tracing.forward_mode():
-        measured: Tensor = torch.ops.optimfx.global_norm(dense)
-        return measured
-    return tree.global_norm(grads) if tracing.active() else norm.global_norm(dense)
+    measurable = has_kernels(dense) and not norm.unsupported_reason(dense)
+    if torch.compiler.is_compiling() and not (tracing.forward_mode() or tracing.in_derivative()):
+        if measurable or is_worth_an_op(dense):
+            measured: Tensor = torch.ops.optimfx.global_norm(dense)
+            return measured
+    elif measurable and not tracing.active():
+        return norm.global_norm(dense)
+    return tree.global_norm(grads)
 
 
 def has_kernels(leaves: Sequence[Any]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from optimfx.core import GradientTransformation, tracing, tree
 from optimfx.core.link import Link
@@ -30,7 +33,7 @@ def init(link: Link, params: PyTree) -> PyTree:
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     zero = torch.zeros((), dtype=dtype, device="cpu")
     carried = [tensor_like(value, zero.double()) for value in carried_at_first(link).values()]
-    shared = [[None if leaf is None else value for leaf in leaves] for value in (zero, *carried)]
+    shared = [[None if leaf is None else _of_members(value, leaf) for leaf in leaves] for value in (zero, *carried)]
     hyper = {name: link.hyper[name] for name in link.rule.init_names}
     nothing = (None,) * (len(link.state_type._fields) - link.shares)
     rows = [nothing if leaf is None else link.rule.init(leaf, **hyper) for leaf in leaves]
@@ -38,6 +41,21 @@ def init(link: Link, params: PyTree) -> PyTree:
     if tracing.active():
         return state_of(link, spec, [*shared, *slots])
     return state_of(link, spec, [packing.together(column) for column in (*shared, *slots)])
+
+
+def count_from_zero(params: PyTree) -> Tensor:
+    """The count of a transformation that has taken no step: an int64 scalar on the host."""
+    zero = torch.zeros((), dtype=torch.int64, device="cpu")
+    leaf = next((leaf for leaf in tree.flatten(params)[0] if leaf is not None), None)
+    return zero if leaf is None else _of_members(zero, leaf)
+
+
+def _of_members(scalar: Tensor, leaf: Any) -> Tensor:
+    """A scalar that under ``vmap`` each member has in memory of its own, as after a step: a graph is for one layout."""
+    if not tracing.active():
+        return scalar
+    own: Tensor = scalar + leaf.new_zeros((), dtype=scalar.dtype, device="cpu")
+    return own
 
 
 def check(link: Link, updates: PyTree, state: PyTree, params: PyTree | None) -> None:

@@ -207,7 +207,7 @@ EMPTY = fx.EmptyState()
 
 
 def test_an_op_keeps_the_rules_of_torch():
-    word = spell(*some(fx.rmsprop(lr=0.1)))
+    word = spell("triton", *some(fx.rmsprop(lr=0.1)))
     params, grads, slots = [randn(3)], [randn(3)], [randn(3).abs()]
     hyper = torch.tensor([0.1, 0.9, 0.1, 1e-8, 0.0], dtype=F64)
     torch.library.opcheck(torch.ops.optimfx.update, (word, True, params, grads, slots, hyper, 1))

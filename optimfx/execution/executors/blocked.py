@@ -134,12 +134,15 @@ def _launch(
     steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
 ) -> Results | None:
     """The blocks of an op."""
+    if members > 1:
+        first = hyper[..., :1]
+        if not torch.equal(hyper, first.expand_as(hyper)):
+            return None
+        hyper = first.squeeze(-1)
     rows = hyper.tolist()
     columns = [list(column) for column in zip(*rows)] if hyper.dim() > 1 else [rows]
     if columns.count(columns[0]) == len(columns):
         return _run_alike(steps, leaves, columns[0], stepping=stepping, inplace=inplace)
-    if members > 1:
-        return None
     runs: dict[tuple[float, ...], list[int]] = {}
     for i, column in enumerate(columns):
         runs.setdefault(tuple(column), []).append(i)

@@ -42,8 +42,8 @@ def _flat(results: Sequence[Any], slots: Sequence[Sequence[Any]]) -> list[Tensor
 class Launch(Protocol):
     """Runs the leaves of an op; ``None`` if it cannot after all.
 
-    ``hyper`` has a row for each scalar that is left open: of one number, of one for each leaf, or of one for each
-    member.
+    ``hyper`` has a row for each scalar that is left open: of one number, or of one for each leaf; and where there are
+    several members, with one for each of them as the last dimension.
     """
 
     def __call__(
@@ -114,9 +114,9 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
     whole = any(step.rule.locality is Locality.POSITION or step.rule.locality is Locality.NORM for step in steps)
     of_members = in_dims[5] is not None or members > 1 or whole
     if of_members:
-        hyper = batched(hyper, in_dims[5], size).movedim(0, 1)  # shape=(scalars, size) or (scalars, size, members)
-        hyper = hyper.expand(-1, -1, members) if hyper.dim() == 3 else hyper.unsqueeze(-1).expand(-1, -1, members)
-        hyper, members = hyper.flatten(1), size * members
+        hyper = batched(hyper, in_dims[5], size)  # shape=(size, scalars), (..., leaves), (..., members), or both
+        hyper = (hyper.unsqueeze(-1) if members == 1 else hyper).movedim(0, -2).flatten(-2)
+        members *= size
     columns = [first(tensors, dims) for tensors, dims in zip((params, grads, slots), in_dims[2:5])]
     new = torch.ops.optimfx.update(word, stepping, *columns, hyper, members)
     return new, [0] * len(new)
@@ -138,7 +138,7 @@ def plain(
 ) -> list[Tensor]:
     """The same by the rules on tensors."""
     if members > 1:
-        each = torch.vmap(lambda *args: plain(word, stepping, 1, *args), in_dims=(0, 0, 0, 1))
+        each = torch.vmap(lambda *args: plain(word, stepping, 1, *args), in_dims=(0, 0, 0, hyper.dim() - 1))
         split = [[t.view(members, -1) for t in tensors] for tensors in (params, grads, slots)]
         like = (*(params if stepping else grads), *slots)
         return [new.view(t.shape) for new, t in zip(each(*split, hyper), like)]

@@ -31,13 +31,14 @@ def parted(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     if alike and vector.device == first.device and _is_op([vector, *like]):
         scalars: Sequence[Tensor] = torch.ops.optimfx.part(vector.to(first.dtype), len(like))
         return scalars
-    return [x.to(old) for x, old in zip(vector.unbind(), like)]
+    # Copies, or the strides of the next step's would be those of a column.
+    return [x.to(old, copy=True) for x, old in zip(vector.unbind(), like)]
 
 
 def _is_op(scalars: Sequence[Tensor]) -> bool:
     """Whether it is worth an op, and has no derivative."""
     compiling = torch.compiler.is_compiling() and not tracing.forward_mode()
-    return compiling and len(scalars) >= MANY and not tracing.differentiated(*scalars)
+    return compiling and len(scalars) >= MANY and not (tracing.differentiated(*scalars) or tracing.in_derivative())
 
 
 @torch.library.custom_op("optimfx::join", mutates_args=())

@@ -23,9 +23,15 @@ MANY = 32
 what computes the gradients, which runs faster, but it takes a second for every other leaf."""
 
 
+def is_worth_an_op(leaves: Sequence[Any]) -> bool:
+    """Whether so many leaves of a CPU, or more."""
+    return len(leaves) >= MANY and all([leaf.is_cpu and leaf.layout is torch.strided for leaf in leaves])
+
+
 def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
     """Why an op cannot stand for a step of these leaves, which may be tracers."""
-    if tracing.forward_mode() or (torch.compiler.is_compiling() and _differentiated(steps, leaves)):
+    compiling = torch.compiler.is_compiling() and (_differentiated(steps, leaves) or tracing.in_derivative())
+    if tracing.forward_mode() or compiling:
         return "a derivative that an op does not have"
     return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
 

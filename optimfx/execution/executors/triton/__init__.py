@@ -95,7 +95,8 @@ def _launch(
         return None
     positional = any(step.rule.locality is Locality.POSITION for step in steps)
     how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
-    return launch.run(build.kernels(text), hyper, leaves, launch.layout_of(leaves), **how)
+    scalars = hyper.flatten(1) if hyper.dim() > 1 else hyper  # of each leaf and member in turn
+    return launch.run(build.kernels(text), scalars, leaves, launch.layout_of(leaves), **how)
 
 
 LAUNCHES["triton"] = _launch

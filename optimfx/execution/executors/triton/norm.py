@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.core import tree
 from optimfx.execution.executors.custom_op.op import UNSAFE, batched
 from optimfx.execution.executors.triton.codegen.generate import norm_source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
@@ -41,7 +42,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 @torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
 def _global_norm(tensors: list[Tensor]) -> Tensor:
     """The norm of all tensors together."""
-    return global_norm(tensors).clone()
+    return (global_norm if build.serves(tensors[0].device) else tree.global_norm)(tensors).clone()
 
 
 @_global_norm.register_fake
