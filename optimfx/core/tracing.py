@@ -43,6 +43,11 @@ def same(x: Any, y: Any) -> bool:
     return plain and _memory(x) == _memory(y) and not functorch.is_functorch_wrapped_tensor(x)
 
 
+def mapped(x: Tensor) -> bool:
+    """Whether ``torch.vmap`` maps over this tensor, as far as can be seen outside of a compiler."""
+    return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(x))
+
+
 def _memory(x: Tensor) -> tuple[Any, ...]:
     return x.data_ptr(), x.dtype, x.shape, x.stride()
 

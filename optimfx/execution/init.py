@@ -52,7 +52,7 @@ def count_from_zero(params: PyTree) -> Tensor:
 
 def _of_members(scalar: Tensor, leaf: Any) -> Tensor:
     """A scalar that under ``vmap`` each member has in memory of its own, as after a step: a graph is for one layout."""
-    if not tracing.active():
+    if not tracing.mapped(leaf):
         return scalar
     own: Tensor = scalar + leaf.new_zeros((), dtype=scalar.dtype, device="cpu")
     return own

@@ -7,6 +7,8 @@ import torch
 
 import optimfx as fx
 
+jax.config.update("jax_enable_x64", True)
+
 SHAPES = {"w": (4, 3), "b": (3,), "s": ()}
 
 

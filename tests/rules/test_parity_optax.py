@@ -1,6 +1,5 @@
 """Optax as the numeric twin of every algorithm and link: float64, 20 steps, 1e-10."""
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -8,8 +7,6 @@ from catalogue import ALGORITHMS, LINKS, cases
 from optax_runs import assert_same_run
 
 import optimfx as fx
-
-jax.config.update("jax_enable_x64", True)
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: row.twin(**options) is not None, column="Optax")
