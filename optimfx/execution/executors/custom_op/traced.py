@@ -1,6 +1,6 @@
 """Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: a step as an op.
 
-Whoever traces spells which rules the op runs, and the op reads it (``spelling``).
+Whoever traces spells which rules the op runs, and the op reads it (``signature``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One kernel for any rule and any chain of rules, and one launch for all leaves: a GPU's default.
 
-The rule is run once on values that stand for tensors (``recording``) and printed (``lower``) in Triton's words
-(``words``) into the one kernel that there is (``template``), which is compiled (``build``) and finds the leaves by
-tables on the device (``layout``, ``tables``, ``launch``). Norms are measured before (``norm``).
+``codegen``: the rule is run once on values that stand for tensors (``recording``) and printed (``lower``) in Triton's
+words (``op_table``) into the one kernel that there is (``template``). ``runtime``: the kernel is compiled (``build``)
+and finds the leaves by tables on the device (``tables``, ``launch``). Norms are measured before (``norm``).
 """
 
 from __future__ import annotations
