@@ -78,6 +78,7 @@ class Rule:
         sparse: whether, given its scalars, an element without gradient keeps its value and slots, so that a sparse
             gradient steps only the elements that it has.
         aten: the name of torch's own kernels that do the same, if there are any.
+        elementwise: whether each element is treated by itself, so that leaves may be flattened.
 
     Raises:
         TypeError: the functions and the state do not go together.
@@ -100,6 +101,7 @@ class Rule:
     begin_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
     slots: tuple[str, ...] = field(init=False, repr=False)
+    elementwise: bool = field(init=False, repr=False)
     number: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,13 +109,14 @@ class Rule:
         if self.state:
             state_class(self.state)
         fields = self.state._fields[1:] if self.state else ()
-        names = {
+        derived = {
+            "elementwise": self.locality in (Locality.ELEMENT, Locality.POSITION),
             "init_names": tuple(inspect.signature(self.init).parameters)[1:],
             "begin_names": tuple(inspect.signature(self.begin).parameters),
             "scalar_names": tuple(inspect.signature(self.scalars).parameters)[1:],
             "slots": tuple(fields[len(self.carries) :]),
         }
-        for name, value in names.items():
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
         self._check_names(fields)
 
@@ -130,11 +133,6 @@ class Rule:
         named = all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters.values())
         if named and taken != self.slots:
             raise TypeError(f"the leaf of {mine} takes the slots {taken}, but those of its state are {self.slots}.")
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether each element is treated by itself, so that leaves may be flattened."""
-        return self.locality in (Locality.ELEMENT, Locality.POSITION)
 
     @property
     def has_kernel(self) -> bool:

@@ -367,6 +367,11 @@ def test_a_class_with_many_parameters(fresh_compiler):
     assert_equal([p.detach() for p in both[0]], [p.detach() for p in both[1]], rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_the_norm_of_many_leaves_is_what_the_graph_takes_it_for(dtype):
+    torch.library.opcheck(torch.ops.optimfx.global_norm, ([torch.ones(3, dtype=dtype), torch.ones(2, dtype=dtype)],))
+
+
 def test_what_leaves_share_is_joined_and_parted_alike():
     torch.library.opcheck(torch.ops.optimfx.join, ([torch.tensor(float(i)) for i in range(3)],))
     torch.library.opcheck(torch.ops.optimfx.part, (torch.arange(3.0), 3))

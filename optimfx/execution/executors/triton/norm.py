@@ -41,8 +41,9 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
 def _global_norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all tensors together."""
-    return (global_norm if build.serves(tensors[0].device) else tree.global_norm)(tensors).clone()
+    """The norm of all tensors together, in float64."""
+    measure = global_norm if build.serves(tensors[0].device) else tree.global_norm
+    return measure(tensors).to(torch.float64, copy=True)
 
 
 @_global_norm.register_fake
