@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from optimfx.core import (
@@ -13,6 +13,7 @@ from optimfx.core import (
     Params,
     PyTree,
     Row,
+    Rule,
     State,
     Stepper,
     Updates,
@@ -31,6 +32,19 @@ class Chain(Stepper):
     names: tuple[Any, ...]
     links: tuple[GradientTransformation, ...]
     named: bool
+    _has_norms: bool = field(init=False)
+    _elementwise: list[tuple[int, int]] = field(init=False)
+    _measured: list[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rules = [link.update.rule if isinstance(link.update, RuleUpdate) else None for link in self.links]
+        derived = {
+            "_has_norms": any(rule and rule.locality is Locality.NORM for rule in rules),
+            "_elementwise": _joined(rules, norms=False),
+            "_measured": _joined(rules, norms=True),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def init(self, params: Params) -> State:
         return self._pack([link.init(params) for link in self.links])
@@ -59,21 +73,8 @@ class Chain(Stepper):
         return [link.update for link in self.links[begin:end] if isinstance(link.update, RuleUpdate)]
 
     def _passes(self, updates: Updates | None = None) -> list[tuple[int, int]]:
-        """From where to where links run as one: elementwise rules, and those that kernels for these updates measure.
-
-        Only the first may depend on the norm of all updates.
-        """
-        rules = [link.update.rule if isinstance(link.update, RuleUpdate) else None for link in self.links]
-        norms = any(rule and rule.locality is Locality.NORM for rule in rules)
-        measured = norms and has_kernels(tree.flatten(updates)[0])
-        passes: list[tuple[int, int]] = []
-        joins = False
-        for i, rule in enumerate(rules):
-            can_join = rule is not None and (rule.elementwise or (measured and rule.locality is Locality.NORM))
-            begin = passes.pop()[0] if joins and can_join and rule and not rule.needs_global_norm else i
-            passes.append((begin, i + 1))
-            joins = can_join
-        return passes
+        """From where to where links run as one: elementwise rules, and those that kernels for these updates measure."""
+        return self._measured if self._has_norms and has_kernels(tree.flatten(updates)[0]) else self._elementwise
 
     @property
     def spares_updates(self) -> bool:  # type: ignore[override]
@@ -107,6 +108,21 @@ class Chain(Stepper):
                 f"{state!r:.200}. Give the state that init or the last update returned."
             )
         return [state[name] for name in self.names]
+
+
+def _joined(rules: Sequence[Rule | None], *, norms: bool) -> list[tuple[int, int]]:
+    """From where to where rules run as one: elementwise ones, and with ``norms`` those that need norms of leaves.
+
+    Only the first may depend on the norm of all updates.
+    """
+    passes: list[tuple[int, int]] = []
+    joins = False
+    for i, rule in enumerate(rules):
+        can_join = rule is not None and (rule.elementwise or (norms and rule.locality is Locality.NORM))
+        begin = passes.pop()[0] if joins and can_join and rule and not rule.needs_global_norm else i
+        passes.append((begin, i + 1))
+        joins = can_join
+    return passes
 
 
 def chain(*links: GradientTransformation) -> GradientTransformation:

@@ -28,6 +28,7 @@ class Link:
         user_names: the arguments of the rule's ``scalars`` that the user gives.
         has_schedule: whether one of the hyperparameters is a function of the step.
         constants: their values, if these are the same at every step.
+        varies_by_count: whether the scalars of two steps differ in nothing but what hangs on the count.
         signature: what a plan depends on, of the rule and its hyperparameters.
     """
 
@@ -42,6 +43,7 @@ class Link:
     user_names: list[str] = field(init=False, repr=False)
     has_schedule: bool = field(init=False, repr=False)
     constants: dict[str, Any] | None = field(init=False, repr=False)
+    varies_by_count: bool = field(init=False, repr=False)
     signature: tuple[Any, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class Link:
             "user_names": names,
             "has_schedule": has_schedule,
             "constants": {name: resolve(self.hyper[name], 0) for name in names} if constant else None,
+            "varies_by_count": constant and not self.rule.needs_global_norm,
             "signature": (self.rule, counts, *[switch(self.hyper[name]) for name in self.rule.init_names]),
         }
         for name, value in derived.items():

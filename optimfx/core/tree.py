@@ -117,7 +117,9 @@ def global_norm(tree: PyTree) -> Tensor:
         wide = [leaf for leaf in dense if leaf.dtype.itemsize >= 4]
         norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
         norms += torch._foreach_norm(wide, 2) if wide else ()
-    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    if len({norm.device for norm in norms}) > 1:
+        norms = [norm.to(norms[0].device) for norm in norms]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
 
 

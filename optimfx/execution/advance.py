@@ -45,8 +45,12 @@ def advance(
     leaves, live = columns.leaves, columns.live
     if not live:
         return leaves.params if one_pass.stepping else leaves.grads, _of_links(links, columns.shared, leaves.slots)
-    lines = lines or [None] * sum(map(len, columns.shared))
-    runs, counts = _next(links, columns, lines)
+    traced = one_pass.traced
+    every = [column for own in columns.shared for column in own]
+    vectors: Sequence[Tensor | None] = [None] * len(every)
+    if lines and not traced:
+        vectors = [None if line is None else _vector(line, column) for line, column in zip(lines, every)]
+    runs, counts = _next(links, columns, every, vectors, traced=traced)
     of_link = list(zip(*counts))
     of_run = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
@@ -55,13 +59,13 @@ def advance(
                 check_params(link, step.scalars, has_params)
                 check_layout(link, step.scalars, leaves.grads, run, columns.spec)
     # The same links with constants differ in nothing but the count from step to step.
-    like = tuple(links) if all([link.constants is not None for link in links]) else None
+    like = tuple(links) if all([link.varies_by_count for link in links]) else None
     if runs is None:
         results, slots = one_pass.run(leaves, of_run[0], like)
     else:
         results, slots = one_pass.run_each(leaves, runs, of_run, [like] * len(of_run))
     shared = []
-    left = iter(lines)
+    left = iter(vectors)
     for k, (link, own) in enumerate(zip(links, columns.shared)):
         stored: list[Sequence[Any]] = []
         for j, before in enumerate(own):
@@ -69,7 +73,7 @@ def advance(
                 getattr(steps[k].scalars, link.rule.carries[j - 1]) if j else each[k][0]
                 for each, steps in zip(counts, of_run)
             ]
-            stored.append(_stored(before, runs, values, next(left), inplace))
+            stored.append(_stored(before, runs, values, next(left), inplace=inplace, traced=traced))
         shared.append(stored)
     return results, _of_links(links, shared, slots)
 
@@ -91,7 +95,7 @@ def steps_of(
     """
     rule = link.rule
     hyper = link.constants if hyper is None else hyper
-    measured = {"global_norm": norm_of(grads)} if rule.needs_global_norm and counts else {}
+    measured = {"global_norm": tracing.number(norm_of(grads))} if rule.needs_global_norm and counts else {}
     steps = []
     for each in counts:
         taken, *carried = [x if type(x) in NUMBERS else tracing.number(x) for x in each] or (None,)
@@ -127,17 +131,31 @@ def check_layout(link: Link, scalars: Any, grads: Sequence[Any], rows: Sequence[
             )
 
 
+def _vector(line: Line, column: Sequence[Any]) -> Tensor | None:
+    """A shared column as the one tensor that its entries are parts of, if they are on the host and no derivative is."""
+    first = column[0]
+    plain = {*map(type, column)} == PLAIN_ENTRIES and first.is_cpu and not tracing.differentiated(*column)
+    return line.through(column) if plain else None
+
+
+PLAIN_ENTRIES = {Tensor}
+
+
 def _next(
-    links: Sequence[Link], columns: Columns, lines: Sequence[Line | None]
+    links: Sequence[Link],
+    columns: Columns,
+    every: Sequence[Sequence[Any]],
+    vectors: Sequence[Tensor | None],
+    *,
+    traced: bool,
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
     """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it.
 
     Where counts cannot be read, all leaves are one run that shares vectors.
     """
     shared, live = columns.shared, columns.live
-    every = [column for own in shared for column in own]
     whole = len(live) == len(columns.leaves.grads)
-    if tracing.active():
+    if traced:
         runs: list[list[int]] = []
         for i in live:
             if runs and all(tracing.same(column[i], column[runs[-1][0]]) for column in every):
@@ -146,7 +164,7 @@ def _next(
                 runs.append([i])
         rows = [[column[run[0]] for column in every] for run in runs]
     else:
-        values = [_values(column, live, line) for column, line in zip(every, lines)]
+        values = [_values(column, live, vector) for column, vector in zip(every, vectors)]
         if all(map(_is_uniform, values)):
             return None if whole else [live], [_by_link(shared, [column[0] for column in values])]
         groups: dict[Any, list[int]] = {}
@@ -157,8 +175,8 @@ def _next(
         rows = [list(each[group[0]]) for group in groups.values()]
         runs = [[live[i] for i in group] for group in groups.values()]
     if len(runs) > 1 and whole and isinstance(rows[0][0], Tensor):
-        vectors = [joined([column[i] for i in live]) for column in every]
-        return None, [_by_link(shared, vectors)]
+        joint = [joined([column[i] for i in live]) for column in every]
+        return None, [_by_link(shared, joint)]
     return None if whole and len(runs) == 1 else runs, [_by_link(shared, row) for row in rows]
 
 
@@ -169,16 +187,16 @@ def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[
     return [(own[0] + 1, *own[1:]) if own else () for own in each]
 
 
-def _values(column: Sequence[Any], live: Sequence[int], line: Line | None) -> Sequence[Any]:
+def _values(column: Sequence[Any], live: Sequence[int], vector: Tensor | None) -> Sequence[Any]:
     """The numbers in a shared column; what is on another device, or differentiated, stays a tensor."""
+    if vector is not None:
+        values: list[Any] = vector.tolist()
+        return values if len(live) == len(column) else [values[i] for i in live]
     mine = column if len(live) == len(column) else [column[i] for i in live]
     first = mine[0]
     if all([x is first for x in mine]):
         return [tracing.number(first)] * len(live)
-    vector = None
-    if line is not None and len(mine) == len(column) and {*map(type, mine)} == {Tensor} and first.is_cpu:
-        vector = line.through(column)
-    return tracing.numbers(mine) if vector is None else vector.tolist()
+    return tracing.numbers(mine)
 
 
 def _is_uniform(values: Sequence[Any]) -> bool:
@@ -190,21 +208,31 @@ def _is_uniform(values: Sequence[Any]) -> bool:
 
 
 def _stored(
-    before: Sequence[Any], runs: Runs, values: Sequence[Any], line: Line | None, inplace: bool
+    before: Sequence[Any],
+    runs: Runs,
+    values: Sequence[Any],
+    vector: Tensor | None,
+    *,
+    inplace: bool,
+    traced: bool,
 ) -> Sequence[Any]:
     """A shared column with the new values of each run, every leaf with a tensor of its own.
 
     It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
     """
-    in_trace = tracing.active()
+    if vector is not None and inplace and runs is None:
+        value = values[0]
+        if not isinstance(value, Tensor) and _dtype_for(value, vector) is vector.dtype:
+            vector.fill_(value)
+            return before
     if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
         each = parted(values[0], before)
-        if in_trace or not inplace:
+        if traced or not inplace:
             return each
         torch._foreach_copy_(list(before), list(each))
         return before
     runs = [range(len(before))] if runs is None else runs
-    if in_trace:
+    if traced:
         return _stored_in_trace(before, runs, values)
     after = list(before)
     has_own = len(set(map(id, before))) == len(before)
@@ -212,8 +240,7 @@ def _stored(
         old = before[run[0]]
         dtype = _dtype_for(value, old)
         if inplace and has_own and dtype is old.dtype:
-            vector = line.through(before) if line is not None and len(run) == len(before) and old.is_cpu else None
-            for t in [before[i] for i in run] if vector is None else [vector]:
+            for t in [before[i] for i in run]:
                 t.copy_(value) if isinstance(value, Tensor) else t.fill_(value)
         else:
             for i, new in zip(run, _copies(value, len(run), dtype, old.device)):

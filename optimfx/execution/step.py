@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -173,8 +174,8 @@ def step_with(link: Link, step: Any, hyper: dict[str, Any], given: dict[str, Any
 
 
 def first_step(link: Link) -> Step:
-    """The first step, with a gradient of norm 1: what its scalars are made of, if not their values."""
-    return step_at(link, 1 if link.counts else None, **carried_at_first(link), global_norm=1.0)
+    """The first step, with a gradient above every bound: what its scalars are made of, if not their values."""
+    return step_at(link, 1 if link.counts else None, **carried_at_first(link), global_norm=math.inf)
 
 
 def carried_at_first(link: Link) -> dict[str, Any]:

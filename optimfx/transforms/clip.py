@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from optimfx import ops
 from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
-from optimfx.transforms.scale import SCALE, Scale
 
 
 class Scalars(NamedTuple):
@@ -51,13 +48,25 @@ def clip_by_value(clip_value: Hyper) -> GradientTransformation:
     return transformation("clip_by_value", CLIP, clip_value=clip_value)
 
 
-def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Tensor) -> Scale:
-    over = global_norm > max_norm
+class Shrink(NamedTuple):
+    factor: Scalar | None  # None where the norm is known to be within the bound
+
+
+def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Scalar) -> Shrink:
+    within = global_norm <= max_norm
+    if within is True:
+        return Shrink(None)
     # Of what is not chosen too, the derivative must be finite.
-    return Scale(ops.where(over, max_norm / ops.where(over, global_norm, 1), 1))
+    return Shrink(ops.where(within, 1, max_norm / ops.where(within, 1, global_norm)))
 
 
-CLIP_NORM = Rule(SCALE.leaf, norm_scalars, needs_global_norm=True, sparse=lambda s: True)
+def shrink(base: Any, param: Any, update: Any, s: Shrink) -> tuple[Any]:
+    if s.factor is None:
+        return (update if base is None else ops.add(base, update),)
+    return (ops.add(base, update, alpha=s.factor),)
+
+
+CLIP_NORM = Rule(shrink, norm_scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
 def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:
