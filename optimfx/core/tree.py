@@ -105,18 +105,26 @@ def global_norm(tree: PyTree) -> Tensor:
     >>> fx.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
     tensor(5.)
     """
-    leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
+    return norm_of_leaves([leaf for leaf in flatten(tree)[0] if leaf is not None])
+
+
+def norm_of_leaves(leaves: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of all elements of these tensors."""
     if not leaves:
         return torch.zeros(())
-    dense = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
-    if tracing.active() or tracing.differentiated(*dense):
-        norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in dense]
+    if True in {leaf.is_sparse for leaf in leaves}:
+        leaves = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
+    if tracing.active() or tracing.differentiated(*leaves):
+        norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves]
     else:
         # On a GPU two launches for all leaves, and as everywhere no wait for the device.
-        narrow = [leaf for leaf in dense if leaf.dtype.itemsize < 4]
-        wide = [leaf for leaf in dense if leaf.dtype.itemsize >= 4]
+        halves = {dtype for dtype in {leaf.dtype for leaf in leaves} if dtype.itemsize < 4}
+        narrow = [leaf for leaf in leaves if leaf.dtype in halves] if halves else []
+        wide = [leaf for leaf in leaves if leaf.dtype not in halves] if halves else leaves
         norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
         norms += torch._foreach_norm(wide, 2) if wide else ()
+    if len(norms) == 1:
+        return norms[0]
     if len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device) for norm in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))

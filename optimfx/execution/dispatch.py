@@ -96,7 +96,7 @@ def norm_of(grads: Sequence[Any]) -> Tensor:
     """
     dense = [grad for grad in grads if grad is not None]
     if not dense or tracing.differentiated(*dense):
-        return tree.global_norm(grads)
+        return tree.norm_of_leaves(dense)
     measurable = has_kernels(dense) and not norm.unsupported_reason(dense)
     if torch.compiler.is_compiling() and not (tracing.forward_mode() or tracing.in_derivative()):
         if measurable or is_worth_an_op(dense):
@@ -104,7 +104,7 @@ def norm_of(grads: Sequence[Any]) -> Tensor:
             return measured
     elif measurable and not tracing.active():
         return norm.global_norm(dense)
-    return tree.global_norm(grads)
+    return tree.norm_of_leaves(dense)
 
 
 def has_kernels(leaves: Sequence[Any]) -> bool:

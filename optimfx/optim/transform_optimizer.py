@@ -115,6 +115,7 @@ class TransformOptimizer(Optimizer):
                 # A link reuses the buffers that it is given, and these are the user's.
                 grads = [None if g is None else g.clone() for g in grads]
             rows = self._rows(group)
+            has_begun = all(rows)
             form, before = self._begun(index, rows)
             with use(*FUSED_CHAIN) if self.fused and not torch.compiler.is_compiling() else nullcontext():
                 _, state = step(self.tx, grads, optree.tree_unflatten(form.structure, before), params, inplace=True)
@@ -123,9 +124,8 @@ class TransformOptimizer(Optimizer):
                 form = self._forms[index, len(params)] = Form.of(state, len(params))
                 before = [None] * len(after)
             form.keep(before, after, rows, group)
-            for p, row in zip(params, rows):
-                if p not in self.state:
-                    self.state[p] = row
+            if not has_begun:
+                self.state.update(zip(params, rows))
         return loss
 
     def state_of(self, index: int = 0) -> State:
@@ -146,7 +146,7 @@ class TransformOptimizer(Optimizer):
 
     def _rows(self, group: Group) -> Rows:
         """What is kept under each parameter of a group, or is to be."""
-        return [self.state.get(p) or {} for p in group["params"]]
+        return [row or {} for row in map(self.state.get, group["params"])]
 
     def _begun(self, index: int, rows: Rows) -> tuple[Form, list[Any]]:
         """The form and the leaves of a group's state; what is not there begins."""

@@ -12,7 +12,9 @@ from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason, 
 from optimfx.execution.executors.foreach import run_on_lists
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
-from optimfx.execution.step import Step, Steps
+from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.program.tape import Tape
+from optimfx.execution.step import Step, Steps, with_numbers
 
 
 def _adam(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
@@ -85,10 +87,11 @@ class ATen(Executor):
             else None
         )
         call = CALLS[steps[-1].rule.aten]
+        changes = len(steps) > 1 and _changes(steps[:-1], leaves)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
-            if len(steps) > 1:
+            if changes:
                 # Out of place: of the gradients, a step in place leaves what they are.
                 before = leaves._replace(slots=leaves.slots[:first])
                 grads, new = run_on_lists(steps[:-1], before, stepping=False, inplace=False)
@@ -110,6 +113,15 @@ class ATen(Executor):
             return params, leaves.slots
 
         return run
+
+
+def _changes(steps: Steps, leaves: Leaves) -> bool:
+    """Whether the steps make anything else of the gradients, and not only with these numbers: a clip within its bound
+    does not."""
+    tape = Tape()
+    param, grad, *slots = [None if column[0] is None else tape.value() for column in leaves.columns()]
+    result, *new = apply_rules(with_numbers(steps, tape.number), param, grad, slots, False)
+    return result is not grad or bool(new)
 
 
 def _last(steps: Steps, leaves: Leaves) -> Leaves:

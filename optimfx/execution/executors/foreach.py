@@ -95,6 +95,8 @@ def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def _stored(values: list[Tensor], like: Sequence[Tensor], inplace: bool) -> list[Tensor]:
     if not inplace:
+        if all([v.dtype == t.dtype and t.dim() for v, t in zip(values, like)]):
+            return values
         return [store(v, t, inplace) for v, t in zip(values, like)]
     torch._foreach_copy_([real(t) if t.is_complex() or not t.dim() else t for t in like], values)
     return list(like)
