@@ -108,7 +108,7 @@ def global_norm(tree: PyTree) -> Tensor:
     return norm_of_leaves([leaf for leaf in flatten(tree)[0] if leaf is not None])
 
 
-def norm_of_leaves(leaves: Sequence[Tensor]) -> Tensor:
+def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
     """The 2-norm of all elements of these tensors."""
     if not leaves:
         return torch.zeros(())
@@ -123,8 +123,6 @@ def norm_of_leaves(leaves: Sequence[Tensor]) -> Tensor:
         wide = [leaf for leaf in leaves if leaf.dtype not in halves] if halves else leaves
         norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
         norms += torch._foreach_norm(wide, 2) if wide else ()
-    if len(norms) == 1:
-        return norms[0]
     if len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device) for norm in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))

@@ -67,12 +67,12 @@ Steps: TypeAlias = tuple[Step, ...]
 
 def is_own(steps: Steps) -> bool:
     """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
-    return any(map(_is_vector, flat_scalars([step.scalars for step in steps])))
+    return bool(vectors_of(steps))
 
 
 def own(steps: Steps, places: Any) -> Steps:
     """The steps of the leaf at one of the places, or of the leaves at several."""
-    vectors = [x for x in flat_scalars([step.scalars for step in steps]) if _is_vector(x)]
+    vectors = vectors_of(steps)
     index = (
         _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
     )
@@ -115,13 +115,20 @@ def flat_scalars(scalars: Any) -> list[Any]:
     return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
 
 
-def with_numbers(steps: Steps, number: Callable[[float], Any]) -> Steps:
-    """The steps with something else in place of these scalars, made of each."""
+def vectors_of(steps: Steps) -> list[Tensor]:
+    """The scalars that are vectors, with a number for each leaf."""
+    return [x for step in steps for x in flat_scalars(step.scalars) if _is_vector(x)]
+
+
+def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[[Tensor], Any] | None = None) -> Steps:
+    """The steps with something else in place of these scalars, made of each number, and of each vector."""
 
     def replaced(x: Any) -> Any:
         if isinstance(x, (tuple, list)):
             parts = list(map(replaced, x))
             return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+        if vector is not None and _is_vector(x):
+            return vector(x)
         return number(x) if type(x) in NUMBERS else x
 
     return tuple([step.with_scalars(replaced(step.scalars)) for step in steps])

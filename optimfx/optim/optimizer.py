@@ -256,8 +256,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._check(owner, params[begin:end], grads[begin:end])
             fresh = group_step.unbegun(columns, names)
             if fresh:
-                for owner, begin, end in batch.ranges():
-                    self._begin_states(owner, params, [i for i in range(begin, end) if i in fresh])
+                owner_of = {i: owner for owner, begin, end in batch.ranges() for i in range(begin, end)}
+                self._begin_states({i: owner_of[i] for i in sorted(fresh)}, params)
                 columns = group_step.columns(settings.update, states, names)
                 tensors = [*params, *grads, *chain.from_iterable(columns.values())]
             group_step.check_shapes(settings.update, params, grads, columns)
@@ -307,8 +307,8 @@ class Optimizer(torch.optim.Optimizer):
         else:
             counts.write(step)
 
-    def _begin_states(self, settings: Settings, params: Sequence[Tensor], places: Sequence[int]) -> None:
-        """Begin the states at these places. Of a term that was switched on later, only its slots are new.
+    def _begin_states(self, places: dict[int, Settings], params: Sequence[Tensor]) -> None:
+        """Begin the states at these places, as their groups say; of a term that was switched on later, its slots.
 
         Raises:
             KeyError: a state that has begun lacks what the optimizer was made to keep: it is another algorithm's.
@@ -317,7 +317,7 @@ class Optimizer(torch.optim.Optimizer):
             missing = [name for name in group_step.kept(self._own(), counts=True) if state.get(name) is None]
             if missing:
                 raise KeyError(missing[0])
-        begun = [self._begin(settings, params[i]) for i in places]
+        begun = [self._begin(settings, params[i]) for i, settings in places.items()]
         for i, new in zip(places, begun if tracing.active() else group_step.together(begun)):
             state = self.state[params[i]]
             state.update({name: value for name, value in new.items() if state.get(name) is None})

@@ -107,7 +107,7 @@ class ATen(Executor):
                 part = mine.take(direct)
                 call(step, part.params, part.grads, _present(part.slots))
             layout.run(
-                lambda row, outs: call(step, row[:1], row[1:2], _present([[t] for t in row[2:]])),
+                lambda row, outs, stretch: call(step, row[:1], row[1:2], _present([[t] for t in row[2:]])),
                 mine.take(others),
             )
             return params, leaves.slots
@@ -116,8 +116,7 @@ class ATen(Executor):
 
 
 def _changes(steps: Steps, leaves: Leaves) -> bool:
-    """Whether the steps make anything else of the gradients, and not only with these numbers: a clip within its bound
-    does not."""
+    """Whether the steps make anything else of the gradients, whatever the numbers: a clip within its bound does not."""
     tape = Tape()
     param, grad, *slots = [None if column[0] is None else tape.value() for column in leaves.columns()]
     result, *new = apply_rules(with_numbers(steps, tape.number), param, grad, slots, False)

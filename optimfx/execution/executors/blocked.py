@@ -13,7 +13,6 @@ from optimfx.execution.executors.base import (
     Executor,
     symbolic_reason,
     uncut_reason,
-    unlisted_reason,
 )
 from optimfx.execution.executors.custom_op import traced
 from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
@@ -24,8 +23,8 @@ from optimfx.execution.memory.dtypes import compute_dtype
 from optimfx.execution.memory.guard import Guard
 from optimfx.execution.program.apply import apply_rules
 from optimfx.execution.program.specialize import filled
-from optimfx.execution.program.tape import Kernel, Tape, copied, print_kernel
-from optimfx.execution.step import Steps, flat_scalars, split, with_numbers
+from optimfx.execution.program.tape import Kernel, Tape, Value, copied, print_kernel
+from optimfx.execution.step import Steps, flat_scalars, split, vectors_of, with_numbers
 
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
@@ -42,7 +41,7 @@ class Blocked(Executor):
     def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
         symbolic = symbolic_reason(steps, leaves)
         if symbolic is None:
-            return uncut_reason(steps, leaves) or unlisted_reason(steps, leaves)
+            return uncut_reason(steps, leaves)
         if not torch.compiler.is_compiling() or len(leaves.grads) < MANY:
             return symbolic
         columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
@@ -56,6 +55,7 @@ class Blocked(Executor):
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
         kernels: dict[Any, Kernel] = {}
         spare: list[dict[Any, list[Tensor]]] = []
+        leaf_of: dict[int, Tensor] = {}  # of each element, by the first leaf of a stretch
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             try:
@@ -63,7 +63,9 @@ class Blocked(Executor):
             except IndexError:  # a thread for each of those that there are
                 scratch = {}
 
-            def call(row: packing.Row, outs: packing.Row) -> None:
+            vectors = vectors_of(steps)
+
+            def call(row: packing.Row, outs: packing.Row, stretch: packing.Stretch) -> None:
                 over = outs[0] is row[0 if stepping else 1]
                 key = (over, *[None if t is None else t.dtype for t in row])
                 kernel = kernels.get(key)
@@ -72,13 +74,21 @@ class Blocked(Executor):
                     if not fixed:
                         kernels[key] = kernel
                 elements, shape = row[1].numel(), row[1].shape
+                if vectors:
+                    first = stretch.places[0]
+                    if len(stretch.places) > 1 and first not in leaf_of:
+                        leaf_of[first] = _leaf_of(stretch)
+                    index = leaf_of.get(first, first)
+                    own = [vector.to(layout.dtype)[index].expand(shape) for vector in vectors]
+                    row = [*row, *own]
                 if elements <= BLOCK:
                     kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
                     return
                 for begin in range(0, elements, BLOCK):
                     end = min(begin + BLOCK, elements)
                     block = _cut(row, begin, end)
-                    places = packing.outs_of(block, stepping) if over else _cut(outs, begin, end)
+                    own = block[: len(block) - len(vectors)]
+                    places = packing.outs_of(own, stepping) if over else _cut(outs, begin, end)
                     buffers = _buffers(scratch, kernel.scratch, torch.Size([end - begin]), layout.dtype)
                     kernel.run(numbers, block, places, buffers)
 
@@ -108,16 +118,29 @@ def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dt
 
 def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, over: bool) -> tuple[Kernel, bool]:
     """The rules as they are run on each block, and whether for these numbers only."""
-    tape = Tape()
+    tape = Tape(vectors=True)
     dtype = compute_dtype([t for t in row if t is not None])
     inputs = [None if t is None else tape.value() for t in row]
     loaded = [x if t is None or t.dtype == dtype else tape.call(copied, [x], {}) for t, x in zip(row, inputs)]
     param, grad, *slots = loaded
-    results = apply_rules(with_numbers(steps, tape.number), param, grad, slots, stepping)
+    vectors: list[Value] = []
+
+    def vector(x: Tensor) -> Value:
+        vectors.append(tape.value())
+        return vectors[-1]
+
+    results = apply_rules(with_numbers(steps, tape.number, vector), param, grad, slots, stepping)
     direct = [out is not None and out.dtype == dtype for out in outs]
     below = packing.outs_of(inputs, stepping) if over else [None] * len(outs)
-    fixed = tape.fixed or any(isinstance(x, Tensor) for x in flat_scalars([step.scalars for step in steps]))
-    return print_kernel(tape, inputs, results, direct, below), fixed
+    scalars = [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
+    fixed = tape.fixed or len(vectors) < len(scalars)
+    return print_kernel(tape, [*inputs, *vectors], results, direct, below), fixed
+
+
+def _leaf_of(stretch: packing.Stretch) -> Tensor:
+    """The leaf of each element."""
+    places, offsets = (torch.tensor(each, device="cpu") for each in stretch)
+    return torch.repeat_interleave(places, offsets.diff(), output_size=stretch.offsets[-1])
 
 
 def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:

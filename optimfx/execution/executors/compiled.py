@@ -57,7 +57,7 @@ class Compiled(Executor):
             rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
             same = (rules, stepping, torch.get_num_threads())
 
-            def kernel(row: packing.Row, outs: packing.Row) -> None:
+            def kernel(row: packing.Row, outs: packing.Row, stretch: packing.Stretch) -> None:
                 apart = outs[0] is not row[0 if stepping else 1]
                 tensors = [t for t in (*row, *(outs if apart else ())) if t is not None]
                 key = (*same, apart, tuple([None if t is None else t.dtype for t in (*row, *outs)]))

@@ -19,10 +19,19 @@ from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype
 
 Row: TypeAlias = list[Any]
-Kernel: TypeAlias = Callable[[Row, Row], None]
-"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)``: 1-D tensors of equal length (or contiguous ones, if
-that is what the layout was made for), or ``None`` where there is no such column. In place, what is written is what was
-read, the same object."""
+
+
+class Stretch(NamedTuple):
+    """The leaves that are run together: of all, those at the places, one after the other."""
+
+    places: Sequence[int]
+    offsets: Sequence[int]  # where each begins, in elements; then the number of all
+
+
+Kernel: TypeAlias = Callable[[Row, Row, Stretch], None]
+"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)`` of the leaves of a stretch: 1-D tensors of equal
+length (or contiguous ones, if that is what the layout was made for), or ``None`` where there is no such column. In
+place, what is written is what was read, the same object."""
 
 SMALL = 1 << 14
 """Elements of a leaf up to which it is run together with others; ``make bench`` sweeps it."""
@@ -33,10 +42,10 @@ PACKED = 1 << 17
 class Pack(NamedTuple):
     """A run of small leaves that are stepped together."""
 
-    begin: int
+    begin: int  # among the small leaves
     end: int
     shapes: Sequence[torch.Size]  # of each leaf, complex numbers as pairs of reals
-    offsets: Sequence[int]  # of each leaf, in elements; then the number of all
+    stretch: Stretch
     lines: Sequence[Line]  # of each column
     spare: list[Workspace]  # that no step is using now, in whatever thread
 
@@ -88,7 +97,7 @@ class Layout:
                     strays.append(i)
                 else:
                     self.single.append((i, False))
-        self.packed = [(places, _packs(_shapes(leaves, places), self.columns)) for places in (small, strays) if places]
+        self.packed = [(places, _packs(leaves, places, self.columns)) for places in (small, strays) if places]
         self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
     def run(self, kernel: Kernel, leaves: Leaves) -> Results:
@@ -103,7 +112,8 @@ class Layout:
             news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
             views: Any = [*row, *news] if keeps_shape else _stretches([*row, *news])
             given = views[: len(row)]
-            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :])
+            stretch = Stretch([i], [0, given[1].numel()])
+            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :], stretch)
             for column, t in zip(outs, news):
                 column[i] = t
         for places, packs in self.packed:
@@ -134,7 +144,7 @@ class Layout:
                 torch._foreach_copy_(views, parts)
                 whole = column
             row.append(whole)
-        kernel(row, outs_of(row, stepping))
+        kernel(row, outs_of(row, stepping), pack.stretch)
         news: list[Any] = outs_of(columns, stepping)
         if not inplace:
             # A tensor of its own for each costs less than a view of one for all.
@@ -147,7 +157,9 @@ class Layout:
 
     def _workspace(self, pack: Pack) -> Workspace:
         with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
-            columns = [torch.empty(pack.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)]
+            columns = [
+                torch.empty(pack.stretch.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)
+            ]
             return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
 
 
@@ -250,21 +262,22 @@ def _stretches(row: Row) -> list[Any] | None:
     return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in reals]
 
 
-def _shapes(leaves: Leaves, places: list[int]) -> list[torch.Size]:
+def _shapes(leaves: Leaves, places: Sequence[int]) -> list[torch.Size]:
     """The shapes of the leaves as reals."""
     pairs = leaves.grads[0].is_complex()
     return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
 
 
-def _packs(shapes: Sequence[torch.Size], columns: int) -> list[Pack]:
-    """Leaves of these shapes in runs that fit into a workspace."""
+def _packs(leaves: Leaves, places: Sequence[int], columns: int) -> list[Pack]:
+    """The leaves at these places in runs that fit into a workspace."""
+    shapes = _shapes(leaves, places)
     packs = []
     begin = elements = 0
     for end, size in enumerate((*[shape.numel() for shape in shapes], PACKED + 1)):
         if end > begin and elements + size > PACKED:
             offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
             lines = [Line(offsets) for _ in range(columns)]
-            packs.append(Pack(begin, end, shapes[begin:end], offsets, lines, []))
+            packs.append(Pack(begin, end, shapes[begin:end], Stretch(places[begin:end], offsets), lines, []))
             begin, elements = end, 0
         elements += size
     return packs

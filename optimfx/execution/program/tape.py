@@ -49,12 +49,14 @@ class Tape:
         values: how many values there are.
         numbers: how many numbers the step gives.
         fixed: whether the rule has looked at the value of a number, so that the calls hold for these numbers only.
+        vectors: whether a value may stand where a torch function takes a number: then a product is recorded before.
     """
 
     calls: list[Call] = field(default_factory=list)
     values: int = 0
     numbers: int = 0
     fixed: bool = False
+    vectors: bool = False
 
     def value(self) -> Value:
         """A new value."""
@@ -68,6 +70,11 @@ class Tape:
 
     def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Value:
         """Record a call."""
+        weight = next((name for name in ("alpha", "value") if isinstance(kwargs.get(name), Value)), None)
+        if self.vectors and weight:
+            base, x, *others = args
+            others = [self.call(torch.mul, [x, kwargs[weight]], {}), *others]
+            return self.call(function, [base, *others], {})
         result = self.value()
         self.calls.append(Call(_WITH_OUT.get(function, function), args, kwargs, result.index))
         return result

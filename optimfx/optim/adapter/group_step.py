@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from optimfx.core.hyperparams import resolve
+from optimfx.core.rule import Rule
 from optimfx.execution import RuleUpdate
 from optimfx.execution.advance import steps_of
+from optimfx.execution.dispatch import FUSED
+from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.guard import Guard
@@ -133,6 +136,9 @@ class BatchPlan:
         # Most are: then a step is a few lines.
         self.is_simple = self.guard is not None and len(batch.owners) == 1 and not first.update.rule.carries
         self.keys: list[Any] = []
+        self.hyper: dict[str, Any] | None = None
+        self.may_join = self.guard is not None and (not names or names == FUSED) and is_joinable(first.update.rule)
+        self.may_join = self.may_join and (build.serves(batch.params[0].device) or size <= 4 * len(batch.owners))
         self.runs: list[list[int]] | None = None
         self.leaders: list[Settings] = []
 
@@ -158,6 +164,34 @@ class BatchPlan:
         self.keys = keys
         self.runs = list(runs.values()) if len(runs) > 1 else None
         self.leaders = list(leaders.values())
+        self.hyper = self._joint(batch) if self.may_join and self.runs and len(self.runs) > FEW else None
+
+    def _joint(self, batch: Batch) -> dict[str, Any] | None:
+        """The hyperparameters of all groups, vectors with a number for each parameter where they differ."""
+        first = batch.owners[0]
+        if any(owner.hyper is None or owner.likeness != first.likeness for owner in batch.owners):
+            return None
+        of_param = [owner.hyper for owner, size in zip(batch.owners, batch.sizes) for _ in range(size)]
+        return {name: _joint([each[name] for each in of_param if each]) for name in first.hyper or ()}
+
+
+FEW = 8
+"""Runs up to which each is a call of its own: they are long."""
+
+
+def is_joinable(rule: Rule) -> bool:
+    """Whether parameters with hyperparameters of their own may be stepped together."""
+    return rule.elementwise and not rule.carries and not rule.needs_global_norm
+
+
+def _joint(values: Sequence[Any]) -> Any:
+    """The value, if it is one; or a vector of the numbers."""
+    first = values[0]
+    if isinstance(first, tuple):
+        return tuple(map(_joint, zip(*values)))
+    if type(first) not in NUMBERS or values.count(first) == len(values):
+        return first
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scaling: Scaling) -> Any:
@@ -185,11 +219,12 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     for name, each in zip(rule.carries, carried):
         each.check(f"{name}s")
     plan.read(batch)
-    if plan.is_simple and scaling is UNSCALED and type(before) is list and first.hyper is not None:
+    hyper = first.hyper if plan.is_simple else plan.hyper
+    if hyper is not None and scaling is UNSCALED and type(before) is list:
         done = before[0]
         if type(done) in NUMBERS and before.count(done) == len(before):
-            one = step_with(first.update, int(done) + 1, first.hyper, {})
-            plan.one_pass.run(Leaves(params, grads, slots), (one,), first.like)
+            one = step_with(first.update, int(done) + 1, hyper, {})
+            plan.one_pass.run(Leaves(params, grads, slots), (one,), first.like if plan.is_simple else None)
             return one.count
     runs, counts, leaders = _runs(before, carried, plan)
     # Of numbers, a graph would make constants; it asks the update, which looks them up.

@@ -108,7 +108,7 @@ class Adagrad(Optimizer):
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
                 params = group["params"]
-                self._begin_states(self._prepared(index, group), params, range(len(params)))
+                self._begin_states(dict.fromkeys(range(len(params)), self._prepared(index, group)), params)
 
     def share_memory(self) -> None:
         """Move the sums of squares to shared memory, for training in several processes."""
