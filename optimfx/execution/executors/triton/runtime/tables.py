@@ -96,8 +96,8 @@ def call(
     hyper = table[split:].view(torch.float64)
     if joins:
         pairs = zip(scalars, hyper.unbind())
-        parts = [(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in pairs]
-        hyper = torch.cat([*parts, hyper.new_empty(room)])
+        joined = [(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in pairs]
+        hyper = torch.cat([*joined, hyper.new_empty(room)])
     return Call(table, hyper, width, align)
 
 
