@@ -84,26 +84,22 @@ def call(
         table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
         hyper = torch.cat([scalars.flatten(), scalars.new_empty(room)]) if room else scalars.contiguous()
         return Call(table, hyper, scalars[:1].numel() or 1, align)
-    width = max([x.numel() for x in scalars if isinstance(x, Tensor)], default=1)
-    split, joins = len(addresses), any(isinstance(x, Tensor) and x.device.type != "cpu" for x in scalars)
-    numbers: list[float] = []
-    if joins:
-        numbers = [0.0 if isinstance(x, Tensor) else x for x in scalars]
-    else:
-        numbers = list(chain.from_iterable(_numbers(x, width) for x in scalars))
-    addresses.frombytes(array("d", numbers).tobytes())
-    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device, 0 if joins else room)
+    split, together = len(addresses), any(isinstance(x, Tensor) for x in scalars)
+    addresses.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in scalars]).tobytes())
+    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device, 0 if together else room)
     hyper = table[split:].view(torch.float64)
-    if joins:
-        pairs = zip(scalars, hyper.unbind())
-        joined = [(x.to(place) if isinstance(x, Tensor) else place).expand(width) for x, place in pairs]
-        hyper = torch.cat([*joined, hyper.new_empty(room)])
+    width = max([x.numel() for x in scalars if isinstance(x, Tensor)], default=1)
+    if together:
+        places = zip(scalars, hyper.unbind())
+        numbers = [(_moved(x, device) if isinstance(x, Tensor) else place).expand(width) for x, place in places]
+        hyper = torch.cat([*numbers, hyper.new_empty(room)])
     return Call(table, hyper, width, align)
 
 
-def _numbers(scalar: Any, width: int) -> list[float]:
-    """The scalar so many times, or each number of a vector."""
-    return scalar.expand(width).tolist() if isinstance(scalar, Tensor) else [scalar] * width
+def _moved(scalar: Tensor, device: torch.device) -> Tensor:
+    """A scalar, or a vector of them, in float64 on the device; from the host without a wait, also in a capture."""
+    scalar = scalar.to(torch.float64)
+    return _to(scalar, device) if scalar.is_cpu else scalar
 
 
 def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
