@@ -134,11 +134,8 @@ def check_layout(link: Link, scalars: Any, grads: Sequence[Any], rows: Sequence[
 def _vector(line: Line, column: Sequence[Any]) -> Tensor | None:
     """A shared column as the one tensor that its entries are parts of, if they are on the host and no derivative is."""
     first = column[0]
-    plain = {*map(type, column)} == PLAIN_ENTRIES and first.is_cpu and not tracing.differentiated(*column)
+    plain = {*map(type, column)} == {Tensor} and first.is_cpu and True not in [t.requires_grad for t in column]
     return line.through(column) if plain else None
-
-
-PLAIN_ENTRIES = {Tensor}
 
 
 def _next(

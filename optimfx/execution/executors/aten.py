@@ -31,9 +31,6 @@ def _adagrad(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
 
 
 def _sgd(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
-    if _is_sum(step):
-        torch._foreach_add_(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
-        return
     kernel: Any = torch._fused_sgd_
     hyper = {name: value for name, value in step.hyper.items() if name != "sign"}
     kernel(params, grads, *slots, **hyper, maximize=step.maximize, is_first_step=step.count == 1)
@@ -67,8 +64,10 @@ class ATen(Executor):
         step = steps[-1]
         if step.rule.aten not in CALLS:
             return "torch has no kernel for it"
-        if not (stepping and inplace):
-            return "torch's kernel steps in place"
+        if not stepping:
+            return "torch's kernel makes parameters, not updates"
+        if not inplace and sum(map(Tensor.numel, leaves.grads)) > FEW:
+            return "torch's kernel steps in place, and the leaves are too large to be copied before"
         if any(step.hyper.get(ours) for ours in OURS):
             return "a variant that torch's kernel does not have"
         if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
@@ -90,6 +89,10 @@ class ATen(Executor):
         changes = len(steps) > 1 and _changes(steps[:-1], leaves)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+            is_sum = _is_sum(steps[-1])
+            if not inplace:
+                params = leaves.params if is_sum else _copies(leaves.params)
+                leaves = Leaves(params, leaves.grads, list(map(_copies, leaves.slots)))
             params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
             if changes:
                 # Out of place: of the gradients, a step in place leaves what they are.
@@ -99,7 +102,11 @@ class ATen(Executor):
                     if old[0] is not None:
                         torch._foreach_copy_(list(old), list(values))
             step = steps[-1]
-            if layout is None or _is_sum(step):
+            if is_sum:
+                add = torch._foreach_add_ if inplace else torch._foreach_add
+                sums = add(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
+                return (params if inplace else sums), leaves.slots
+            if layout is None:
                 call(step, params, grads, _present(slots))
                 return params, leaves.slots
             mine = Leaves(params, grads, slots)
@@ -113,6 +120,14 @@ class ATen(Executor):
             return params, leaves.slots
 
         return run
+
+
+FEW = 1 << 16
+"""Elements up to which a step out of place is a copy, which stays in the cache, and a step in place of that."""
+
+
+def _copies(column: Sequence[Any]) -> Sequence[Any]:
+    return column if column[0] is None else torch._foreach_clone(list(column))
 
 
 def _changes(steps: Steps, leaves: Leaves) -> bool:

@@ -99,7 +99,7 @@ def call(
 def _moved(scalar: Tensor, device: torch.device) -> Tensor:
     """A scalar, or a vector of them, in float64 on the device; from the host without a wait, also in a capture."""
     scalar = scalar.to(torch.float64)
-    return _to(scalar, device) if scalar.is_cpu else scalar
+    return _to(scalar, device) if scalar.is_cpu else scalar.to(device)
 
 
 def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
