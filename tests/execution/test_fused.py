@@ -93,7 +93,7 @@ def test_a_step_out_of_place_by_torchs_kernel_leaves_alone_what_it_is_given(make
     given = params, grads, state
     before = copy.deepcopy(given)
     with fx.execution.use("aten"):
-        new, after = fx.step(tx, grads, state, params)
+        new, _ = fx.step(tx, grads, state, params)
     assert_equal(given, before)
     assert not torch.equal(new[0], params[0])
 

@@ -103,7 +103,7 @@ class ATen(Executor):
                         torch._foreach_copy_(list(old), list(values))
             step = steps[-1]
             if is_sum:
-                add = torch._foreach_add_ if inplace else torch._foreach_add
+                add: Any = torch._foreach_add_ if inplace else torch._foreach_add
                 sums = add(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
                 return (params if inplace else sums), leaves.slots
             if layout is None:
