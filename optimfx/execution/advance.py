@@ -40,7 +40,7 @@ def advance(
         one_pass: how they are run.
         has_params: whether there are parameters.
         inplace: whether results and states may be written where they come from.
-        lines: for the shared columns, what finds them end to end.
+        lines: for the shared columns that are numbers on the host, what finds them end to end.
     """
     leaves, live = columns.leaves, columns.live
     if not live:
@@ -48,8 +48,8 @@ def advance(
     traced = one_pass.traced
     every = [column for own in columns.shared for column in own]
     vectors: Sequence[Tensor | None] = [None] * len(every)
-    if lines and not traced:
-        vectors = [None if line is None else _vector(line, column) for line, column in zip(lines, every)]
+    if lines:
+        vectors = [None if line is None else line.through(column) for line, column in zip(lines, every)]
     runs, counts = _next(links, columns, every, vectors, traced=traced)
     of_link = list(zip(*counts))
     of_run = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, of_link)]))
@@ -129,13 +129,6 @@ def check_layout(link: Link, scalars: Any, grads: Sequence[Any], rows: Sequence[
                 f"elements that have no gradient. Use sparse_adam, sgd without momentum and decay, or adagrad without "
                 f"decay; or make the gradient dense with to_dense()."
             )
-
-
-def _vector(line: Line, column: Sequence[Any]) -> Tensor | None:
-    """A shared column as the one tensor that its entries are parts of, if they are on the host and no derivative is."""
-    first = column[0]
-    plain = {*map(type, column)} == {Tensor} and first.is_cpu and True not in [t.requires_grad for t in column]
-    return line.through(column) if plain else None
 
 
 def _next(

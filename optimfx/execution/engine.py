@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -109,8 +110,13 @@ class TreePlan:
         size = len(columns.leaves.grads)
         self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
         self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
-        self.lines = [Line(range(size + 1)) if size > 1 else None for own in columns.shared for _ in own]
-        tensors = _tensors(columns.leaves)
+        shared = [column for own in columns.shared for column in own]
+        self.sees_shared = all([Guard.can_see(column) for column in shared])
+        self.lines = [
+            Line(range(size + 1)) if self.sees_shared and size > 1 and _are_host_numbers(column) else None
+            for column in shared
+        ]
+        tensors = self._tensors(columns.leaves, columns.shared)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
         slots = iter(columns.leaves.slots)
         # Of each field of each state, whether some leaves have it, and all.
@@ -129,9 +135,14 @@ class TreePlan:
             shared.append([next(columns) for _ in range(shares)])
             slots += [next(columns) for _ in range(fields - shares)]
         mine = Leaves(params, grads, slots)
-        if self.guard is None or not self.guard.admits(_tensors(mine)):
+        if self.guard is None or not self.guard.admits(self._tensors(mine, shared)):
             return None
         return Columns(mine, shared, self.spec, self.live, self.has_sparse)
+
+    def _tensors(self, leaves: Leaves, shared: Sequence[Sequence[Any]]) -> list[Tensor]:
+        """All that are there."""
+        columns = [*leaves.columns(), *chain.from_iterable(shared)] if self.sees_shared else leaves.columns()
+        return [t for column in columns for t in column if t is not None]
 
     def run(self, links: Sequence[Link], columns: Columns) -> tuple[PyTree, list[PyTree]]:
         """The results, and the new states."""
@@ -198,6 +209,6 @@ def _presence(column: Sequence[Any]) -> tuple[bool, bool]:
     return any(there), all(there)
 
 
-def _tensors(leaves: Leaves) -> list[Tensor]:
-    """All that are there."""
-    return [t for column in leaves.columns() for t in column if t is not None]
+def _are_host_numbers(column: Sequence[Any]) -> bool:
+    """Whether they are tensors whose values the host may read."""
+    return all([t.is_cpu and not t.requires_grad for t in column])

@@ -24,7 +24,7 @@ from optimfx.execution.memory.guard import Guard
 from optimfx.execution.program.apply import apply_rules
 from optimfx.execution.program.specialize import filled
 from optimfx.execution.program.tape import Kernel, Tape, Value, copied, print_kernel
-from optimfx.execution.step import Steps, flat_scalars, split, vectors_of, with_numbers
+from optimfx.execution.step import Steps, flat_scalars, is_own, split, vectors_of, with_numbers
 
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
@@ -53,6 +53,7 @@ class Blocked(Executor):
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
+        has_vectors = is_own(steps)
         kernels: dict[Any, Kernel] = {}
         spare: list[dict[Any, list[Tensor]]] = []
         leaf_of: dict[int, Tensor] = {}  # of each element, by the first leaf of a stretch
@@ -63,7 +64,7 @@ class Blocked(Executor):
             except IndexError:  # a thread for each of those that there are
                 scratch = {}
 
-            vectors = vectors_of(steps)
+            vectors = vectors_of(steps) if has_vectors else ()
 
             def call(row: packing.Row, outs: packing.Row, stretch: packing.Stretch) -> None:
                 over = outs[0] is row[0 if stepping else 1]
