@@ -121,7 +121,7 @@ def count_blocked(monkeypatch):
 def test_transformed_and_differentiated_calls_select_eager(monkeypatch):
     calls = count_blocked(monkeypatch)
     params = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
-    tx = fx.rmsprop()
+    tx = fx.adam()
 
     def step(grads, tx=tx):
         return fx.step(tx, grads, tx.init(params), params)[0]["a"].sum()

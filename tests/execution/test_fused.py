@@ -11,7 +11,7 @@ from trees import assert_equal, clone, random_like
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.executors import aten, blocked, compiled
+from optimfx.execution.executors import blocked, compiled
 from optimfx.execution.memory import packing
 
 SIZES = [0, 1, 7, 4 * packing.SMALL + 3]
@@ -65,7 +65,7 @@ def test_torchs_kernel_equals_eager(row, options, dtype):
 @pytest.mark.parametrize("hand", [channels_last, transposed, with_gaps])
 @pytest.mark.parametrize(
     "executor, inplace",
-    [(name, inplace) for name in ("blocked", "compiled", "aten") for inplace in (True, False)],
+    [(name, inplace) for name in ("blocked", "compiled") for inplace in (True, False)] + [("aten", True)],
 )
 def test_memory_orders(executor, hand, inplace):
     """The elements of a leaf are those of its gradient and state, however each of them lies in memory."""
@@ -73,29 +73,19 @@ def test_memory_orders(executor, hand, inplace):
     assert_agrees(fx.adam(), params, executor, inplace=inplace, hand=hand)
 
 
-def test_torchs_kernel_makes_no_updates_and_copies_no_large_leaves():
-    tx, small, large = fx.adam(), [torch.randn(5)], [torch.randn(aten.FEW), torch.randn(1)]
-    with fx.execution.use("aten"):
-        with pytest.raises(ValueError, match="makes parameters, not updates"):
-            tx.update(small, tx.init(small), small)
-        with pytest.raises(ValueError, match="too large to be copied"):
-            fx.step(tx, large, tx.init(large), large)
+def test_torchs_kernel_steps_in_place_alone():
+    with pytest.raises(ValueError, match="in place"):
+        assert_agrees(fx.adam(), [torch.randn(5)], "aten", inplace=False)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [fx.sgd, lambda: fx.sgd(momentum=0.9), fx.adam, fx.adagrad, lambda: fx.chain(fx.momentum(0.9), fx.sgd())],
-    ids=["sgd", "momentum", "adam", "adagrad", "chain"],
-)
-def test_a_step_out_of_place_by_torchs_kernel_leaves_alone_what_it_is_given(make):
-    tx, params = make(), [torch.randn(5), torch.randn(3, 2)]
-    state, grads = tx.init(params), random_like(params)
-    given = params, grads, state
-    before = copy.deepcopy(given)
+def test_a_step_that_is_a_sum_leaves_alone_what_it_is_given():
+    tx, params = fx.sgd(lr=0.5), [torch.randn(5), torch.randn(3, 2)]
+    grads = random_like(params)
+    before = copy.deepcopy((params, grads))
     with fx.execution.use("aten"):
-        new, _ = fx.step(tx, grads, state, params)
-    assert_equal(given, before)
-    assert not torch.equal(new[0], params[0])
+        new, _ = fx.step(tx, grads, tx.init(params), params)
+    assert_equal((params, grads), before)
+    assert_equal(new, [p - 0.5 * g for p, g in zip(params, grads)])
 
 
 @pytest.mark.parametrize("executor", ["blocked", "compiled"])
@@ -108,7 +98,7 @@ def test_the_edges_of_blocks_and_workspaces(executor, size):
 @pytest.mark.parametrize(
     "name, executor, inplace",
     [(name, executor, inplace) for name in CHAINS for executor in ("blocked", "compiled") for inplace in (True, False)]
-    + [("clip, adamw", "aten", inplace) for inplace in (True, False)],
+    + [("clip, adamw", "aten", True)],
 )
 def test_a_chain_in_one_pass_equals_its_links_one_by_one(name, executor, inplace):
     tx = CHAINS[name]()

@@ -66,8 +66,8 @@ class ATen(Executor):
             return "torch has no kernel for it"
         if not stepping:
             return "torch's kernel makes parameters, not updates"
-        if not inplace and sum(map(Tensor.numel, leaves.grads)) > FEW:
-            return "torch's kernel steps in place, and the leaves are too large to be copied before"
+        if not (inplace or (_is_sum(step) and len(steps) == 1)):
+            return "torch's kernel steps in place"
         if any(step.hyper.get(ours) for ours in OURS):
             return "a variant that torch's kernel does not have"
         if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
@@ -89,10 +89,6 @@ class ATen(Executor):
         changes = len(steps) > 1 and _changes(steps[:-1], leaves)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
-            is_sum = _is_sum(steps[-1])
-            if not inplace:
-                params = leaves.params if is_sum else _copies(leaves.params)
-                leaves = Leaves(params, leaves.grads, list(map(_copies, leaves.slots)))
             params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
             if changes:
                 # Out of place: of the gradients, a step in place leaves what they are.
@@ -102,7 +98,7 @@ class ATen(Executor):
                     if old[0] is not None:
                         torch._foreach_copy_(list(old), list(values))
             step = steps[-1]
-            if is_sum:
+            if _is_sum(step):
                 add: Any = torch._foreach_add_ if inplace else torch._foreach_add
                 sums = add(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
                 return (params if inplace else sums), leaves.slots
@@ -120,14 +116,6 @@ class ATen(Executor):
             return params, leaves.slots
 
         return run
-
-
-FEW = 1 << 16
-"""Elements up to which a step out of place is a copy, which stays in the cache, and a step in place of that."""
-
-
-def _copies(column: Sequence[Any]) -> Sequence[Any]:
-    return column if column[0] is None else torch._foreach_clone(list(column))
 
 
 def _changes(steps: Steps, leaves: Leaves) -> bool:

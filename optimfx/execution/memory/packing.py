@@ -47,6 +47,7 @@ class Pack(NamedTuple):
     shapes: Sequence[torch.Size]  # of each leaf, complex numbers as pairs of reals
     stretch: Stretch
     lines: Sequence[Line]  # of each column
+    clones: bool  # whether results are as the workspace has them, but for their places
     spare: list[Workspace]  # that no step is using now, in whatever thread
 
 
@@ -97,7 +98,9 @@ class Layout:
                     strays.append(i)
                 else:
                     self.single.append((i, False))
-        self.packed = [(places, _packs(leaves, places, self.columns)) for places in (small, strays) if places]
+        alike = [t for column in outs_of(ins, stepping) for t in column if t is not None]
+        clones = all([t.dtype == self.dtype and t.is_contiguous() for t in alike])
+        self.packed = [(places, _packs(leaves, places, self.columns, clones)) for places in (small, strays) if places]
         self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
     def run(self, kernel: Kernel, leaves: Leaves) -> Results:
@@ -146,6 +149,12 @@ class Layout:
             row.append(whole)
         kernel(row, outs_of(row, stepping), pack.stretch)
         news: list[Any] = outs_of(columns, stepping)
+        if not inplace and pack.clones:
+            # One call, which allocates and copies.
+            views = outs_of(workspace.views, stepping)
+            news = [parts if parts[0] is None else torch._foreach_clone(own) for parts, own in zip(news, views)]
+            pack.spare.append(workspace)
+            return news
         if not inplace:
             # A tensor of its own for each costs less than a view of one for all.
             news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
@@ -268,7 +277,7 @@ def _shapes(leaves: Leaves, places: Sequence[int]) -> list[torch.Size]:
     return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
 
 
-def _packs(leaves: Leaves, places: Sequence[int], columns: int) -> list[Pack]:
+def _packs(leaves: Leaves, places: Sequence[int], columns: int, clones: bool) -> list[Pack]:
     """The leaves at these places in runs that fit into a workspace."""
     shapes = _shapes(leaves, places)
     packs = []
@@ -277,7 +286,7 @@ def _packs(leaves: Leaves, places: Sequence[int], columns: int) -> list[Pack]:
         if end > begin and elements + size > PACKED:
             offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
             lines = [Line(offsets) for _ in range(columns)]
-            packs.append(Pack(begin, end, shapes[begin:end], Stretch(places[begin:end], offsets), lines, []))
+            packs.append(Pack(begin, end, shapes[begin:end], Stretch(places[begin:end], offsets), lines, clones, []))
             begin, elements = end, 0
         elements += size
     return packs
