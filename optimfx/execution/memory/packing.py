@@ -151,7 +151,7 @@ class Layout:
         news: list[Any] = outs_of(columns, stepping)
         if not inplace and pack.clones:
             # One call, which allocates and copies.
-            views = outs_of(workspace.views, stepping)
+            views: list[Any] = outs_of(workspace.views, stepping)
             news = [parts if parts[0] is None else torch._foreach_clone(own) for parts, own in zip(news, views)]
             pack.spare.append(workspace)
             return news
