@@ -151,8 +151,8 @@ class Layout:
         news: list[Any] = outs_of(columns, stepping)
         if not inplace and pack.clones:
             # One call, which allocates and copies.
-            views: list[Any] = outs_of(workspace.views, stepping)
-            news = [parts if parts[0] is None else torch._foreach_clone(own) for parts, own in zip(news, views)]
+            copies: list[Any] = outs_of(workspace.views, stepping)
+            news = [parts if parts[0] is None else torch._foreach_clone(own) for parts, own in zip(news, copies)]
             pack.spare.append(workspace)
             return news
         if not inplace:
