@@ -38,6 +38,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/executors.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/host_path.py
 	$(BIN)/python benchmarks/first_steps.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/functional.py

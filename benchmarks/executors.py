@@ -24,6 +24,7 @@ import optimfx as fx
 ELEMENTS = 1 << 22
 LEAVES = 512
 REFERENCE = "eager"
+NAMES = [name for name in fx.execution.EXECUTORS if name != "triton"]
 
 
 def method(executor: str, grads: list[Tensor]) -> Method:
@@ -35,7 +36,7 @@ def method(executor: str, grads: list[Tensor]) -> Method:
 def measure(size: int, rounds: int, budget: float) -> dict[str, Any]:
     """Milliseconds of one step over leaves of this size, by executor, and the executor that would be chosen."""
     grads = [torch.randn(size) for _ in range(max(2, min(LEAVES, ELEMENTS // size)))]
-    methods = [method(name, grads) for name in fx.execution.EXECUTORS]
+    methods = [method(name, grads) for name in NAMES]
     for each in methods:
         each.seconds()  # the first may compile
     best, _ = best_of_rounds(methods, rounds, budget)
@@ -45,23 +46,22 @@ def measure(size: int, rounds: int, budget: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[4**k for k in range(3, 11)], help="elements of a leaf")
     parser.add_argument("--rounds", type=int, default=20, help="at the most, for each size")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds for the rounds of a size")
     parser.add_argument("--out", type=Path, default=path_of("executors"), help="the JSON file")
     options = parser.parse_args()
 
-    sizes = [4**k for k in range(3, 11)]
-    cells = [measure(size, options.rounds, options.budget) for size in track(sizes, description="measuring")]
-    names = list(fx.execution.EXECUTORS)
-    ratios = [f"{name} / {REFERENCE}" for name in names if name != REFERENCE]
+    cells = [measure(size, options.rounds, options.budget) for size in track(options.sizes, description="measuring")]
+    ratios = [f"{name} / {REFERENCE}" for name in NAMES if name != REFERENCE]
     table = Table(title="One Adam step in place, CPU")
-    for head in ("elements", *(f"{name}, ms" for name in names), *ratios):
+    for head in ("elements", *(f"{name}, ms" for name in NAMES), *ratios):
         table.add_column(head, justify="right")
     table.add_column("chosen")
     for cell in cells:
         times = cell["milliseconds"]
-        over = (f"{times[name] / times[REFERENCE]:.2f}" for name in names if name != REFERENCE)
-        table.add_row(f"{cell['elements']:,}", *(f"{times[name]:.2f}" for name in names), *over, cell["chosen"])
+        over = (f"{times[name] / times[REFERENCE]:.2f}" for name in NAMES if name != REFERENCE)
+        table.add_row(f"{cell['elements']:,}", *(f"{times[name]:.2f}" for name in NAMES), *over, cell["chosen"])
     console = Console(width=max(Console().width, 120))
     console.print(table)
     save(options.out, cells=cells)

@@ -15,6 +15,7 @@ import overhead
 from algorithms import PURE
 from cells import Cell, summary
 from gpu_readme import gpus
+from host_path import OURS
 from results import FOLDER, ROOT, load, path_of
 
 REFERENCE = "Optax, jit"
@@ -103,6 +104,24 @@ def overheads(content: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def host_path(content: dict[str, Any]) -> Iterator[str]:
+    """A row for each number of tensors: geometric mean over the algorithms, of each method."""
+    cells = content["cells"]
+    yield "| the host's part of a GPU step, launches left out | `fx.optim` class | `fx.step(inplace=True)` |"
+    yield "|---|---|---|"
+    for count in dict.fromkeys(cell["tensors"] for cell in cells):
+        times = [cell["microseconds"] for cell in cells if cell["tensors"] == count]
+        figures = [f"{overhead.mean([t[name] / t['torch fused'] for t in times]):.2f}" for name in OURS]
+        yield f"| {count} tensor{'s' * (count > 1)} | {' | '.join(figures)} |"
+    yield ""
+    sentence = (
+        "Over the time of torch's class with `fused=True`, whose kernel is left out too, as geometric mean over "
+        f"{len({cell['algorithm'] for cell in cells})} algorithms."
+    )
+    yield textwrap.fill(sentence, WIDTH)
+    yield ""
+
+
 def compile_time(content: dict[str, Any]) -> Iterator[str]:
     """What the optimizer adds."""
     added, ratio = content["step"] / content["gradient"] - 1, content["whole"] / content["parts"]
@@ -119,7 +138,7 @@ def block(folder: Path) -> str:
     """What stands between the marks."""
     lines: list[str] = []
     machine: dict[str, Any] = {}
-    for name in ("classes", "overhead", "first_steps", "compile_time", "functional", "imports"):
+    for name in ("classes", "overhead", "host_path", "first_steps", "compile_time", "functional", "imports"):
         path = path_of(name, folder)
         content = load(path)
         if content is None:
@@ -129,6 +148,8 @@ def block(folder: Path) -> str:
             lines += classes(content, path.with_suffix(".png"))
         elif name == "overhead":
             lines += overheads(content)
+        elif name == "host_path":
+            lines += host_path(content)
         elif name == "compile_time":
             lines += compile_time(content)
         elif name == "first_steps":

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,27 @@ def test_overhead_then_readme(importable, tmp_path):
     lines = readme.block(tmp_path).splitlines()
     for name in ("1 tensor", "clip + AdamW", "400 groups of one tensor"):
         assert [line for line in lines if line.startswith(f"| {name} | ")]
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_host_path_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    out = results.path_of("host_path", tmp_path)
+    run("host_path.py", "--tensors", 2, "--rounds", 1, "--out", out)
+    assert all(time > 0 for cell in json.loads(out.read_text())["cells"] for time in cell["microseconds"].values())
+    assert [line for line in readme.block(tmp_path).splitlines() if line.startswith("| 2 tensors | ")]
+
+
+def test_blocks_and_executors(tmp_path):
+    out = tmp_path / "out.json"
+    run("blocks.py", "--leaves", 64, "--rounds", 1, "--budget", 0, "--out", out)
+    titles = [cell["sweep"] for cell in json.loads(out.read_text())["cells"]]
+    assert titles == ["elements of a block", "blocked, leaves of 64", "compiled, leaves of 64"]
+    run("executors.py", "--sizes", 64, "--rounds", 1, "--out", out)
+    (cell,) = json.loads(out.read_text())["cells"]
+    assert cell["chosen"] in cell["milliseconds"]
 
 
 def test_compile_time_then_readme(importable, tmp_path):
