@@ -135,7 +135,7 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
         A transformation whose state is the tuple of the links' states.
 
     Raises:
-        TypeError: a link is no transformation.
+        TypeError: a link is not a transformation.
         ValueError: at ``update``, the state is not that of this chain.
 
     >>> import torch, optimfx as fx

@@ -11,7 +11,7 @@ from optimfx.core.transformation import (
     StepState,
     check_transformation,
 )
-from optimfx.core.types import BFLOAT16, FLOAT32, DType, Hyper, Params, PyTree, Scalar, Schedule, State, Updates
+from optimfx.core.types import BFLOAT16, FLOAT32, Array, DType, Hyper, Params, PyTree, Scalar, Schedule, State, Updates
 from optimfx.core.validation import (
     FROM_ONE,
     NON_NEGATIVE,
@@ -34,6 +34,7 @@ __all__ = [
     "NON_POSITIVE",
     "REAL",
     "UNIT",
+    "Array",
     "DType",
     "EmptyState",
     "GradientTransformation",

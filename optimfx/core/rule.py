@@ -66,8 +66,8 @@ class Rule:
     Attributes:
         leaf, scalars, init, begin, unsupported_reason: the functions above.
         state: the NamedTuple of the whole state: ``step``, then what is carried, then the slots as ``leaf`` takes them.
-            It is given a ``__repr__`` of dtypes and shapes, unless it has one of its own. Without a state, the rule is
-            stateless but for the step that a schedule needs.
+            It is given a ``__repr__`` of dtypes and shapes, unless it has one of its own. ``None`` for a rule that
+            keeps nothing: then the state is a step count if a hyperparameter is a schedule, and else empty.
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
         locality: what of its tensor one element of the result depends on.
         carries: the scalars that go from step to step: fields of the state, parameters of ``scalars`` and fields of

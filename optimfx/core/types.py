@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,11 @@ Updates: TypeAlias = PyTree
 """A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
 State: TypeAlias = PyTree
 """What a transformation remembers: NamedTuples of pytrees, made by ``init``."""
+Array: TypeAlias = Any
+"""What a rule takes for a tensor: one, a list of them, or what a tracer, a transform or a tape has in place of one.
+
+Only Python's operators and the words of :mod:`optimfx.ops` are used on it.
+"""
 Scalar: TypeAlias = float | Tensor
 """A Python number or a 0-d tensor."""
 Schedule: TypeAlias = Callable[[Scalar], Scalar]

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from optimfx.core.tracing import decided, number
+from optimfx.core.types import Array
 from optimfx.ops.rounding import rounded, rounded_stochastically
 
 __all__ = [
@@ -73,17 +74,17 @@ __all__ = [
 _NUMBERS = (int, float)
 
 
-def is_zero(x: Any) -> bool:
+def is_zero(x: Array) -> bool:
     """Whether ``x`` is the number 0: a term that is switched off. A tensor never is, whatever its value."""
     return isinstance(x, _NUMBERS) and x == 0
 
 
-def unless_zero(x: Any) -> Any:
+def unless_zero(x: Array) -> Array:
     """``x``, or ``None`` when it is the number 0, so that a rule can leave the term out."""
     return None if is_zero(x) else x
 
 
-def decay_terms(lr: Any, weight_decay: Any, decoupled: bool = True) -> tuple[Any, Any]:
+def decay_terms(lr: Array, weight_decay: Array, decoupled: bool = True) -> tuple[Any, Any]:
     """Weight decay as ``(l2, shrinkage)``: what is added to the gradient, and what is taken off the parameter.
 
     One is ``None``, and without decay both are: ``l2`` is ``weight_decay``, ``shrinkage`` is ``lr weight_decay``.
@@ -93,27 +94,27 @@ def decay_terms(lr: Any, weight_decay: Any, decoupled: bool = True) -> tuple[Any
     return (None, lr * weight_decay) if decoupled else (weight_decay, None)
 
 
-def zeros_like(x: Any) -> Any:
+def zeros_like(x: Array) -> Array:
     """A new state slot: zeros with the shape, dtype, device and layout of ``x``."""
     return torch.zeros_like(x)
 
 
-def zeros(x: Any, shape: tuple[int, ...]) -> Any:
+def zeros(x: Array, shape: tuple[int, ...]) -> Array:
     """A new state slot of this shape: zeros with the dtype and device of ``x``, real where ``x`` is complex."""
     return (x.real if x.is_complex() else x).new_zeros(shape)
 
 
-def full_like(x: Any, value: Any) -> Any:
+def full_like(x: Array, value: Array) -> Array:
     """A new state slot filled with a scalar, in each part of a complex number."""
     return (torch.zeros_like(x) + (value * (1 + 1j) if x.is_complex() else value)).to(x.dtype)
 
 
-def initial(hyper: Any) -> Any:
+def initial(hyper: Array) -> Array:
     """A hyperparameter's value before the first step."""
     return hyper(0) if callable(hyper) else hyper
 
 
-def add(base: Any, x: Any, alpha: Any = 1) -> Any:
+def add(base: Array, x: Array, alpha: Array = 1) -> Array:
     """``base + alpha x``."""
     if base is None:
         return x * alpha
@@ -122,7 +123,7 @@ def add(base: Any, x: Any, alpha: Any = 1) -> Any:
     return torch.add(base, x, alpha=alpha)
 
 
-def addcmul(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
+def addcmul(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
     """``base + value a b``."""
     if base is None:
         return a * value * b
@@ -131,7 +132,7 @@ def addcmul(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
     return torch.addcmul(base, a, b, value=value)
 
 
-def addcdiv(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
+def addcdiv(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
     """``base + value a / b``."""
     if base is None:
         return a * value / b
@@ -140,31 +141,31 @@ def addcdiv(base: Any, a: Any, b: Any, value: Any = 1) -> Any:
     return torch.addcdiv(base, a, b, value=value)
 
 
-def decay(base: Any, param: Any, rate: Any) -> Any:
+def decay(base: Array, param: Array, rate: Array) -> Array:
     """``(1 - rate) base``, or the increment ``-rate param`` when there is no base."""
     return param * -rate if base is None else base * (1 - rate)
 
 
-def lerp(start: Any, end: Any, weight: Any) -> Any:
+def lerp(start: Array, end: Array, weight: Array) -> Array:
     """``start + weight (end - start)``."""
     if isinstance(weight, Tensor):
         return start + (end - start) * weight
     return torch.lerp(start, end, weight)
 
 
-def addmm(base: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+def addmm(base: Array, a: Array, b: Array, beta: Array = 1, alpha: Array = 1) -> Array:
     """``beta base + alpha a b`` of matrices, or of stacks of them."""
     if base.dim() != 2 or isinstance(beta, Tensor) or isinstance(alpha, Tensor):
         return base * beta + (a @ b) * alpha
     return torch.addmm(base, a, b, beta=beta, alpha=alpha)
 
 
-def transpose(x: Any) -> Any:
+def transpose(x: Array) -> Array:
     """A matrix, or each of a stack, with rows and columns exchanged."""
     return x.mT
 
 
-def whole(x: Any) -> Any:
+def whole(x: Array) -> Array:
     """``x``; or, where it is spread over processes (a DTensor), all of it on each of them."""
     if not hasattr(x, "redistribute"):
         return x
@@ -173,124 +174,124 @@ def whole(x: Any) -> Any:
     return x.redistribute(placements=[Replicate()] * x.device_mesh.ndim)
 
 
-def norm(x: Any, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Any:
+def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Array:
     """The norm of a leaf, as a scalar; or along the dimensions, which are kept."""
     if dim is None:
         return number(cast(torch.linalg.vector_norm(x, ord), torch.float64))
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
-def magnitude(x: Any) -> Any:
+def magnitude(x: Array) -> Array:
     """The 2-norm of a leaf: as :func:`norm`, but always a tensor, even on the CPU, that nobody waits for."""
     return torch.linalg.vector_norm(x)
 
 
-def nonfinite(x: Any) -> Any:
+def nonfinite(x: Array) -> Array:
     """How many elements of a leaf are infinite or NaN, as a tensor that nobody waits for."""
     return (~torch.isfinite(x)).sum().to(x.dtype)
 
 
-def largest(x: Any) -> Any:
+def largest(x: Array) -> Array:
     """The largest absolute value in a leaf, as a scalar; 0 if it is empty."""
     return norm(x, ord=math.inf) if x.numel() else 0.0
 
 
-def dot(x: Any, y: Any) -> Any:
+def dot(x: Array, y: Array) -> Array:
     """The inner product of two vectors, as a scalar."""
     return number(torch.dot(x, y).to(torch.float64))
 
 
-def rows(x: Any) -> list[Any]:
+def rows(x: Array) -> list[Any]:
     """The entries along the first dimension: vectors, or scalars."""
     return [number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
 
 
-def stack(rows: Sequence[Any]) -> Any:
+def stack(rows: Sequence[Any]) -> Array:
     """Vectors, or scalars, along a new first dimension."""
     return torch.stack(
         [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64, device="cpu") for row in rows]
     )
 
 
-def mean(x: Any, dim: int) -> Any:
+def mean(x: Array, dim: int) -> Array:
     """The mean along a dimension, which is kept."""
     return x.mean(dim, keepdim=True)
 
 
-def size(x: Any) -> Any:
+def size(x: Array) -> Array:
     """The number of elements of a leaf: an integer, or what a tracer has for one."""
     return x.numel()
 
 
-def cast(x: Any, dtype: torch.dtype) -> Any:
+def cast(x: Array, dtype: torch.dtype) -> Array:
     """``x`` in this dtype."""
     if has_torch_function_unary(x):
         return handle_torch_function(cast, (x,), x, dtype)
     return x.to(dtype)
 
 
-def epsilon(x: Any) -> float:
+def epsilon(x: Array) -> float:
     """The distance from 1 to the next number in the dtype of ``x``."""
     return torch.finfo(x.dtype).eps
 
 
-def sqrt(x: Any) -> Any:
+def sqrt(x: Array) -> Array:
     """Square root."""
     if isinstance(x, (torch.SymInt, torch.SymFloat)):
         return torch.sym_sqrt(x)
     return math.sqrt(x) if isinstance(x, _NUMBERS) else torch.sqrt(x)
 
 
-def rsqrt(x: Any) -> Any:
+def rsqrt(x: Array) -> Array:
     """One over the square root."""
     return torch.rsqrt(x)
 
 
-def cos(x: Any) -> Any:
+def cos(x: Array) -> Array:
     """Cosine of an angle in radians."""
     return math.cos(x) if isinstance(x, _NUMBERS) else torch.cos(x)
 
 
-def log(x: Any) -> Any:
+def log(x: Array) -> Array:
     """Natural logarithm."""
     return math.log(x) if isinstance(x, _NUMBERS) else torch.log(x)
 
 
-def floor(x: Any) -> Any:
+def floor(x: Array) -> Array:
     """The largest integer not above ``x``."""
     return math.floor(x) if isinstance(x, _NUMBERS) else torch.floor(x)
 
 
-def abs(x: Any) -> Any:
+def abs(x: Array) -> Array:
     """Absolute value."""
     return math.fabs(x) if isinstance(x, _NUMBERS) else torch.abs(x)
 
 
-def sign(x: Any) -> Any:
+def sign(x: Array) -> Array:
     """-1, 0 or 1."""
     return torch.sign(x)
 
 
-def clamp(x: Any, min: Any, max: Any) -> Any:
+def clamp(x: Array, min: Array, max: Array) -> Array:
     """``x``, limited to ``[min, max]``."""
     return minimum(maximum(x, min), max)
 
 
-def maximum(x: Any, y: Any) -> Any:
+def maximum(x: Array, y: Array) -> Array:
     """The larger of the two, element by element."""
     if isinstance(y, _NUMBERS):
         return (x if x > y else y) if isinstance(x, _NUMBERS) else torch.clamp_min(x, y)
     return torch.clamp_min(y, x) if isinstance(x, _NUMBERS) else torch.maximum(x, y)
 
 
-def minimum(x: Any, y: Any) -> Any:
+def minimum(x: Array, y: Array) -> Array:
     """The smaller of the two, element by element."""
     if isinstance(y, _NUMBERS):
         return (x if x < y else y) if isinstance(x, _NUMBERS) else torch.clamp_max(x, y)
     return torch.clamp_max(y, x) if isinstance(x, _NUMBERS) else torch.minimum(x, y)
 
 
-def choose(condition: Any, x: Any, y: Any) -> Any:
+def choose(condition: Array, x: Array, y: Array) -> Array:
     """One of two scalars, tensors, or tuples of them, by a condition that holds for the whole."""
     if isinstance(condition, bool):
         return x if condition else y
@@ -300,7 +301,7 @@ def choose(condition: Any, x: Any, y: Any) -> Any:
     return where(condition, x, y)
 
 
-def where(condition: Any, x: Any, y: Any) -> Any:
+def where(condition: Array, x: Array, y: Array) -> Array:
     """``x`` where the condition holds, else ``y``."""
     if isinstance(condition, bool):
         return x if condition else y

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -35,7 +36,7 @@ class Scalars(NamedTuple):
     eps_root: Scalar
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -44,7 +45,9 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar,
     return Scalars(lr / (1 - beta1**step), (1 - beta2**step) ** 0.5, 1 - beta1, beta2, 1 - beta2, eps, eps_root)
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_var: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_var: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     exp_avg = ops.lerp(exp_avg, grad, s.weight1)
     deviation = grad - exp_avg
     exp_avg_var = ops.addcmul(exp_avg_var * s.beta2, deviation, deviation, value=s.weight2) + s.eps_root

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, UNIT, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import (
+    NON_NEGATIVE,
+    UNIT,
+    Array,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+)
 from optimfx.execution import transformation
 
 
@@ -23,7 +34,7 @@ class Scalars(NamedTuple):
     weight_decay: Scalar | None
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -31,7 +42,9 @@ def scalars(step: Scalar, lr: Scalar, rho: Scalar, eps: Scalar, weight_decay: Sc
     return Scalars(lr, rho, 1 - rho, eps, ops.unless_zero(weight_decay))
 
 
-def leaf(base: Any, param: Any, grad: Any, square_avg: Any, acc_delta: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, square_avg: Array, acc_delta: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     square_avg = ops.addcmul(square_avg * s.rho, grad, grad, value=s.weight)

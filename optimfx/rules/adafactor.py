@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     FROM_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -38,11 +39,11 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay
 
 
-def unsupported_reason(param: Any) -> str | None:
+def unsupported_reason(param: Array) -> str | None:
     return "adafactor factors the second moment of real matrices" if param.is_complex() else None
 
 
-def init(param: Any) -> tuple[Any, Any, Any]:
+def init(param: Array) -> tuple[Array, Array, Array]:
     if param.dim() < 2:
         return None, None, ops.zeros_like(param)
     *stack, rows, columns = param.shape
@@ -56,14 +57,14 @@ def scalars(
     return Scalars(ops.minimum(lr, 1 / step**0.5), step**beta2_decay, *eps, d, shrinkage)
 
 
-def rms(x: Any, unit: Scalar = 1) -> Any:
+def rms(x: Array, unit: Scalar = 1) -> Array:
     """The root mean square of a leaf, over a unit."""
     return ops.norm(x) / (ops.sqrt(max(1, ops.size(x))) * unit)
 
 
 def leaf(
-    base: Any, param: Any, grad: Any, row_var: Any, col_var: Any, variance: Any, s: Scalars
-) -> tuple[Any, Any, Any, Any]:
+    base: Array, param: Array, grad: Array, row_var: Array, col_var: Array, variance: Array, s: Scalars
+) -> tuple[Array, Array, Array, Array]:
     eps1 = ops.epsilon(grad) if s.eps1 is None else s.eps1
     size = ops.maximum(rms(param), s.eps2) * s.rho
     if s.shrinkage is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import NON_NEGATIVE, Array, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 
 
@@ -20,7 +20,7 @@ class Scalars(NamedTuple):
     weight_decay: Scalar | None
 
 
-def init(param: Any, initial_accumulator_value: Hyper) -> tuple[Any]:
+def init(param: Array, initial_accumulator_value: Hyper) -> tuple[Array]:
     return (ops.full_like(param, ops.initial(initial_accumulator_value)),)
 
 
@@ -28,7 +28,7 @@ def scalars(step: Scalar, lr: Scalar, lr_decay: Scalar, weight_decay: Scalar, ep
     return Scalars(lr / (1 + (step - 1) * lr_decay), eps, ops.unless_zero(weight_decay))
 
 
-def leaf(base: Any, param: Any, grad: Any, sum: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, sum: Array, s: Scalars) -> tuple[Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     sum = ops.addcmul(sum, grad, grad)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -38,7 +39,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay, taken off the parameter
 
 
-def init(param: Any, amsgrad: bool) -> tuple[Any, Any, Any]:
+def init(param: Array, amsgrad: bool) -> tuple[Array, Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param), ops.zeros_like(param) if amsgrad else None
 
 
@@ -69,8 +70,8 @@ def scalars(
 
 
 def leaf(
-    base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, s: Scalars
-) -> tuple[Any, Any, Any, Any]:
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     if s.shrinkage is not None:

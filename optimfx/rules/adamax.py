@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -33,7 +34,7 @@ class Scalars(NamedTuple):
     weight_decay: Scalar | None
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -42,7 +43,9 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar,
     return Scalars(lr / (1 - beta1**step), 1 - beta1, beta2, eps, ops.unless_zero(weight_decay))
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_inf: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_inf: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     exp_avg = ops.lerp(exp_avg, grad, s.weight1)

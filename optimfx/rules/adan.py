@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -42,7 +43,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay
 
 
-def init(param: Any) -> tuple[Any, Any, Any, Any]:
+def init(param: Array) -> tuple[Array, Array, Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param), ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -72,8 +73,15 @@ def scalars(
 
 
 def leaf(
-    base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_diff: Any, exp_avg_sq: Any, prev: Any, s: Scalars
-) -> tuple[Any, Any, Any, Any, Any]:
+    base: Array,
+    param: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_diff: Array,
+    exp_avg_sq: Array,
+    prev: Array,
+    s: Scalars,
+) -> tuple[Array, Array, Array, Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
     diff = (grad - prev) * s.changed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -40,7 +41,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay
 
 
-def init(param: Any) -> tuple[Any, Any, Any]:
+def init(param: Array) -> tuple[Array, Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -70,8 +71,8 @@ def scalars(
 
 
 def leaf(
-    base: Any, param: Any, grad: Any, exp_avg_fast: Any, exp_avg_slow: Any, exp_avg_sq: Any, s: Scalars
-) -> tuple[Any, Any, Any, Any]:
+    base: Array, param: Array, grad: Array, exp_avg_fast: Array, exp_avg_slow: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
     exp_avg_fast = ops.lerp(exp_avg_fast, grad, s.weight1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -34,7 +35,7 @@ class Scalars(NamedTuple):
     bound: Scalar | None  # of the scaled gradient's elements
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -50,7 +51,9 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar,
     )
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     scaled = grad / ops.maximum(ops.sqrt(exp_avg_sq), s.eps)
     if s.bound is not None:
         scaled = ops.clamp(scaled, -s.bound, s.bound)

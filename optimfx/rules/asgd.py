@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, REAL, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import (
+    NON_NEGATIVE,
+    REAL,
+    Array,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+)
 from optimfx.execution import transformation
 
 
@@ -30,7 +41,7 @@ def begin(lr: Hyper) -> tuple[Scalar, Scalar]:
     return ops.initial(lr), 1.0
 
 
-def init(param: Any) -> tuple[Any]:
+def init(param: Array) -> tuple[Array]:
     return (ops.zeros_like(param),)
 
 
@@ -48,7 +59,7 @@ def scalars(
     )
 
 
-def leaf(base: Any, param: Any, grad: Any, ax: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, ax: Array, s: Scalars) -> tuple[Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     stepped = ops.add(ops.decay(param, param, s.shrinkage), grad, alpha=-s.lr)

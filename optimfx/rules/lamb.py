@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -34,7 +35,7 @@ class Scalars(NamedTuple):
     adam: adam.Scalars  # of Adam's direction
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -45,7 +46,9 @@ def scalars(
     return Scalars(lr, ops.unless_zero(weight_decay), direction)
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     direction, exp_avg, exp_avg_sq, _ = adam.leaf(None, param, grad, exp_avg, exp_avg_sq, None, s.adam)
     if s.weight_decay is not None:
         direction = ops.add(direction, param, alpha=s.weight_decay)

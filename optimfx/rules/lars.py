@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, DType, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import NON_NEGATIVE, Array, DType, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 from optimfx.rules import sgd
 
@@ -18,7 +18,7 @@ class Scalars(NamedTuple):
     sgd: sgd.Scalars  # of the scaled gradient, whose size already has the learning rate
 
 
-def trust_ratio(param: Any, update: Any, trust_coefficient: Scalar, eps: Scalar, min_norm: Scalar = 0.0) -> Any:
+def trust_ratio(param: Array, update: Array, trust_coefficient: Scalar, eps: Scalar, min_norm: Scalar = 0.0) -> Array:
     """The size of a leaf over that of its update; 1 where either is 0. Each is taken to be at least ``min_norm``."""
     param_norm = ops.maximum(ops.norm(param), min_norm)
     update_norm = ops.maximum(ops.norm(update), min_norm)
@@ -40,7 +40,7 @@ def scalars(
     return Scalars(lr, ops.unless_zero(weight_decay), trust_coefficient, eps, descend)
 
 
-def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scalars) -> tuple[Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     scaled = grad * (s.lr * trust_ratio(param, grad, s.trust_coefficient, s.eps))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -31,7 +32,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay
 
 
-def init(param: Any) -> tuple[Any]:
+def init(param: Array) -> tuple[Array]:
     return (ops.zeros_like(param),)
 
 
@@ -40,7 +41,7 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], weight_decay
     return Scalars(lr, 1 - beta1, 1 - beta2, ops.decay_terms(lr, weight_decay)[1])
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, exp_avg: Array, s: Scalars) -> tuple[Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
     direction = ops.sign(ops.lerp(exp_avg, grad, s.weight1))

@@ -10,6 +10,7 @@ from optimfx.core import (
     NON_NEGATIVE,
     REAL,
     UNIT,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -41,11 +42,11 @@ class Scalars(NamedTuple):
     adjust_lr_fn: str | None
 
 
-def init(param: Any) -> tuple[Any]:
+def init(param: Array) -> tuple[Array]:
     return (ops.zeros_like(param),)
 
 
-def unsupported_reason(param: Any) -> str | None:
+def unsupported_reason(param: Array) -> str | None:
     if param.dim() < 2:
         return "muon orthogonalises matrices. Give other leaves to another optimizer: fx.partition with fx.is_matrix"
     if param.is_complex():
@@ -70,14 +71,14 @@ def scalars(
     return Scalars(lr, momentum, 1 - momentum, shrinkage, newton_schulz, nesterov, adjust_lr_fn)
 
 
-def shape_factor(matrix: Any, adjust_lr_fn: str | None) -> Any:
+def shape_factor(matrix: Array, adjust_lr_fn: str | None) -> Array:
     """What makes one learning rate right for matrices of every shape."""
     rows, columns = matrix.shape[-2:]
     matched = adjust_lr_fn == "match_rms_adamw"
     return 0.2 * ops.sqrt(max(rows, columns)) if matched else ops.sqrt(max(1, rows / max(1, columns)))
 
 
-def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scalars) -> tuple[Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
     momentum_buffer = ops.lerp(momentum_buffer, grad, s.weight)

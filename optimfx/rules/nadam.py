@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -43,7 +44,7 @@ def begin() -> tuple[Scalar]:
     return (1.0,)
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -76,7 +77,9 @@ def scalars(
     )
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     if s.shrinkage is not None:

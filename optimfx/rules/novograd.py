@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -36,7 +37,7 @@ class Scalars(NamedTuple):
     weight_decay: Scalar | None
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros(param, ())
 
 
@@ -55,7 +56,9 @@ def scalars(
     )
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     exp_avg_sq = ops.add(exp_avg_sq * s.beta2, ops.norm(grad) ** 2 * s.weight2)
     scaled = grad / (ops.sqrt(exp_avg_sq + s.eps_root) + s.eps)
     if s.weight_decay is not None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -39,7 +40,7 @@ class Scalars(NamedTuple):
     shrinkage: Scalar | None  # lr weight_decay, taken off the parameter
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -74,7 +75,9 @@ def scalars(
     )
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     if s.shrinkage is not None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, UNIT, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import (
+    NON_NEGATIVE,
+    UNIT,
+    Array,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+)
 from optimfx.execution import transformation
 
 
@@ -26,7 +37,7 @@ class Scalars(NamedTuple):
     momentum: Scalar
 
 
-def init(param: Any, centered: bool, momentum: Hyper) -> tuple[Any, Any, Any]:
+def init(param: Array, centered: bool, momentum: Hyper) -> tuple[Array, Array, Array]:
     return (
         ops.zeros_like(param),
         ops.zeros_like(param) if centered else None,
@@ -41,8 +52,8 @@ def scalars(
 
 
 def leaf(
-    base: Any, param: Any, grad: Any, square_avg: Any, grad_avg: Any, momentum_buffer: Any, s: Scalars
-) -> tuple[Any, Any, Any, Any]:
+    base: Array, param: Array, grad: Array, square_avg: Array, grad_avg: Array, momentum_buffer: Array, s: Scalars
+) -> tuple[Array, Array, Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     square_avg = ops.addcmul(square_avg * s.alpha, grad, grad, value=s.weight)

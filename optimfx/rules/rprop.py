@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     FROM_ONE,
     NON_NEGATIVE,
     UNIT,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -34,7 +35,7 @@ class Scalars(NamedTuple):
     step_size_max: Scalar
 
 
-def init(param: Any, lr: Hyper) -> tuple[Any, Any]:
+def init(param: Array, lr: Hyper) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.full_like(param, ops.initial(lr))
 
 
@@ -42,7 +43,9 @@ def scalars(step: Scalar, etas: tuple[Scalar, Scalar], step_sizes: tuple[Scalar,
     return Scalars(*etas, *step_sizes)
 
 
-def leaf(base: Any, param: Any, grad: Any, prev: Any, step_size: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, prev: Array, step_size: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     agreement = grad * prev
     kept = ops.where(agreement < 0, step_size * s.etaminus, step_size)
     step_size = ops.where(agreement > 0, step_size * s.etaplus, kept)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, REAL, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import (
+    NON_NEGATIVE,
+    REAL,
+    Array,
+    DType,
+    GradientTransformation,
+    Hyper,
+    PyTree,
+    Rule,
+    Scalar,
+    check_hyper,
+)
 from optimfx.execution import transformation
 
 
@@ -23,7 +34,7 @@ class Scalars(NamedTuple):
     sign: bool  # of each element instead of its value
 
 
-def init(param: Any, momentum: Hyper) -> tuple[Any]:
+def init(param: Array, momentum: Hyper) -> tuple[Array]:
     return (None if ops.is_zero(momentum) else ops.zeros_like(param),)
 
 
@@ -34,7 +45,7 @@ def scalars(
     return Scalars(lr, ops.unless_zero(weight_decay), momentum, weight, nesterov, sign)
 
 
-def leaf(base: Any, param: Any, grad: Any, momentum_buffer: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scalars) -> tuple[Array, Array]:
     if s.weight_decay is not None:
         grad = ops.add(grad, param, alpha=s.weight_decay)
     if momentum_buffer is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -32,7 +33,7 @@ class Scalars(NamedTuple):
     eps: Scalar
 
 
-def init(param: Any) -> tuple[Any, Any]:
+def init(param: Array) -> tuple[Array, Array]:
     return ops.zeros_like(param), ops.zeros_like(param)
 
 
@@ -41,7 +42,9 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar)
     return Scalars(lr * ops.sqrt(1 - beta2**step) / (1 - beta1**step), 1 - beta1, 1 - beta2, eps)
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     exp_avg = exp_avg + (grad - exp_avg) * s.weight1
     exp_avg_sq = exp_avg_sq + (grad**2 - exp_avg_sq) * s.weight2
     return ops.add(base, exp_avg / (ops.sqrt(exp_avg_sq) + s.eps) * -s.step_size), exp_avg, exp_avg_sq

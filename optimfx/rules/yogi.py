@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -33,7 +34,7 @@ class Scalars(NamedTuple):
     eps: Scalar
 
 
-def init(param: Any, initial_accumulator_value: Hyper) -> tuple[Any, Any]:
+def init(param: Array, initial_accumulator_value: Hyper) -> tuple[Array, Array]:
     value = ops.initial(initial_accumulator_value)
     return ops.full_like(param, value), ops.full_like(param, value)
 
@@ -43,7 +44,9 @@ def scalars(step: Scalar, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar)
     return Scalars(lr / (1 - beta1**step), (1 - beta2**step) ** 0.5, 1 - beta1, 1 - beta2, eps)
 
 
-def leaf(base: Any, param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, s: Scalars) -> tuple[Any, Any, Any]:
+def leaf(
+    base: Array, param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, s: Scalars
+) -> tuple[Array, Array, Array]:
     exp_avg = ops.lerp(exp_avg, grad, s.weight1)
     square = grad * grad
     exp_avg_sq = ops.addcmul(exp_avg_sq, ops.sign(exp_avg_sq - square), square, value=-s.weight2)

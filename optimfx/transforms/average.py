@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import UNIT, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import UNIT, Array, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 
 
@@ -18,15 +18,15 @@ class Scalars(NamedTuple):
     weight: Scalar  # of the new parameter in the average
 
 
-def ema_weight(decay: Any) -> Any:
+def ema_weight(decay: Scalar) -> Scalar:
     return 1 - decay
 
 
-def swa_weight(step: Any) -> Any:
+def swa_weight(step: Scalar) -> Scalar:
     return 1 / step
 
 
-def init(param: Any) -> tuple[Any]:
+def init(param: Array) -> tuple[Array]:
     return (param.clone(),)
 
 
@@ -38,7 +38,7 @@ def swa_scalars(step: Scalar) -> Scalars:
     return Scalars(swa_weight(step))
 
 
-def leaf(base: Any, param: Any, update: Any, averaged: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, update: Array, averaged: Array, s: Scalars) -> tuple[Array, Array]:
     moved = ops.add(param, update)
     return (update if base is None else moved), ops.lerp(averaged, moved, s.weight)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 
 
@@ -18,7 +18,7 @@ def scalars(step: Scalar | None, clip_value: Scalar) -> Scalars:
     return Scalars(-clip_value, clip_value)
 
 
-def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
+def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
     return (ops.add(base, ops.clamp(update, s.low, s.high)),)
 
 
@@ -60,7 +60,7 @@ def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Scalar) -> 
     return Shrink(ops.where(within, 1, max_norm / ops.where(within, 1, global_norm)))
 
 
-def shrink(base: Any, param: Any, update: Any, s: Shrink) -> tuple[Any]:
+def shrink(base: Array, param: Array, update: Array, s: Shrink) -> tuple[Array]:
     if s.factor is None:
         return (update if base is None else ops.add(base, update),)
     return (ops.add(base, update, alpha=s.factor),)

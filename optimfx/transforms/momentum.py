@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
     NON_NEGATIVE,
     REAL,
     UNIT,
+    Array,
     DType,
     GradientTransformation,
     Hyper,
@@ -21,7 +22,7 @@ from optimfx.execution import transformation
 from optimfx.rules import sgd
 
 
-def momentum_init(param: Any, decay: Hyper) -> tuple[Any]:
+def momentum_init(param: Array, decay: Hyper) -> tuple[Array]:
     return sgd.init(param, decay)
 
 
@@ -81,7 +82,7 @@ class Scalars(NamedTuple):
     correction: Scalar
 
 
-def init(param: Any) -> tuple[Any]:
+def init(param: Array) -> tuple[Array]:
     return (ops.zeros_like(param),)
 
 
@@ -89,7 +90,7 @@ def scalars(step: Scalar, decay: Scalar, debias: bool) -> Scalars:
     return Scalars(1 - decay, 1 / (1 - decay**step) if debias else 1)
 
 
-def leaf(base: Any, param: Any, update: Any, exp_avg: Any, s: Scalars) -> tuple[Any, Any]:
+def leaf(base: Array, param: Array, update: Array, exp_avg: Array, s: Scalars) -> tuple[Array, Array]:
     exp_avg = ops.lerp(exp_avg, update, s.weight)
     return ops.add(base, exp_avg, alpha=s.correction), exp_avg
 

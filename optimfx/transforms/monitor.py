@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import FLOAT32, GradientTransformation, Locality, PyTree, Rule, Scalar
+from optimfx.core import FLOAT32, Array, GradientTransformation, Locality, PyTree, Rule, Scalar
 from optimfx.execution import transformation
 
 
@@ -24,11 +24,13 @@ def scalars(step: Scalar) -> Scalars:
     return Scalars()
 
 
-def init(param: Any) -> tuple[Any, Any, Any]:
+def init(param: Array) -> tuple[Array, Array, Array]:
     return ops.zeros(param, ()), ops.zeros(param, ()), ops.zeros(param, ())
 
 
-def leaf(base: Any, param: Any, update: Any, norm: Any, ratio: Any, nonfinite: Any, s: Scalars) -> tuple[Any, ...]:
+def leaf(
+    base: Array, param: Array, update: Array, norm: Array, ratio: Array, nonfinite: Array, s: Scalars
+) -> tuple[Array, ...]:
     norm = ops.magnitude(update)
     return ops.add(base, update), norm, norm / ops.magnitude(param), ops.nonfinite(update)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.core import (
     FLOAT32,
+    Array,
     DType,
     GradientTransformation,
     Interval,
@@ -51,27 +52,27 @@ def drawn(step: Scalar, seed: Scalar) -> Drawn:
     return Drawn(None, seed, step)
 
 
-def no_compensation(param: Any) -> tuple[Any]:
+def no_compensation(param: Array) -> tuple[Array]:
     return (ops.zeros_like(param),)
 
 
-def copied(param: Any) -> tuple[Any]:
+def copied(param: Array) -> tuple[Array]:
     return (param.clone(),)
 
 
-def kahan_leaf(base: Any, param: Any, update: Any, compensation: Any, s: Stored) -> tuple[Any, Any]:
+def kahan_leaf(base: Array, param: Array, update: Array, compensation: Array, s: Stored) -> tuple[Array, Array]:
     wanted = update + compensation
     moved = ops.rounded(param + wanted, s.param_dtype)
     change = moved - param
     return (change if base is None else moved), wanted - change
 
 
-def master_leaf(base: Any, param: Any, update: Any, master: Any, s: Stored) -> tuple[Any, Any]:
+def master_leaf(base: Array, param: Array, update: Array, master: Array, s: Stored) -> tuple[Array, Array]:
     master = master + update
     return (ops.rounded(master, s.param_dtype) - param if base is None else master), master
 
 
-def stochastic_leaf(base: Any, param: Any, update: Any, s: Drawn) -> tuple[Any]:
+def stochastic_leaf(base: Array, param: Array, update: Array, s: Drawn) -> tuple[Array]:
     moved = ops.rounded_stochastically(param + update, s.param_dtype, s.seed, s.step)
     return (moved - param if base is None else moved,)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, REAL, GradientTransformation, Hyper, Rule, Scalar, Schedule, check_hyper
+from optimfx.core import NON_NEGATIVE, REAL, Array, GradientTransformation, Hyper, Rule, Scalar, Schedule, check_hyper
 from optimfx.execution import transformation
 
 
@@ -26,7 +26,7 @@ def schedule_scalars(step: Scalar | None, schedule: Scalar) -> Scale:
     return Scale(schedule)
 
 
-def leaf(base: Any, param: Any, update: Any, s: Scale) -> tuple[Any]:
+def leaf(base: Array, param: Array, update: Array, s: Scale) -> tuple[Array]:
     return (ops.add(base, update, alpha=s.factor),)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import GradientTransformation, Rule, Scalar
+from optimfx.core import Array, GradientTransformation, Rule, Scalar
 from optimfx.execution import transformation
 
 
@@ -17,7 +17,7 @@ def scalars(step: Scalar | None) -> NoScalars:
     return NoScalars()
 
 
-def leaf(base: Any, param: Any, update: Any, s: NoScalars) -> tuple[Any]:
+def leaf(base: Array, param: Array, update: Array, s: NoScalars) -> tuple[Array]:
     return (ops.zeros_like(update) if base is None else base,)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 from optimfx.rules.lars import trust_ratio
 
@@ -20,7 +20,7 @@ def scalars(step: Scalar | None, trust_coefficient: Scalar, eps: Scalar, min_nor
     return Scalars(trust_coefficient, eps, min_norm)
 
 
-def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
+def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
     return (ops.add(base, update, alpha=trust_ratio(param, update, *s)),)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.partition import masked
-from optimfx.core import NON_NEGATIVE, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Rule, Scalar, check_hyper
 from optimfx.core.tree import PyTree
 from optimfx.execution import transformation
 
@@ -19,7 +19,7 @@ def scalars(step: Scalar | None, weight_decay: Scalar) -> Scalars:
     return Scalars(weight_decay)
 
 
-def leaf(base: Any, param: Any, update: Any, s: Scalars) -> tuple[Any]:
+def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
     return (ops.add(base, ops.add(update, param, alpha=s.weight_decay)),)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from optimfx import ops
+from optimfx.core import Array
 
 
-def orthogonalize(matrix: Any, coefficients: tuple[Any, Any, Any], steps: int, eps: Any, dtype: Any = None) -> Any:
+def orthogonalize(
+    matrix: Array, coefficients: tuple[Any, Any, Any], steps: int, eps: Array, dtype: Any = None
+) -> Array:
     r"""A matrix with the same singular vectors and singular values near 1, by the Newton-Schulz iteration.
 
     .. math::

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.core import Scalar
+from optimfx.core import Array, Scalar
 
 C1 = 1e-4
 """How much of the first slope the value must have fallen by."""
@@ -51,10 +51,10 @@ def strong_wolfe(
         Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
     """
 
-    def too_high(trial: Trial) -> Any:
+    def too_high(trial: Trial) -> Array:
         return trial.value > start.value + C1 * trial.t * start.slope
 
-    def flat(trial: Trial) -> Any:
+    def flat(trial: Trial) -> Array:
         return ops.abs(trial.slope) <= -C2 * start.slope
 
     before, trial, trials = start, at(t), 0
@@ -102,7 +102,7 @@ def strong_wolfe(
     return bracket[low], trials + 1
 
 
-def cubic_minimum(a: Trial, b: Trial, low: Any, high: Any) -> Any:
+def cubic_minimum(a: Trial, b: Trial, low: Array, high: Array) -> Array:
     """Where the cubic through two trials and their slopes is least, limited to an interval; its middle if nowhere."""
     left, right = (a, b) if a.t <= b.t else (b, a)
     d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t)

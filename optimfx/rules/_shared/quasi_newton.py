@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
+from optimfx.core import Array
 
 
 class Pair(NamedTuple):
@@ -19,7 +20,7 @@ History = tuple[Pair, ...]
 """Of fixed length, the newest pair last."""
 
 
-def remember(history: History, scale: Any, y: Any, s: Any) -> tuple[History, Any]:
+def remember(history: History, scale: Array, y: Array, s: Array) -> tuple[History, Any]:
     """The history with one more step, and the scale ``y s / y y``; both as they were unless ``y s > 1e-10``."""
     ys = ops.dot(y, s)
     upwards = ops.decided(ys > 1e-10)
@@ -28,7 +29,7 @@ def remember(history: History, scale: Any, y: Any, s: Any) -> tuple[History, Any
     return ops.choose(upwards, (*history[1:], pair), history), scale
 
 
-def direction(grad: Any, history: History, scale: Any) -> Any:
+def direction(grad: Array, history: History, scale: Array) -> Array:
     """Minus the gradient, times ``scale`` and corrected by the history: the two-loop recursion.
 
     References:
