@@ -44,7 +44,10 @@ def run(
     """
     if tracing.active():
         columns = Columns.of(links, updates, states, params)
-        if inplace and not stepping:
+        if inplace and stepping:
+            # What a tracer holds has no address. Of an ``id``, a compiler would make a constant.
+            _check_apart(columns, [0 if p is None else p for p in columns.leaves.params])
+        elif inplace:
             columns = columns.writable()
         one_pass = Pass(stepping=stepping, inplace=inplace, traced=True)
         with tracing.donating(inplace, columns.leaves.params):
@@ -147,7 +150,7 @@ class TreePlan:
     def run(self, links: Sequence[Link], columns: Columns) -> tuple[PyTree, list[PyTree]]:
         """The results, and the new states."""
         if self.inplace and self.stepping:
-            self._check_apart(columns.leaves.params)
+            _check_apart(columns, [0 if p is None else p.data_ptr() for p in columns.leaves.params])
         elif self.inplace:
             columns = columns.writable()
         recording = torch.is_grad_enabled()
@@ -176,19 +179,19 @@ class TreePlan:
             return ABSENT
         return self.build(column if every else [ABSENT if x is None else x for x in column])
 
-    def _check_apart(self, params: Sequence[Any]) -> None:
-        """Refuse parameters that are one tensor, which a step in place would step twice."""
-        addresses = [0 if p is None else p.data_ptr() for p in params] if self.has_params else []
-        if len(set(addresses)) == len(addresses):
-            return
-        first: dict[int, int] = {}
-        for i, address in enumerate(addresses):
-            if address and params[i].numel() and first.setdefault(address, i) != i:
-                one, other = (tree.path(self.spec, at, "params") for at in (first[address], i))
-                raise ValueError(
-                    f"{other} and {one} are one tensor, which a step in place would step twice. Keep it under one key "
-                    f"(model.named_parameters() does), or step with inplace=False."
-                )
+
+def _check_apart(columns: Columns, places: Sequence[Any]) -> None:
+    """Refuse parameters that are at one place, which a step in place would step twice; 0 is no place."""
+    if len(set(places)) == len(places):
+        return
+    first: dict[Any, int] = {}
+    for i, (place, param) in enumerate(zip(places, columns.leaves.params)):
+        if param is not None and param.numel() and first.setdefault(place, i) != i:
+            one, other = (tree.path(columns.spec, at, "params") for at in (first[place], i))
+            raise ValueError(
+                f"{other} and {one} are one tensor, which a step in place would step twice. Keep it under one key "
+                f"(model.named_parameters() does), or step with inplace=False."
+            )
 
 
 def _picker(

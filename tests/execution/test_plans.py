@@ -222,6 +222,20 @@ def test_one_parameter_under_two_keys():
     assert_equal(params["embed"], torch.ones(3))
 
 
+def test_one_tensor_under_two_keys_is_refused_in_a_compiled_step():
+    tx = fx.sgd(lr=0.1)
+    tied = torch.ones(3)
+    params = {"embed": tied, "head": tied}
+    compiled = torch.compile(
+        lambda grads, params: fx.step(tx, grads, tx.init(params), params, inplace=True), backend="eager"
+    )
+    with pytest.raises(ValueError, match="are one tensor"):
+        compiled({name: torch.ones(3) for name in params}, params)
+    apart = {name: p.clone() for name, p in params.items()}
+    compiled({name: torch.ones(3) for name in params}, apart)
+    torch.testing.assert_close(apart["head"], torch.full((3,), 0.9))
+
+
 def test_only_so_many_plans_are_kept(planned):
     tx = fx.sgd()
     for size in range(run.KEPT + 9):

@@ -77,17 +77,17 @@ class Columns(NamedTuple):
 
 def writable(grads: Sequence[Any]) -> list[Any]:
     """Gradients that can be written over: not one whose elements share memory, nor one that stands for two leaves."""
-    seen: set[int] = set()
+    seen: set[Any] = set()
     own = []
     in_trace = tracing.active()
     for grad in grads:
         if grad is not None and grad.layout is torch.strided:
-            # What a tracer holds has no address; and an empty tensor has none.
-            address = id(grad) if in_trace else grad.data_ptr()
-            if 0 in grad.stride() or address in seen:
+            # What a tracer holds has no address, and of an ``id``, a compiler would make a constant.
+            place = grad if in_trace else grad.data_ptr()
+            if 0 in grad.stride() or place in seen:
                 grad = grad.clone(memory_format=torch.contiguous_format)
-            elif address:
-                seen.add(address)
+            elif in_trace or place:  # an empty tensor has no address
+                seen.add(place)
         own.append(grad)
     return own
 
