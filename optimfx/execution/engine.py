@@ -46,7 +46,7 @@ def run(
         columns = Columns.of(links, updates, states, params)
         if inplace and stepping:
             # What a tracer holds has no address. Of an ``id``, a compiler would make a constant.
-            _check_apart(columns, [0 if p is None else p for p in columns.leaves.params])
+            _check_apart(columns, columns.leaves.params)
         elif inplace:
             columns = columns.writable()
         one_pass = Pass(stepping=stepping, inplace=inplace, traced=True)
@@ -150,7 +150,7 @@ class TreePlan:
     def run(self, links: Sequence[Link], columns: Columns) -> tuple[PyTree, list[PyTree]]:
         """The results, and the new states."""
         if self.inplace and self.stepping:
-            _check_apart(columns, [0 if p is None else p.data_ptr() for p in columns.leaves.params])
+            _check_apart(columns, [None if p is None else p.data_ptr() or None for p in columns.leaves.params])
         elif self.inplace:
             columns = columns.writable()
         recording = torch.is_grad_enabled()
@@ -181,12 +181,12 @@ class TreePlan:
 
 
 def _check_apart(columns: Columns, places: Sequence[Any]) -> None:
-    """Refuse parameters that are at one place, which a step in place would step twice; 0 is no place."""
+    """Refuse parameters that are at one place, which a step in place would step twice; ``None`` is no place."""
     if len(set(places)) == len(places):
         return
     first: dict[Any, int] = {}
     for i, (place, param) in enumerate(zip(places, columns.leaves.params)):
-        if param is not None and param.numel() and first.setdefault(place, i) != i:
+        if place is not None and param.numel() and first.setdefault(place, i) != i:
             one, other = (tree.path(columns.spec, at, "params") for at in (first[place], i))
             raise ValueError(
                 f"{other} and {one} are one tensor, which a step in place would step twice. Keep it under one key "

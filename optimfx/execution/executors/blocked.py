@@ -80,7 +80,7 @@ class Blocked(Executor):
                     if len(stretch.places) > 1 and first not in leaf_of:
                         leaf_of[first] = _leaf_of(stretch)
                     index = leaf_of.get(first, first)
-                    own = [vector.to(layout.dtype)[index].expand(shape) for vector in vectors]
+                    own = [_computed_in(layout.dtype, vector)[index].expand(shape) for vector in vectors]
                     row = [*row, *own]
                 if elements <= BLOCK:
                     kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
@@ -136,6 +136,11 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
     scalars = [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
     fixed = tape.fixed or len(vectors) < len(scalars)
     return print_kernel(tape, [*inputs, *vectors], results, direct, below), fixed
+
+
+def _computed_in(dtype: torch.dtype, vector: Tensor) -> Tensor:
+    """A vector of numbers in the dtype; one of conditions as it is."""
+    return vector if vector.dtype is torch.bool else vector.to(dtype)
 
 
 def _leaf_of(stretch: packing.Stretch) -> Tensor:
