@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from optimfx import ops
-from optimfx.core import GradientTransformation, Outline, Params, PyTree, Row, State, Stepper, Updates, state_class
+from optimfx.core import (
+    GradientTransformation,
+    Outline,
+    Params,
+    PyTree,
+    Row,
+    State,
+    Stepper,
+    Updates,
+    plain,
+    state_class,
+)
 from optimfx.core.hyperparams import count
 from optimfx.execution import check_link, check_state, count_from_zero, explain_link
 from optimfx.update import run_link
@@ -124,7 +135,7 @@ def inject_hyperparams(
         factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = dict(zip(signature.parameters, bound.args)) | bound.kwargs
+        arguments = plain(dict(zip(signature.parameters, bound.args)) | bound.kwargs)
         off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
         injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
         fixed = {k: v for k, v in arguments.items() if k not in injected}

@@ -22,6 +22,7 @@ from optimfx.core import (
     check_count,
     check_state_dtype,
     check_transformation,
+    plain,
     state_class,
     tracing,
     tree,
@@ -139,6 +140,7 @@ def multi_steps(
     tensor([-2., -2.])
     """
     check_transformation("multi_steps: inner", inner)
+    every = plain(every)
     check_count(FROM_ONE, every=every)
     check_state_dtype(state_dtype)
     return MultiSteps(inner, every, state_dtype).transformation()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers as kinds
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from optimfx.core.tracing import number
 from optimfx.core.types import Schedule
+from optimfx.core.validation import plain
 
 
 def count(step: Any) -> Any:
@@ -28,9 +28,8 @@ def resolve(hyper: Any, step: Any) -> Any:
     value = _asked(hyper, step) if callable(hyper) else hyper
     if type(value) in PLAIN_VALUES:
         return value
-    if isinstance(value, Tensor):
-        return number(value)
-    return float(value) if isinstance(value, kinds.Real) else value  # numpy's, of which a plan would not know
+    # Of another library's numbers, a plan would not know.
+    return number(value) if isinstance(value, Tensor) else plain(value)
 
 
 def _asked(schedule: Schedule, step: Any) -> Any:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def plain(x: Any) -> Any:
+    """A number of another library's, a 0-d array or a fraction, as Python's; of a tuple, list or dict, each entry."""
+    if type(x) in (tuple, list):
+        return type(x)(map(plain, x))
+    if type(x) is dict:
+        return {name: plain(value) for name, value in x.items()}
+    if isinstance(x, Tensor) or type(x) in (int, float, bool):
+        return x
+    if hasattr(x, "__array__") and getattr(x, "ndim", None) == 0:
+        return x.item()
+    return float(x) if isinstance(x, numbers.Real) else x
 
 
 class Interval(NamedTuple):
@@ -37,7 +51,7 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
         TypeError: not a number, tensor or schedule (nor a tuple of them).
         ValueError: a number outside the interval, or a tensor that is not 0-d.
     """
-    for name, value in hyper.items():
+    for name, value in plain(hyper).items():
         if isinstance(value, (tuple, list)):
             check_hyper(interval, **{f"{name}[{i}]": item for i, item in enumerate(value)})
         elif isinstance(value, Tensor):
@@ -59,7 +73,7 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
 
 def check_count(interval: Interval, **counts: Any) -> None:
     """Refuse anything but integers in the interval."""
-    for name, value in counts.items():
+    for name, value in plain(counts).items():
         if isinstance(value, bool) or not isinstance(value, int) or value not in interval:
             raise ValueError(f"{name} must be an integer in {interval}; got {value!r}.")
 

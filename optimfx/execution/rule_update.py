@@ -16,6 +16,7 @@ from optimfx.core import (
     Stepper,
     Updates,
     check_state_dtype,
+    plain,
 )
 from optimfx.core.link import Link
 from optimfx.execution.engine import run
@@ -72,4 +73,4 @@ def transformation(
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
     check_state_dtype(state_dtype)
-    return RuleUpdate(name, rule, hyper, maximize, state_dtype).transformation()
+    return RuleUpdate(name, rule, plain(hyper), maximize, state_dtype).transformation()
