@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from optimfx.execution.executors.base import Unplanned
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype, load, store
@@ -22,7 +24,12 @@ class Eager(Unplanned):
         return None
 
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-        return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
+        device = leaves.grads[0].device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
+        # A rule computes in its own dtype: autocast would multiply matrices in half precision.
+        with torch.autocast(device, enabled=False):
+            return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
 
 
 def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
