@@ -101,6 +101,8 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
 def global_norm(tree: PyTree) -> Tensor:
     """The 2-norm of all elements of all leaves, as a 0-d tensor; half precision is added up in float32.
 
+    Where it overflows on a CPU, it is measured again in float64.
+
     >>> import torch, optimfx as fx
     >>> fx.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
     tensor(5.)
@@ -115,17 +117,28 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
     if True in {leaf.is_sparse for leaf in leaves}:
         leaves = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
     if tracing.active() or tracing.differentiated(*leaves):
-        norms = [torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves]
-    else:
-        # On a GPU two launches for all leaves, and as everywhere no wait for the device.
-        halves = {dtype for dtype in {leaf.dtype for leaf in leaves} if dtype.itemsize < 4}
-        narrow = [leaf for leaf in leaves if leaf.dtype in halves] if halves else []
-        wide = [leaf for leaf in leaves if leaf.dtype not in halves] if halves else leaves
-        norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
-        norms += torch._foreach_norm(wide, 2) if wide else ()
+        return _joint([torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves])
+    # On a GPU two launches for all leaves, and as everywhere no wait for the device.
+    halves = {dtype for dtype in {leaf.dtype for leaf in leaves} if dtype.itemsize < 4}
+    narrow = [leaf for leaf in leaves if leaf.dtype in halves] if halves else []
+    wide = [leaf for leaf in leaves if leaf.dtype not in halves] if halves else leaves
+    norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
+    norms += torch._foreach_norm(wide, 2) if wide else ()
+    total = _joint(norms)
+    if total.is_cpu and total.isinf():
+        # The squares may have overflowed, and the norm not. In float64 from the start, it would take thrice as long.
+        norms = [
+            torch.linalg.vector_norm(leaf, dtype=torch.promote_types(leaf.dtype, torch.float64)) for leaf in leaves
+        ]
+        return _joint(norms)
+    return total
+
+
+def _joint(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of all, from that of each."""
     if len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device) for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
     return total
 
 
