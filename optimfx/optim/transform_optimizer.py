@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from functools import cached_property
+from typing import Any, NoReturn
 
 import optree
 import torch
@@ -85,13 +86,22 @@ class TransformOptimizer(Optimizer):
                     f"give each group its own, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
                     f"what is to be driven."
                 )
-        for part, name in _fixed(self.tx):
-            if name in param_group and name not in injected:
-                raise ValueError(
-                    f"a group has {name!r}, but {part} has its own {name}, which no group changes. To let groups and "
-                    f"schedulers set a number, inject it, as in inject_hyperparams({part})(...)."
-                )
+        for name in self._undriven.keys() & param_group.keys():
+            self._refuse(name)
         super().add_param_group(param_group)
+
+    @cached_property
+    def _undriven(self) -> dict[str, tuple[str, Any]]:
+        """The hyperparameters that no group changes: whose each is, and its value there."""
+        injected = _injected(self.tx)
+        return {name: (part, value) for part, name, value in _fixed(self.tx) if name not in injected}
+
+    def _refuse(self, name: str) -> NoReturn:
+        part, _ = self._undriven[name]
+        raise ValueError(
+            f"a group has {name!r}, but {part} has its own {name}, which no group changes. To let groups and "
+            f"schedulers set a number, inject it, as in inject_hyperparams({part})(...)."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's. No two entries share a tensor, so loading into one changes no other."""
@@ -106,6 +116,10 @@ class TransformOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            for name in self._undriven.keys() & group.keys():
+                if group[name] != self._undriven[name][1]:  # as it is in a checkpoint of torch's class
+                    self._refuse(name)
         for index, group in enumerate(self.param_groups):
             params = group["params"]
             grads = [p.grad for p in params]
@@ -199,11 +213,11 @@ def _injections(tx: GradientTransformation) -> Iterator[Inject]:
             yield from _injections(part)
 
 
-def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str]]:
-    """The hyperparameters that a transformation and its parts have, each after the name of the part."""
+def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str, Any]]:
+    """The hyperparameters that a transformation and its parts have: the name of the part, theirs, and the value."""
     if isinstance(tx.update, Stepper):
         outline = tx.update.outline()
-        yield from ((outline.name, name) for name in outline.hyper)
+        yield from ((outline.name, name, value) for name, value in outline.hyper.items())
         for _, part in outline.parts:
             yield from _fixed(part)
 

@@ -458,3 +458,20 @@ def test_an_unknown_class_is_refused():
     with pytest.raises(TypeError, match="there is no pure algorithm for a Mine"):
         fx.optim.as_transformation(Mine([torch.nn.Parameter(torch.ones(1))]))
     assert pickle.dumps(fx.optim.SGD([torch.nn.Parameter(torch.ones(1))]))
+
+
+def test_a_rate_that_nothing_injects_is_refused_at_the_step():
+    """A group that is given it is refused when it is added; one in which it was written later, at the step."""
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = fx.optim.TransformOptimizer([p], fx.adam(lr=0.1))
+    p.grad = torch.ones(2)
+    optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match="a group has 'lr', but adam has its own lr"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(2)) and not optimizer.state
+
+
+def test_a_scheduler_without_a_rate_to_set_says_so():
+    optimizer = fx.optim.TransformOptimizer([torch.ones(2, requires_grad=True)], fx.adam(lr=0.1))
+    with pytest.raises(KeyError, match=r"param_groups\[0\] has no 'lr'.*inject it"):
+        fx.optim.lr_scheduler.StepLR(optimizer, 1)

@@ -27,7 +27,7 @@ class LRScheduler(torch_schedulers.LRScheduler):
 
     Raises:
         TypeError: not an optimizer.
-        KeyError: on resuming, a group has no ``initial_lr``.
+        KeyError: a group has no ``lr``; or on resuming, no ``initial_lr``.
 
     >>> import torch
     >>> from optimfx.optim.lr_scheduler import LRScheduler
@@ -41,6 +41,15 @@ class LRScheduler(torch_schedulers.LRScheduler):
     >>> scheduler.get_last_lr()
     [0.5]
     """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        for i, group in enumerate(getattr(optimizer, "param_groups", ())):
+            if "lr" not in group:
+                raise KeyError(
+                    f"param_groups[{i}] has no 'lr' that a scheduler could set. If the optimizer is made of a "
+                    f"transformation, inject it, as in inject_hyperparams(adam)(lr=0.1)."
+                )
+        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[Rate]:
         if not self._get_lr_called_within_step:
