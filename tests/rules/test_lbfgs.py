@@ -274,3 +274,23 @@ def test_misuse(name):
     call, kind, message = MISUSE[name]
     with pytest.raises(kind, match=message):
         call(fx.lbfgs())
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("start", [5.0, 50.0])
+def test_the_line_search_comes_back_from_where_the_function_is_not_finite(start, beyond):
+    """x - log(x), least at 1: a whole step from near 0 goes below 0."""
+
+    def value_and_grad(x):
+        def value(x):
+            inside = torch.where(x > 0, x, 1.0)
+            return torch.where(x > 0, inside - inside.log(), beyond).sum()
+
+        return torch.func.grad_and_value(value)(x)[::-1]
+
+    tx, x = fx.lbfgs(line_search_fn="strong_wolfe"), torch.tensor([start, 0.01], dtype=torch.float64)
+    state = tx.init(x)
+    for _ in range(5):
+        x, state = fx.step(tx, None, state, x, value_and_grad_fn=value_and_grad)
+    # It ends where the value changes by less than 1e-9, which is quadratic in the distance.
+    torch.testing.assert_close(x, torch.ones_like(x), rtol=1e-4, atol=1e-4)

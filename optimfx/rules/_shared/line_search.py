@@ -37,7 +37,8 @@ def strong_wolfe(
         f(t) \le f(0) + c_1 t f'(0), \qquad \lvert f'(t) \rvert \le c_2 \lvert f'(0) \rvert
 
     First steps grow until they bracket such a point, then the bracket is narrowed; both by the minimum of the cubic
-    through two trials. Branches on the values: for plain tensors, not for ``torch.func`` transforms.
+    through two trials, or to its half where the function is not finite. Branches on the values: for plain tensors, not
+    for ``torch.func`` transforms.
 
     Args:
         at: evaluates the function on the line.
@@ -51,8 +52,8 @@ def strong_wolfe(
         Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
     """
 
-    def too_high(trial: Trial) -> Array:
-        return trial.value > start.value + C1 * trial.t * start.slope
+    def too_high(trial: Trial) -> bool:
+        return not trial.value <= start.value + C1 * trial.t * start.slope  # nan is
 
     def flat(trial: Trial) -> Array:
         return ops.abs(trial.slope) <= -C2 * start.slope
@@ -107,7 +108,7 @@ def cubic_minimum(a: Trial, b: Trial, low: Array, high: Array) -> Array:
     left, right = (a, b) if a.t <= b.t else (b, a)
     d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t)
     square = d1**2 - a.slope * b.slope
-    if square >= 0:
+    if 0 <= square < float("inf"):
         d2 = ops.sqrt(square)
         width = right.slope - left.slope + 2 * d2
         if width != 0:
@@ -117,4 +118,4 @@ def cubic_minimum(a: Trial, b: Trial, low: Array, high: Array) -> Array:
 
 
 def _lower(bracket: list[Trial]) -> int:
-    return 0 if bracket[0].value <= bracket[1].value else 1
+    return 1 if bracket[1].value < bracket[0].value else 0
