@@ -75,6 +75,11 @@ def differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def is_derived(x: Tensor) -> bool:
+    """Whether a derivative of what is computed from this tensor may be taken, in whatever way."""
+    return differentiated(x) or (active() and (forward_mode() or in_derivative()))
+
+
 def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
     """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
     if torch.compiler.is_compiling():

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from optimfx.core.tracing import decided, number
+from optimfx.core.tracing import decided, is_derived, number
 from optimfx.core.types import Array
 from optimfx.ops.rounding import rounded, rounded_stochastically
 
@@ -236,9 +236,12 @@ def epsilon(x: Array) -> float:
 
 
 def sqrt(x: Array) -> Array:
-    """Square root."""
+    """Square root; its derivative at 0 is taken to be 0, as that of the modulus, for it is squares that have a root."""
     if isinstance(x, (torch.SymInt, torch.SymFloat)):
         return torch.sym_sqrt(x)
+    if isinstance(x, Tensor) and is_derived(x):
+        zero = x == 0
+        return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
     return math.sqrt(x) if isinstance(x, _NUMBERS) else torch.sqrt(x)
 
 
