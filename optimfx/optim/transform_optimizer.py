@@ -86,15 +86,20 @@ class TransformOptimizer(Optimizer):
                     f"give each group its own, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
                     f"what is to be driven."
                 )
-        for name in self._undriven.keys() & param_group.keys():
-            self._refuse(name)
+        for name in self._undriven:
+            if name in param_group:
+                self._refuse(name)
         super().add_param_group(param_group)
 
     @cached_property
     def _undriven(self) -> dict[str, tuple[str, Any]]:
         """The hyperparameters that no group changes: whose each is, and its value there."""
         injected = _injected(self.tx)
-        return {name: (part, value) for part, name, value in _fixed(self.tx) if name not in injected}
+        found: dict[str, tuple[str, Any]] = {}
+        for part, name, value in _fixed(self.tx):
+            if name not in injected:
+                found.setdefault(name, (part, value))
+        return found
 
     def _refuse(self, name: str) -> NoReturn:
         part, _ = self._undriven[name]
@@ -117,8 +122,8 @@ class TransformOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for name in self._undriven.keys() & group.keys():
-                if group[name] != self._undriven[name][1]:  # as it is in a checkpoint of torch's class
+            for name, (_, value) in self._undriven.items():
+                if name in group and group[name] != value:  # a checkpoint of torch's class has the same value
                     self._refuse(name)
         for index, group in enumerate(self.param_groups):
             params = group["params"]
