@@ -28,7 +28,7 @@ class Link:
         user_names: the arguments of the rule's ``scalars`` that the user gives.
         has_schedule: whether one of the hyperparameters is a function of the step.
         constants: their values, if these are the same at every step.
-        varies_by_count: whether the scalars of two steps differ in nothing but what hangs on the count.
+        varies_by_count: whether the scalars of a step follow from its count alone.
         signature: what a plan depends on, of the rule and its hyperparameters.
     """
 

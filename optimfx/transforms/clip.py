@@ -7,6 +7,7 @@ from typing import NamedTuple
 from optimfx import ops
 from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
+from optimfx.transforms.scale import SCALE
 
 
 class Scalars(NamedTuple):
@@ -63,7 +64,8 @@ def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Scalar) -> 
 def shrink(base: Array, param: Array, update: Array, s: Shrink) -> tuple[Array]:
     if s.factor is None:
         return (update if base is None else ops.add(base, update),)
-    return (ops.add(base, update, alpha=s.factor),)
+    scaled: tuple[Array] = SCALE.leaf(base, param, update, s)
+    return scaled
 
 
 CLIP_NORM = Rule(shrink, norm_scalars, needs_global_norm=True, sparse=lambda s: True)

@@ -80,8 +80,7 @@ class Blocked(Executor):
                     if len(stretch.places) > 1 and first not in leaf_of:
                         leaf_of[first] = _leaf_of(stretch)
                     index = leaf_of.get(first, first)
-                    own = [_computed_in(layout.dtype, vector)[index].expand(shape) for vector in vectors]
-                    row = [*row, *own]
+                    row = [*row, *[_computed_in(layout.dtype, vector)[index].expand(shape) for vector in vectors]]
                 if elements <= BLOCK:
                     kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
                     return

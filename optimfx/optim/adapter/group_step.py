@@ -137,8 +137,9 @@ class BatchPlan:
         self.is_simple = self.guard is not None and len(batch.owners) == 1 and not first.update.rule.carries
         self.keys: list[Any] = []
         self.hyper: dict[str, Any] | None = None
-        self.may_join = self.guard is not None and (not names or names == FUSED) and is_joinable(first.update.rule)
-        self.may_join = self.may_join and (build.serves(batch.params[0].device) or size <= 4 * len(batch.owners))
+        is_short = build.serves(batch.params[0].device) or size <= 4 * len(batch.owners)
+        is_free = self.guard is not None and (not names or names == FUSED)
+        self.may_join = is_short and is_free and is_joinable(first.update.rule)
         self.runs: list[list[int]] | None = None
         self.leaders: list[Settings] = []
 
