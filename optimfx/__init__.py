@@ -10,11 +10,12 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 
 from optimfx import execution, ops, optim, schedules
 from optimfx.combinators.chain import chain, named_chain
+from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
 from optimfx.combinators.multi_steps import multi_steps
 from optimfx.combinators.partition import is_matrix, masked, partition
 from optimfx.core import EmptyState, GradientTransformation, Locality, Rule, StepState
-from optimfx.core.stateless import identity, stateless
+from optimfx.core.stateless import stateless
 from optimfx.core.tree import global_norm
 from optimfx.describe import describe
 from optimfx.execution import explain, transformation

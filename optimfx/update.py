@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from optimfx.core import (
-    GradientTransformation,
-    Params,
-    PyTree,
-    State,
-    Stepper,
-    Updates,
-    check_transformation,
-    tracing,
-    tree,
-)
+from optimfx.core import GradientTransformation, Params, State, Updates, check_transformation, tree
+from optimfx.execution import add_updates, run
 
 
 def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) -> Params:
@@ -37,12 +26,7 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
     """
     old, spec = tree.flatten(params)
     increments = tree.flatten_as(spec, updates, "updates", "params")
-    for i, (param, increment) in enumerate(zip(old, increments)):
-        if increment is not None:
-            tree.check_counterpart(param, increment, spec, i, ("params", "updates"))
-    with tracing.donating(inplace, old):
-        new = [p if u is None else added(p, u, inplace) for p, u in zip(old, increments)]
-    return tree.unflatten(spec, new)
+    return tree.unflatten(spec, add_updates(old, increments, spec, inplace=inplace))
 
 
 def step(
@@ -79,26 +63,4 @@ def step(
     {'w': tensor([0.5000, 1.5000])}
     """
     check_transformation("tx", tx)
-    return run_link(tx, grads, state, params, stepping=True, inplace=inplace, **extra)
-
-
-def run_link(
-    tx: GradientTransformation,
-    updates: Updates,
-    state: State,
-    params: Params | None,
-    *,
-    stepping: bool,
-    inplace: bool,
-    **extra: Any,
-) -> tuple[PyTree, State]:
-    """``update``, or with ``stepping`` :func:`step`, of any transformation: what combinators do to their parts."""
-    if isinstance(tx.update, Stepper):
-        return tx.update.run(updates, state, params, stepping=stepping, inplace=inplace, **extra)
-    updates, state = tx.update(updates, state, params, inplace=inplace, **extra)
-    return (apply_updates(params, updates, inplace=inplace) if stepping else updates), state
-
-
-def added(param: torch.Tensor, increment: torch.Tensor, inplace: bool) -> torch.Tensor:
-    """The sum, in the dtype of the first, and in its memory if ``inplace``."""
-    return param.add_(increment) if inplace else (param + increment).to(param.dtype)
+    return run(tx, grads, state, params, stepping=True, inplace=inplace, **extra)

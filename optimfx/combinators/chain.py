@@ -2,101 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from optimfx.core import (
-    GradientTransformation,
-    Locality,
-    Outline,
-    Params,
-    PyTree,
-    Row,
-    Rule,
-    State,
-    Stepper,
-    Updates,
-    check_transformation,
-    tree,
-)
-from optimfx.core.stateless import identity
-from optimfx.execution import RuleUpdate, check_link, explain_link, explain_rules, has_kernels, run
-from optimfx.update import run_link
+from optimfx.combinators.identity import identity
+from optimfx.core import GradientTransformation, Outline, Params, PyTree, State, check_transformation
+from optimfx.core.lowering import Lowered, join
+from optimfx.execution import Lowering, lower
 
 
 @dataclass(frozen=True, eq=False)
-class Chain(Stepper):
+class Chain(Lowering):
     """The ``update`` of a chain. When it steps, only the last link meets the parameters."""
 
     names: tuple[Any, ...]
     links: tuple[GradientTransformation, ...]
     named: bool
-    _has_norms: bool = field(init=False)
-    _elementwise: list[tuple[int, int]] = field(init=False)
-    _measured: list[tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        rules = [link.update.rule if isinstance(link.update, RuleUpdate) else None for link in self.links]
-        derived = {
-            "_has_norms": any(rule and rule.locality is Locality.NORM for rule in rules),
-            "_elementwise": _joined(rules, norms=False),
-            "_measured": _joined(rules, norms=True),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
 
     def init(self, params: Params) -> State:
         return self._pack([link.init(params) for link in self.links])
 
-    def _pack(self, states: Iterable[State]) -> State:
-        return dict(zip(self.names, states)) if self.named else tuple(states)
-
-    def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
-    ) -> tuple[PyTree, State]:
-        passes = self._passes(updates)
-        if inplace and len(passes) > 1:  # one checks what it is given before it writes
-            self.check(updates, state, params)
-        before, after = self._states(state), []
-        for begin, end in passes:
-            meets = {"stepping": stepping and end == len(self.links), "inplace": inplace}
-            if end - begin > 1:
-                updates, states = run(self._rules(begin, end), updates, before[begin:end], params, **meets)
-                after += states
-            else:
-                updates, one = run_link(self.links[begin], updates, before[begin], params, **meets, **extra)
-                after.append(one)
-        return updates, self._pack(after)
-
-    def _rules(self, begin: int, end: int) -> list[RuleUpdate]:
-        return [link.update for link in self.links[begin:end] if isinstance(link.update, RuleUpdate)]
-
-    def _passes(self, updates: Updates | None = None) -> list[tuple[int, int]]:
-        """From where to where links run as one: elementwise rules, and those that kernels for these updates measure."""
-        return self._measured if self._has_norms and has_kernels(tree.flatten(updates)[0]) else self._elementwise
-
-    @property
-    def spares_updates(self) -> bool:  # type: ignore[override]
-        """Whether a step in place leaves the updates as they are: in one pass, none is stored on the way."""
-        return len(self._passes()) == 1 and all(isinstance(link.update, RuleUpdate) for link in self.links)
-
-    def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        for link, before in zip(self.links, self._states(state)):
-            check_link(link, updates, before, params)
-
-    def explain(self, params: Params) -> list[Row]:
-        rows = []
-        for begin, end in self._passes(params):
-            if end - begin > 1:
-                rows += explain_rules(self._rules(begin, end), params)
-            else:
-                rows += explain_link(self.links[begin], params)
-        return rows
+    def lower(self, reference: PyTree, state: State | None) -> Lowered:
+        states = [None] * len(self.links) if state is None else self._states(state)
+        return join([lower(link, reference, each) for link, each in zip(self.links, states)], self._pack)
 
     def outline(self) -> Outline:
         labels = self.names if self.named else [""] * len(self.links)
         return Outline("named_chain" if self.named else "chain", {}, list(zip(labels, self.links)))
+
+    def _pack(self, states: Iterable[State]) -> State:
+        return dict(zip(self.names, states)) if self.named else tuple(states)
 
     def _states(self, state: State) -> list[State]:
         names = (
@@ -108,21 +44,6 @@ class Chain(Stepper):
                 f"{state!r:.200}. Give the state that init or the last update returned."
             )
         return [state[name] for name in self.names]
-
-
-def _joined(rules: Sequence[Rule | None], *, norms: bool) -> list[tuple[int, int]]:
-    """From where to where rules run as one: elementwise ones, and with ``norms`` those that need norms of leaves.
-
-    Only the first may depend on the norm of all updates.
-    """
-    passes: list[tuple[int, int]] = []
-    joins = False
-    for i, rule in enumerate(rules):
-        can_join = rule is not None and (rule.elementwise or (norms and rule.locality is Locality.NORM))
-        begin = passes.pop()[0] if joins and can_join and rule and not rule.needs_global_norm else i
-        passes.append((begin, i + 1))
-        joins = can_join
-    return passes
 
 
 def chain(*links: GradientTransformation) -> GradientTransformation:

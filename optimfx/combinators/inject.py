@@ -16,16 +16,13 @@ from optimfx.core import (
     Outline,
     Params,
     PyTree,
-    Row,
     State,
-    Stepper,
-    Updates,
     plain,
     state_class,
 )
 from optimfx.core.hyperparams import count
-from optimfx.execution import check_link, check_state, count_from_zero, explain_link
-from optimfx.update import run_link
+from optimfx.core.lowering import Lowered, join
+from optimfx.execution import Lowering, check_state, count_from_zero, lower
 
 
 @state_class
@@ -38,7 +35,7 @@ class InjectHyperparamsState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Inject(Stepper):
+class Inject(Lowering):
     """The ``update`` of an injected transformation: builds the inner one anew from the state's values."""
 
     factory: Callable[..., GradientTransformation]
@@ -49,20 +46,12 @@ class Inject(Stepper):
         values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
         return InjectHyperparamsState(count_from_zero(params), values, self._inner(values).init(params))
 
-    def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
-    ) -> tuple[PyTree, InjectHyperparamsState]:
+    def lower(self, reference: PyTree, state: State | None) -> Lowered:
+        if state is None:
+            return lower(self._inner(self.injected), reference, None)
         values = self._values(state)
-        results, after = run_link(
-            self._inner(values), updates, state.inner_state, params, stepping=stepping, inplace=inplace, **extra
-        )
-        return results, InjectHyperparamsState(state.step + 1, values, after)
-
-    def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        check_link(self._inner(self._values(state)), updates, state.inner_state, params)
-
-    def explain(self, params: Params) -> list[Row]:
-        return explain_link(self._inner(self.injected), params)
+        inner = lower(self._inner(values), reference, state.inner_state)
+        return join([inner], lambda states: InjectHyperparamsState(state.step + 1, values, *states))
 
     def outline(self) -> Outline:
         return Outline("inject_hyperparams", {}, [("", self._inner(self.injected))])

@@ -27,8 +27,7 @@ from optimfx.core import (
     tracing,
     tree,
 )
-from optimfx.execution import ABSENT, check_link, check_state, count_from_zero, explain_link, kept_as
-from optimfx.update import added, run_link
+from optimfx.execution import ABSENT, check, check_state, count_from_zero, explain, kept_as, run
 
 
 @state_class
@@ -47,7 +46,6 @@ class MultiSteps(Stepper):
     inner: GradientTransformation
     every: int
     state_dtype: torch.dtype | None
-    spares_updates = True
 
     def init(self, params: Params) -> MultiStepsState:
         inner_state = self.inner.init(params)
@@ -58,14 +56,22 @@ class MultiSteps(Stepper):
         return MultiStepsState(count_from_zero(params), tree.unflatten(spec, sums), inner_state)
 
     def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+        self,
+        updates: Updates,
+        state: State,
+        params: Params | None,
+        *,
+        stepping: bool,
+        inplace: bool,
+        spare_updates: bool = False,
+        **extra: Any,
     ) -> tuple[PyTree, MultiStepsState]:
         self.check(updates, state, params)
         leaves, spec = tree.flatten(updates if params is None else params)
         grads: list[Any] = spec.flatten_up_to(updates)
         sums: list[Any] = spec.flatten_up_to(state.acc_grads)
         with tracing.donating(inplace):
-            sums = [s if grad is None else added(s, grad, inplace) for s, grad in zip(sums, grads)]
+            sums = [s if grad is None else tree.added(s, grad, inplace) for s, grad in zip(sums, grads)]
         step = state.step + 1
         due = tracing.number(step) % self.every == 0
         waiting = leaves if stepping else _zeros(sums, grads), sums, state.inner_state
@@ -74,7 +80,7 @@ class MultiSteps(Stepper):
         else:
             means = tree.unflatten(spec, [None if grad is None else s / self.every for s, grad in zip(sums, grads)])
             meets = {"stepping": stepping, "inplace": inplace and due is True}
-            results, inner_state = run_link(self.inner, means, state.inner_state, params, **meets, **extra)
+            results, inner_state = run(self.inner, means, state.inner_state, params, **meets, **extra)
             begun = [s if zero is None else zero for s, zero in zip(sums, _zeros(sums, grads))]
             results, sums, inner_state = _either(due, (spec.flatten_up_to(results), begun, inner_state), waiting)
             if stepping and inplace:
@@ -84,7 +90,7 @@ class MultiSteps(Stepper):
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         check_state("multi_steps", MultiStepsState, state)
-        check_link(self.inner, updates, state.inner_state, params)
+        check(self.inner, updates, state.inner_state, params)
         like = "updates" if params is None else "params"
         _, spec = tree.flatten(updates if params is None else params)
         sums = tree.flatten_as(spec, state.acc_grads, "state.acc_grads", like)
@@ -93,7 +99,7 @@ class MultiSteps(Stepper):
                 tree.check_counterpart(total, grad, spec, i, ("state.acc_grads", "updates"))
 
     def explain(self, params: Params) -> list[Row]:
-        return explain_link(self.inner, params)
+        return explain(self.inner, params)
 
     def outline(self) -> Outline:
         return Outline("multi_steps", {"every": self.every, "state_dtype": self.state_dtype}, [("", self.inner)])

@@ -6,22 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from optimfx.combinators.identity import identity
 from optimfx.core import (
     GradientTransformation,
     Outline,
     Params,
     PyTree,
-    Row,
     State,
-    Stepper,
-    Updates,
     check_transformation,
     state_class,
     tree,
 )
-from optimfx.core.stateless import identity
-from optimfx.execution import check_link, explain_link, writable
-from optimfx.update import run_link
+from optimfx.core.lowering import Lowered, join
+from optimfx.execution import Lowering, lower
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one, which meets
@@ -38,7 +35,7 @@ class PartitionState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Partition(Stepper):
+class Partition(Lowering):
     """The ``update`` of a partition: each transformation sees ``None`` at the leaves of the others."""
 
     transforms: dict[Any, GradientTransformation]
@@ -46,53 +43,39 @@ class Partition(Stepper):
     name: str
 
     def init(self, params: Params) -> PartitionState:
-        mine = self._split(self._labels(params), params, params, "params")
-        return PartitionState({label: tx.init(mine[label]) for label, tx in self.transforms.items()})
+        parts = self._parts(params)
+        return PartitionState({label: tx.init(parts[label][0]) for label, tx in self.transforms.items()})
 
-    def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
-    ) -> tuple[PyTree, PartitionState]:
-        if inplace:
-            self.check(updates, state, params)
-            # What is written for one label must not be what another is yet to read.
-            leaves, spec = tree.flatten(updates)
-            updates = tree.unflatten(spec, writable(leaves))
-        results = {
-            label: run_link(*part, stepping=stepping, inplace=inplace, **extra)
-            for label, part in self._parts(updates, state, params).items()
-        }
-        reference = updates if params is None else params
-        spec = tree.flatten(reference)[1]
-        columns = {label: spec.flatten_up_to(result) for label, (result, _) in results.items()}
-        whole = [columns[label][i] if label in columns else None for i, label in enumerate(self._labels(reference))]
-        return tree.unflatten(spec, whole), PartitionState({label: after for label, (_, after) in results.items()})
-
-    def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        for part in self._parts(updates, state, params).values():
-            check_link(*part)
-
-    def explain(self, params: Params) -> list[Row]:
-        mine = self._split(self._labels(params), params, params, "params")
-        return [row for label, tx in self.transforms.items() for row in explain_link(tx, mine[label])]
+    def lower(self, reference: PyTree, state: State | None) -> Lowered:
+        states = dict.fromkeys(self.transforms) if state is None else self._states(state)
+        parts = [
+            lower(self.transforms[label], theirs, states[label]).within(places)
+            for label, (theirs, places) in self._parts(reference).items()
+        ]
+        return join(parts, lambda after: PartitionState(dict(zip(self.transforms, after))))
 
     def outline(self) -> Outline:
         parts = [(str(label), tx) for label, tx in self.transforms.items()]
         return Outline("masked", {}, parts[:1]) if self.name == "mask" else Outline("partition", {}, parts)
 
-    def _parts(self, updates: Updates, state: State, params: Params | None) -> dict[Any, tuple[Any, ...]]:
-        """For each label ``(transform, updates, state, params)``."""
+    def _parts(self, reference: PyTree) -> dict[Any, tuple[PyTree, int]]:
+        """For each label the tree with ``None`` at the leaves of the others, and its own as bits."""
+        leaves, spec = tree.flatten(reference)
+        labels = self._labels(reference)
+        parts = {}
+        for label in self.transforms:
+            mine = [label == other for other in labels]
+            theirs = tree.unflatten(spec, [leaf if own else None for leaf, own in zip(leaves, mine)])
+            parts[label] = theirs, sum([1 << i for i, own in enumerate(mine) if own])
+        return parts
+
+    def _states(self, state: State) -> dict[Any, State]:
         if not isinstance(state, PartitionState) or set(state.inner_states) != set(self.transforms):
             raise ValueError(
                 f"the state of this transformation is a PartitionState for {list(self.transforms)}; got "
                 f"{state!r:.200}. Give the state that init or the last update returned."
             )
-        reference = updates if params is None else params
-        labels = self._labels(reference)
-        given = self._split(labels, reference, updates, "updates")
-        theirs = dict.fromkeys(self.transforms) if params is None else self._split(labels, params, params, "params")
-        return {
-            label: (tx, given[label], state.inner_states[label], theirs[label]) for label, tx in self.transforms.items()
-        }
+        return state.inner_states
 
     def _labels(self, params: Params) -> list[Any]:
         """The label of each leaf."""
@@ -106,15 +89,6 @@ class Partition(Stepper):
                     f"{list(self.transforms)}."
                 )
         return labels
-
-    def _split(self, labels: list[Any], reference: PyTree, whole: PyTree, name: str) -> dict[Any, PyTree]:
-        """For each label the tree of its leaves, with ``None`` at the others'."""
-        spec = tree.flatten(reference)[1]
-        leaves = tree.flatten_as(spec, whole, name, "params")
-        return {
-            label: tree.unflatten(spec, [leaf if label == mine else None for leaf, mine in zip(leaves, labels)])
-            for label in self.transforms
-        }
 
 
 def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) -> GradientTransformation:

@@ -46,18 +46,3 @@ def stateless(function: Function) -> GradientTransformation:
     {'w': tensor([ 1., -1.])}
     """
     return GradientTransformation(init, Stateless("stateless", function))
-
-
-def identity() -> GradientTransformation:
-    """Hand the updates on as they are.
-
-    >>> import torch, optimfx as fx
-    >>> tx = fx.identity()
-    >>> tx.update({"w": torch.ones(2)}, tx.init({"w": torch.zeros(2)}))
-    ({'w': tensor([1., 1.])}, EmptyState())
-    """
-    return GradientTransformation(init, Stateless("identity", _unchanged))
-
-
-def _unchanged(updates: Updates, params: Params | None) -> Updates:
-    return updates

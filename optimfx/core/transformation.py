@@ -71,21 +71,16 @@ class Stepper:
 
     Subclasses define ``init`` and four methods:
 
-    ``run(updates, state, params, *, stepping, inplace, **extra) -> (results, state)``
+    ``run(updates, state, params, *, stepping, inplace, spare_updates, **extra) -> (results, state)``
         The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
-        formula allows, else they are updates.
+        formula allows, else they are updates. With ``spare_updates``, a call in place does not write to the updates.
     ``check(updates, state, params)``
         Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
     ``explain(params) -> list[Row]``
         What :func:`optimfx.explain` shows.
     ``outline() -> Outline``
         What :func:`optimfx.describe` shows.
-
-    Attributes:
-        spares_updates: whether a step in place leaves the updates that it is given as they are.
     """
-
-    spares_updates: bool = False
 
     def __call__(
         self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
@@ -96,7 +91,15 @@ class Stepper:
         raise NotImplementedError
 
     def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
+        self,
+        updates: Updates,
+        state: State,
+        params: Params | None,
+        *,
+        stepping: bool,
+        inplace: bool,
+        spare_updates: bool = False,
+        **extra: Any,
     ) -> tuple[PyTree, State]:
         raise NotImplementedError
 

@@ -142,6 +142,11 @@ def _joint(norms: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def added(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
+    """The sum, in the dtype of the first, and in its memory if ``inplace``."""
+    return param.add_(increment) if inplace else (param + increment).to(param.dtype)
+
+
 def path(spec: PyTreeSpec, index: int, name: str) -> str:
     """How a user would write the leaf: ``params['layers'][0]``."""
     return spec.accessors()[index].codify(name)

@@ -4,31 +4,29 @@
 executor for each group of leaves; ``executors`` run the rule on them.
 """
 
-from optimfx.execution.dispatch import EXECUTORS, has_kernels, use
-from optimfx.execution.engine import run
-from optimfx.execution.explanation import Explanation, explain, explain_link, explain_rules
-from optimfx.execution.init import check, check_link, count_from_zero, init
+from optimfx.execution.dispatch import EXECUTORS, use
+from optimfx.execution.explanation import Explanation
+from optimfx.execution.init import count_from_zero, init
+from optimfx.execution.lowered import Lowering, add_updates, check, explain, lower, run
 from optimfx.execution.memory.dtypes import kept_as
-from optimfx.execution.plan.columns import ABSENT, check_state, writable
+from optimfx.execution.plan.columns import ABSENT, check_state
 from optimfx.execution.rule_update import RuleUpdate, transformation
 
 __all__ = [
     "ABSENT",
     "EXECUTORS",
     "Explanation",
+    "Lowering",
     "RuleUpdate",
+    "add_updates",
     "check",
-    "check_link",
     "check_state",
     "count_from_zero",
     "explain",
-    "explain_link",
-    "explain_rules",
-    "has_kernels",
     "init",
     "kept_as",
+    "lower",
     "run",
     "transformation",
     "use",
-    "writable",
 ]

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
-from optimfx.core import tracing, tree
+from optimfx.core import tracing
 from optimfx.core.hyperparams import count
 from optimfx.core.link import Link
-from optimfx.execution.dispatch import norm_of
 from optimfx.execution.executors.custom_op.scalars import joined, parted
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import Columns
@@ -31,33 +29,32 @@ def advance(
     has_params: bool,
     inplace: bool,
     lines: Sequence[Line | None] = (),
+    global_norm: Any = None,
 ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
-    """The results of a step of every leaf that has a gradient, and the columns of each link's new state.
+    """The results of a step of every leaf, and the columns of each link's new state.
 
     Args:
         links: rules that follow one another.
-        columns: the leaves and their states.
+        columns: the leaves, each of which has a gradient, and their states.
         one_pass: how they are run.
         has_params: whether there are parameters.
         inplace: whether results and states may be written where they come from.
         lines: for the shared columns that are numbers on the host, what finds them end to end.
+        global_norm: that of the gradients of all leaves, where a rule wants it.
     """
-    leaves, live = columns.leaves, columns.live
-    if not live:
-        return leaves.params if one_pass.stepping else leaves.grads, _of_links(links, columns.shared, leaves.slots)
+    leaves = columns.leaves
     traced = one_pass.traced
     every = [column for own in columns.shared for column in own]
     vectors: Sequence[Tensor | None] = [None] * len(every)
     if lines:
         vectors = [None if line is None else line.through(column) for line, column in zip(lines, every)]
-    runs, counts = _next(links, columns, every, vectors, traced=traced)
+    runs, counts = _next(columns, every, vectors, traced=traced)
     of_link = list(zip(*counts))
-    of_run = list(zip(*[steps_of(link, leaves.grads, each) for link, each in zip(links, of_link)]))
+    of_run = list(zip(*[steps_of(link, each, global_norm=global_norm) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
-        for run, steps in zip([live] if runs is None else runs, of_run):
+        for run, steps in zip([range(len(leaves.grads))] if runs is None else runs, of_run):
             for link, step in zip(links, steps):
-                check_params(link, step.scalars, has_params)
-                check_layout(link, step.scalars, leaves.grads, run, columns.spec)
+                check_leaves(link, step.scalars, columns, run, has_params=has_params)
     # The same links with constants differ in nothing but the count from step to step.
     like = tuple(links) if all([link.varies_by_count for link in links]) else None
     if runs is None:
@@ -75,19 +72,17 @@ def advance(
             ]
             stored.append(_stored(before, runs, values, next(left), inplace=inplace, traced=traced))
         shared.append(stored)
-    return results, _of_links(links, shared, slots)
+    return results, of_links(links, shared, slots)
 
 
-def _of_links(
-    links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]
-) -> list[list[Sequence[Any]]]:
+def of_links(links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:
     """The columns of each link's state: what is shared, then its slots."""
     left = iter(slots)
     return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
 
 
 def steps_of(
-    link: Link, grads: Sequence[Any], counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None
+    link: Link, counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None, global_norm: Any = None
 ) -> list[Step]:
     """The steps to these counts, each with the scalars that are carried to it.
 
@@ -95,7 +90,7 @@ def steps_of(
     """
     rule = link.rule
     hyper = link.constants if hyper is None else hyper
-    measured = {"global_norm": tracing.number(norm_of(grads))} if rule.needs_global_norm and counts else {}
+    measured = {"global_norm": global_norm} if rule.needs_global_norm else {}
     steps = []
     for each in counts:
         taken, *carried = [x if type(x) in NUMBERS else tracing.number(x) for x in each] or (None,)
@@ -107,67 +102,63 @@ def steps_of(
     return steps
 
 
-def check_params(link: Link, scalars: Any, has_params: bool) -> None:
-    """Refuse a rule that reads parameters where there are none."""
+def check_leaves(link: Link, scalars: Any, columns: Columns, rows: Sequence[int], *, has_params: bool) -> None:
+    """Refuse what the link cannot do with these leaves.
+
+    That is to step without parameters that it reads, and to step sparse gradients where elements without one would
+    move, or in a form that has no elements.
+    """
     if not has_params and link.rule.reads_param(scalars):
         raise ValueError(f"{link.name} needs the parameters here: call update(updates, state, params).")
-
-
-def check_layout(link: Link, scalars: Any, grads: Sequence[Any], rows: Sequence[int], spec: PyTreeSpec) -> None:
-    """Refuse sparse gradients where elements without one would move, or in a form that has no elements."""
     for i in rows:
-        if grads[i].layout is torch.strided:
+        grad = columns.leaves.grads[i]
+        if grad is None or grad.layout is torch.strided:
             continue
-        if grads[i].layout is not torch.sparse_coo or grads[i].sparse_dim() == 0:
+        if grad.layout is not torch.sparse_coo or grad.sparse_dim() == 0:
             raise ValueError(
-                f"{tree.path(spec, i, 'updates')} has layout {grads[i].layout} and {grads[i].sparse_dim()} sparse "
-                f"dimensions; give it as torch.sparse_coo with at least one, or dense."
+                f"{columns.path(i, 'updates')} has layout {grad.layout} and {grad.sparse_dim()} sparse dimensions; "
+                f"give it as torch.sparse_coo with at least one, or dense."
             )
         if not link.rule.sparse(scalars):
             raise ValueError(
-                f"{tree.path(spec, i, 'updates')} is sparse, and {link.name} with these hyperparameters also moves "
+                f"{columns.path(i, 'updates')} is sparse, and {link.name} with these hyperparameters also moves "
                 f"elements that have no gradient. Use sparse_adam, sgd without momentum and decay, or adagrad without "
                 f"decay; or make the gradient dense with to_dense()."
             )
 
 
 def _next(
-    links: Sequence[Link],
-    columns: Columns,
-    every: Sequence[Sequence[Any]],
-    vectors: Sequence[Tensor | None],
-    *,
-    traced: bool,
+    columns: Columns, every: Sequence[Sequence[Any]], vectors: Sequence[Tensor | None], *, traced: bool
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
-    """The live leaves in runs that share everything; for each, by link, the next count and what is carried to it.
+    """The leaves in runs that share everything; for each, by link, the next count and what is carried to it.
 
     Where counts cannot be read, all leaves are one run that shares vectors.
     """
-    shared, live = columns.shared, columns.live
-    whole = len(live) == len(columns.leaves.grads)
+    shared = columns.shared
     if traced:
         runs: list[list[int]] = []
-        for i in live:
+        for i in range(len(columns.leaves.grads)):
             if runs and all(tracing.same(column[i], column[runs[-1][0]]) for column in every):
                 runs[-1].append(i)
             else:
                 runs.append([i])
         rows = [[column[run[0]] for column in every] for run in runs]
     else:
-        values = [_values(column, live, vector) for column, vector in zip(every, vectors)]
+        values = [_values(column, vector) for column, vector in zip(every, vectors)]
         if all(map(_is_uniform, values)):
-            return None if whole else [live], [_by_link(shared, [column[0] for column in values])]
+            return None, [_by_link(shared, [column[0] for column in values])]
         groups: dict[Any, list[int]] = {}
         each = list(zip(*values))
         for i, row in enumerate(each):
             # A tensor is taken to equal none but itself.
             groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
         rows = [list(each[group[0]]) for group in groups.values()]
-        runs = [[live[i] for i in group] for group in groups.values()]
-    if len(runs) > 1 and whole and isinstance(rows[0][0], Tensor):
-        joint = [joined([column[i] for i in live]) for column in every]
-        return None, [_by_link(shared, joint)]
-    return None if whole and len(runs) == 1 else runs, [_by_link(shared, row) for row in rows]
+        runs = list(groups.values())
+    if len(runs) == 1:
+        return None, [_by_link(shared, rows[0])]
+    if isinstance(rows[0][0], Tensor):
+        return None, [_by_link(shared, [joined(column) for column in every])]
+    return runs, [_by_link(shared, row) for row in rows]
 
 
 def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -177,16 +168,15 @@ def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[
     return [(own[0] + 1, *own[1:]) if own else () for own in each]
 
 
-def _values(column: Sequence[Any], live: Sequence[int], vector: Tensor | None) -> Sequence[Any]:
+def _values(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
     """The numbers in a shared column; what is on another device, or differentiated, stays a tensor."""
     if vector is not None:
         values: list[Any] = vector.tolist()
-        return values if len(live) == len(column) else [values[i] for i in live]
-    mine = column if len(live) == len(column) else [column[i] for i in live]
-    first = mine[0]
-    if all([x is first for x in mine]):
-        return [tracing.number(first)] * len(live)
-    return tracing.numbers(mine)
+        return values
+    first = column[0]
+    if all([x is first for x in column]):
+        return [tracing.number(first)] * len(column)
+    return tracing.numbers(column)
 
 
 def _is_uniform(values: Sequence[Any]) -> bool:
@@ -224,7 +214,7 @@ def _stored(
     runs = [range(len(before))] if runs is None else runs
     if traced:
         return _stored_in_trace(before, runs, values)
-    after = list(before)
+    after: list[Any] = list(before)
     has_own = len(set(map(id, before))) == len(before)
     for run, value in zip(runs, values):
         old = before[run[0]]

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
+from optimfx.core.lowering import Call
 from optimfx.core.tree import PyTree
-from optimfx.execution.advance import advance
+from optimfx.execution.advance import of_links
 from optimfx.execution.dispatch import forced
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
-from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import ABSENT, Columns
-from optimfx.execution.plan.passes import Pass
+from optimfx.execution.staged import StagedPlan
 
 KEPT = 128
 """Plans that are kept, of all transformations together."""
@@ -28,53 +28,64 @@ KEPT = 128
 _plans: OrderedDict[Any, TreePlan] = OrderedDict()
 
 
-def run(
-    links: Sequence[Link],
+def run_rules(
+    calls: Sequence[Call],
     updates: PyTree,
-    states: Sequence[PyTree],
     params: PyTree | None,
     *,
     stepping: bool,
     inplace: bool,
+    spare_updates: bool,
+    ends: int | None = None,
 ) -> tuple[PyTree, list[PyTree]]:
-    """One update of every leaf that has a gradient, by rules that follow one another; and their states.
+    """One update of every leaf that has a gradient, by rules in turn; and their states.
 
-    With ``stepping``, the last one gives the new parameters in place of the updates. What one hands to the next is not
-    stored. Nothing is written before everything is checked.
+    With ``stepping``, the last one of a leaf gives the new parameter in place of the update. What one hands to the next
+    in a pass is not stored. Nothing is written before everything is checked.
+
+    Args:
+        calls: the rules, each with the leaves that go through it.
+        updates: a tree like the parameters.
+        params: the parameters, if there are any.
+        stepping: whether the results are parameters.
+        inplace: whether states, and what the results come from, are written.
+        spare_updates: whether the updates are not.
+        ends: the leaves that go through nothing after these rules, as bits; ``None`` for all.
     """
+    links: list[Any] = [call.update for call in calls]
+    how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "has_params": params is not None, "ends": ends}
     if tracing.active():
-        columns = Columns.of(links, updates, states, params)
+        columns = Columns.of(calls, updates, params)
+        staged = StagedPlan(calls, columns, **how, traced=True)
         if inplace and stepping:
             # What a tracer holds has no address. Of an ``id``, a compiler would make a constant.
             _check_apart(columns, columns.leaves.params)
-        elif inplace:
-            columns = columns.writable()
-        one_pass = Pass(stepping=stepping, inplace=inplace, traced=True)
         with tracing.donating(inplace, columns.leaves.params):
-            results, after = advance(links, columns, one_pass, has_params=params is not None, inplace=inplace)
+            results, after = staged.run(links, columns, spare_updates=spare_updates)
         return columns.trees(links, results, after)
     trees = [updates] if params is None else [params, updates]
-    for link, state in zip(links, states):
-        trees += state if isinstance(state, link.state_type) else (state,)
+    for link, call in zip(links, calls):
+        trees += call.state if isinstance(call.state, link.state_type) else (call.state,)
     flat = [ABSENT_TREE if subtree == () else tree.flatten_with_key(subtree) for subtree in trees]
     leaves = [leaves for leaves, _ in flat]
     missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
-    how = (params is None, stepping, inplace, torch.is_grad_enabled(), forced(), missing)
+    context = (*how.values(), torch.is_grad_enabled(), forced(), missing)
     first = next((leaf for leaf in leaves[0] if isinstance(leaf, Tensor)), None)
     like = None if first is None else (first.shape, first.dtype)
-    key = (like, tuple([key for _, key in flat]), how, tuple([link.signature for link in links]))
+    signatures = tuple([(link.signature, call.places) for link, call in zip(links, calls)])
+    key = (like, tuple([key for _, key in flat]), context, signatures)
     plan = _plans.get(key)
     known = None if plan is None else plan.columns_of(leaves)
     if plan is None or known is None:
-        columns = Columns.of(links, updates, states, params)
-        plan = TreePlan(links, columns, trees, flat, stepping=stepping, inplace=inplace, has_params=params is not None)
+        columns = Columns.of(calls, updates, params)
+        plan = TreePlan(calls, columns, trees, flat, **how)
         if plan.guard is not None:
             _plans[key] = plan
             while len(_plans) > KEPT:
                 _plans.popitem(last=False)
     else:
         columns = known
-    return plan.run(links, columns)
+    return plan.run(links, columns, spare_updates=spare_updates)
 
 
 ABSENT_TREE: tuple[list[Any], Any] = [], ()
@@ -84,48 +95,36 @@ class TreePlan:
     """How trees that are alike are stepped.
 
     Args:
-        links: rules that follow one another.
+        calls: rules in turn.
         columns: the leaves of the trees, which have been checked against each other.
         trees: the parameters if there are any, the updates, and the fields of the states.
         flat: their leaves and keys.
-        stepping: whether the results are parameters.
-        inplace: whether they are written where they come from.
-        has_params: whether there are parameters.
+        how: as for :class:`StagedPlan`.
     """
 
     def __init__(
         self,
-        links: Sequence[Link],
+        calls: Sequence[Call],
         columns: Columns,
         trees: Sequence[PyTree],
         flat: Sequence[tuple[Sequence[Any], Any]],
-        *,
-        stepping: bool,
-        inplace: bool,
-        has_params: bool,
+        **how: Any,
     ) -> None:
-        self.stepping = stepping
-        self.inplace = inplace
-        self.has_params = has_params
-        self.one_pass = Pass(stepping=stepping, inplace=inplace)
-        self.spec, self.live, self.has_sparse = columns.spec, columns.live, columns.has_sparse
+        self.has_params = how["has_params"]
+        self.inplace = how["inplace"]
+        self.steps_in_place = how["stepping"] and how["inplace"]
+        self.staged = StagedPlan(calls, columns, **how)
+        self.spec, self.has_sparse = columns.spec, columns.has_sparse
         self.build = tree.builder_of(flat[0][1])
         size = len(columns.leaves.grads)
         self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
+        links: list[Any] = [call.update for call in calls]
         self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
-        shared = [column for own in columns.shared for column in own]
-        self.sees_shared = all([Guard.can_see(column) for column in shared])
-        self.lines = [
-            Line(range(size + 1)) if self.sees_shared and size > 1 and _are_host_numbers(column) else None
-            for column in shared
-        ]
         tensors = self._tensors(columns.leaves, columns.shared)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
-        slots = iter(columns.leaves.slots)
         # Of each field of each state, whether some leaves have it, and all.
         self.presence = [
-            [_presence(column) for column in (*own, *[next(slots) for _ in link.rule.slots])]
-            for link, own in zip(links, columns.shared)
+            [_presence(column) for column in own] for own in of_links(links, columns.shared, columns.leaves.slots)
         ]
 
     def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:
@@ -140,31 +139,24 @@ class TreePlan:
         mine = Leaves(params, grads, slots)
         if self.guard is None or not self.guard.admits(self._tensors(mine, shared)):
             return None
-        return Columns(mine, shared, self.spec, self.live, self.has_sparse)
+        return Columns(mine, shared, self.spec, self.has_sparse)
 
     def _tensors(self, leaves: Leaves, shared: Sequence[Sequence[Any]]) -> list[Tensor]:
         """All that are there."""
-        columns = [*leaves.columns(), *chain.from_iterable(shared)] if self.sees_shared else leaves.columns()
+        columns = leaves.columns()
+        if self.staged.sees_shared:
+            columns += chain.from_iterable(shared)
         return [t for column in columns for t in column if t is not None]
 
-    def run(self, links: Sequence[Link], columns: Columns) -> tuple[PyTree, list[PyTree]]:
+    def run(self, links: Sequence[Link], columns: Columns, *, spare_updates: bool) -> tuple[PyTree, list[PyTree]]:
         """The results, and the new states."""
-        if self.inplace and self.stepping:
+        if self.steps_in_place:
             _check_apart(columns, [None if p is None else p.data_ptr() or None for p in columns.leaves.params])
-        elif self.inplace:
-            columns = columns.writable()
         recording = torch.is_grad_enabled()
         if self.inplace and recording:
             torch._C._set_grad_enabled(False)
         try:
-            results, after = advance(
-                links,
-                columns,
-                self.one_pass,
-                has_params=self.has_params,
-                inplace=self.inplace,
-                lines=self.lines,
-            )
+            results, after = self.staged.run(links, columns, spare_updates=spare_updates)
         finally:
             torch._C._set_grad_enabled(recording)
         states = [
@@ -210,8 +202,3 @@ def _picker(
 def _presence(column: Sequence[Any]) -> tuple[bool, bool]:
     there = [x is not None for x in column]
     return any(there), all(there)
-
-
-def _are_host_numbers(column: Sequence[Any]) -> bool:
-    """Whether they are tensors whose values the host may read."""
-    return all([t.is_cpu and not t.requires_grad for t in column])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.core import GradientTransformation, Locality, Row, tree
-from optimfx.core.link import Link
+from optimfx.core import Locality, Row, tree
+from optimfx.core.lowering import Call
 from optimfx.core.reprs import name_of
 from optimfx.core.tree import PyTree
-from optimfx.execution.dispatch import select
+from optimfx.execution.dispatch import has_kernels, select
 from optimfx.execution.leaves import Leaves
+from optimfx.execution.plan.stages import stages_of
 from optimfx.execution.step import Step, first_step, typed
 
 
@@ -23,40 +24,27 @@ class Explanation(list[Row]):
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
 
 
-def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
-    """Which executor an in-place step of these parameters uses, and why a preferred one is not.
-
-    Args:
-        tx: any transformation; the links of a chain that run as one are shown as one.
-        params: the parameters; nothing is computed on them.
-
-    >>> import torch, optimfx as fx
-    >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
-    transform                    executor  leaves  elements  dtype    device  reason
-    clip_by_global_norm + adamw  aten      2       72        float32  cpu     torch's own kernel
-    """
-    return Explanation(explain_link(tx, params))
+def explain_function(update: Any, params: PyTree) -> list[Row]:
+    """The rows of a function of whole trees, which runs as its author wrote it."""
+    name = update.outline().name if hasattr(update, "outline") else name_of(update)
+    groups = _groups(tree.flatten(params)[0])
+    return [_row(name, "as given", group, "a function of the whole tree") for group in groups]
 
 
-def explain_link(tx: GradientTransformation, params: PyTree) -> list[Row]:
-    """The rows of one transformation; what cannot explain itself runs as its author wrote it."""
-    if hasattr(tx.update, "explain"):
-        rows: list[Row] = tx.update.explain(params)
-        return rows
-    name = tx.update.outline().name if hasattr(tx.update, "outline") else name_of(tx.update)
-    return [_row(name, "as given", group, "a function of the whole tree") for group in _groups(params)]
-
-
-def explain_rules(links: Sequence[Link], params: PyTree) -> list[Row]:
-    """The rows of rules that run as one: the groups of leaves, and the choice for each."""
-    steps = tuple([first_step(link) for link in links])
-    name = " + ".join(step.name for step in steps)
+def explain_rules(calls: Sequence[Call], params: PyTree) -> list[Row]:
+    """The rows of rules in turn: for each pass the groups of leaves, and the choice for each."""
+    leaves = tree.flatten(params)[0]
     rows = []
-    for group in _groups(params):
-        executor, reason = select(typed(steps, group.params[0]), group, stepping=True, inplace=True)
-        if executor.name == "triton" and any(map(_measures_norms, steps)):
-            reason += "; before it, kernels that measure norms"
-        rows.append(_row(name, executor.name, group, reason))
+    for stage in stages_of(calls, leaves, measures_leaves=has_kernels(leaves)).stages:
+        for segment in stage:
+            links: list[Any] = [calls[k].update for k in segment.order]
+            steps = tuple([first_step(link) for link in links])
+            name = " + ".join(step.name for step in steps)
+            for group in _groups([leaves[i] for i in segment.places]):
+                executor, reason = select(typed(steps, group.params[0]), group, stepping=segment.ends, inplace=True)
+                if executor.name == "triton" and any(map(_measures_norms, steps)):
+                    reason += "; before it, kernels that measure norms"
+                rows.append(_row(name, executor.name, group, reason))
     return rows
 
 
@@ -64,10 +52,10 @@ def _measures_norms(step: Step) -> bool:
     return step.rule.locality is Locality.NORM or step.rule.needs_global_norm
 
 
-def _groups(params: PyTree) -> list[Leaves]:
+def _groups(params: Sequence[Any]) -> list[Leaves]:
     """The parameters by device and dtype, standing for their gradients too."""
     groups: dict[Any, list[Any]] = {}
-    for leaf in tree.flatten(params)[0]:
+    for leaf in params:
         if leaf is not None:
             # A step in place is not differentiated, though the parameters of a module ask for gradients.
             groups.setdefault((leaf.device, leaf.dtype), []).append(leaf.detach())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optimfx.core import GradientTransformation, tracing, tree
+from optimfx.core import tracing, tree
 from optimfx.core.link import Link
+from optimfx.core.lowering import Call
 from optimfx.core.tree import PyTree
-from optimfx.execution.advance import check_layout, check_params
+from optimfx.execution.advance import check_leaves
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import kept_as
 from optimfx.execution.plan.columns import Columns, state_of
@@ -58,16 +60,12 @@ def _of_members(scalar: Tensor, leaf: Any) -> Tensor:
     return own
 
 
-def check(link: Link, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """Raise what ``run`` would raise of trees that do not fit together."""
-    columns = Columns.of([link], updates, [state], params)
-    scalars = first_step(link).scalars
-    if columns.live:
-        check_params(link, scalars, params is not None)
-    check_layout(link, scalars, columns.leaves.grads, columns.live, columns.spec)
-
-
-def check_link(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """The check of any transformation; one that has none is taken at its word."""
-    if hasattr(tx.update, "check"):
-        tx.update.check(updates, state, params)
+def check_rules(calls: Sequence[Call], updates: PyTree, params: PyTree | None) -> None:
+    """Raise what a step would raise of trees that do not fit together."""
+    columns = Columns.of(calls, updates, params)
+    grads = columns.leaves.grads
+    for call in calls:
+        link: Any = call.update
+        rows = [i for i, grad in enumerate(grads) if grad is not None and (call.places is None or call.places >> i & 1)]
+        if rows:
+            check_leaves(link, first_step(link).scalars, columns, rows, has_params=params is not None)

@@ -10,39 +10,25 @@ from optimfx.core import (
     Outline,
     Params,
     PyTree,
-    Row,
     Rule,
     State,
-    Stepper,
-    Updates,
     check_state_dtype,
     plain,
 )
 from optimfx.core.link import Link
-from optimfx.execution.engine import run
-from optimfx.execution.explanation import explain_rules
-from optimfx.execution.init import check, init
+from optimfx.core.lowering import Call, Lowered, only
+from optimfx.execution.init import init
+from optimfx.execution.lowered import Lowering
 
 
-class RuleUpdate(Link, Stepper):
+class RuleUpdate(Link, Lowering):
     """The ``update`` of a rule with its hyperparameters; the engine decides how it runs."""
-
-    spares_updates = True
 
     def init(self, params: Params) -> State:
         return init(self, params)
 
-    def run(
-        self, updates: Updates, state: State, params: Params | None, *, stepping: bool, inplace: bool, **extra: Any
-    ) -> tuple[PyTree, State]:
-        results, (after,) = run([self], updates, [state], params, stepping=stepping, inplace=inplace)
-        return results, after
-
-    def check(self, updates: Updates, state: State, params: Params | None) -> None:
-        check(self, updates, state, params)
-
-    def explain(self, params: Params) -> list[Row]:
-        return explain_rules([self], params)
+    def lower(self, reference: PyTree, state: State | None) -> Lowered:
+        return Lowered([Call(self, state)], only)
 
     def outline(self) -> Outline:
         return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})

@@ -15,13 +15,12 @@ from torch import Tensor
 from optimfx.combinators.inject import Inject
 from optimfx.core import GradientTransformation, State, Stepper, check_transformation
 from optimfx.core.tree import NAMESPACE
-from optimfx.execution import use
+from optimfx.execution import run, use
 from optimfx.execution.dispatch import FUSED_CHAIN
 from optimfx.optim.adapter.hooks import hooked
 from optimfx.optim.adapter.settings import Group
 from optimfx.optim.adapter.state_layout import Form, Rows, nodes_of
 from optimfx.optim.optimizer import Closure, Optimizer
-from optimfx.update import step
 
 
 class TransformOptimizer(Optimizer):
@@ -130,14 +129,12 @@ class TransformOptimizer(Optimizer):
             grads = [p.grad for p in params]
             if all(grad is None for grad in grads):
                 continue
-            if not getattr(self.tx.update, "spares_updates", False):
-                # A link reuses the buffers that it is given, and these are the user's.
-                grads = [None if g is None else g.clone() for g in grads]
             rows = self._rows(group)
             has_begun = all(rows)
             form, before = self._begun(index, rows)
             with use(*FUSED_CHAIN) if self.fused and not torch.compiler.is_compiling() else nullcontext():
-                _, state = step(self.tx, grads, optree.tree_unflatten(form.structure, before), params, inplace=True)
+                begun = optree.tree_unflatten(form.structure, before)
+                _, state = run(self.tx, grads, begun, params, stepping=True, inplace=True, spare_updates=True)
             after, spec = nodes_of(state, len(params))
             if spec != form.structure or not form.holds(after):
                 form = self._forms[index, len(params)] = Form.of(state, len(params))

@@ -24,7 +24,6 @@ ROOMS = {
     "core": set(),
     "ops": {"core"},
     "schedules": {"core", "ops"},
-    "update": {"core"},
     "execution.leaves": set(),
     "execution.memory": {"core", "execution.leaves"},
     "execution.step": {"core", "execution.leaves", "execution.memory"},
@@ -38,9 +37,10 @@ ROOMS = {
     "execution.executors": DATA,
     "execution.dispatch": {"core", "execution.executors", "execution.leaves", "execution.step"},
     "execution.plan": {"core", "execution.dispatch", "execution.executors.base", "execution.leaves", "execution.step"},
-    "execution.explanation": {"core", "execution.dispatch", "execution.leaves", "execution.step"},
+    "execution.explanation": {"core", "execution.dispatch", "execution.leaves", "execution.plan", "execution.step"},
     "execution": {"core"},
-    "combinators": {"core", "execution", "ops", "update"},
+    "update": {"core", "execution"},
+    "combinators": {"core", "execution", "ops"},
     "rules": {"core", "execution", "ops"},
     "transforms": {"combinators", "core", "execution", "ops", "rules"},
     "describe": {"core", "execution"},
@@ -49,7 +49,7 @@ ROOMS = {
     "optim.swa_utils": {"core", "ops", "optim.lr_scheduler", "schedules", "transforms"},
     "optim.optimizer": {"core", "execution", "optim.adapter"},
     "optim.classes": {"optim.adapter", "optim.optimizer", "rules"},
-    "optim": {"combinators", "core", "execution", "update"},
+    "optim": {"combinators", "core", "execution"},
 }
 
 

@@ -84,15 +84,13 @@ def test_explain_sees_through_every_combinator():
         fx.stateless(lambda updates, params: updates),
         fx.masked(fx.scale(2.0), {"a": True, "b": False}),
         fx.inject_hyperparams(fx.adam)(lr=0.1),
-        fx.partition({0: fx.sgd(), 1: fx.lion()}, {"a": 0, "b": 1}),
+        fx.partition({0: fx.sgd(), 1: fx.chain(fx.clip_by_global_norm(1.0), fx.lion())}, {"a": 0, "b": 1}),
     )
     assert [(row.transform, row.leaves) for row in fx.explain(tx, params)] == [
         ("stateless", 2),
-        ("scale", 1),
-        ("identity", 1),
-        ("adam", 2),
-        ("sgd", 1),
-        ("lion", 1),
+        ("scale + adam + sgd", 1),
+        ("adam", 1),
+        ("clip_by_global_norm + lion", 1),
     ]
 
 

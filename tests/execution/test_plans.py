@@ -204,7 +204,7 @@ def test_numpys_numbers_are_numbers(planned):
         for _ in range(4):
             stepped, state = fx.step(tx, params, state, stepped)
         results.append(stepped)
-        assert len(planned[-1].one_pass.plans) == 1
+        assert len(planned[-1].staged.only.one_pass.plans) == 1
     assert_equal(results[0], results[1])
     torch.testing.assert_close(results[0], results[2])
 

@@ -10,6 +10,7 @@ from optree import PyTreeSpec
 
 from optimfx.core import Locality, tracing, tree
 from optimfx.core.link import Link
+from optimfx.core.lowering import Call
 from optimfx.core.tree import PyTree
 from optimfx.execution.leaves import PLAIN, Leaves
 
@@ -43,11 +44,11 @@ class Columns(NamedTuple):
     leaves: Leaves
     shared: Sequence[Sequence[Sequence[Any]]]  # of each link the step count, then the scalars that it carries
     spec: PyTreeSpec  # of the parameters, or of the updates without any
-    live: Sequence[int]  # the leaves that have a gradient
     has_sparse: bool
+    places: Sequence[int] | None = None  # of these leaves in the trees; None if these are all
 
     @classmethod
-    def of(cls, links: Sequence[Link], updates: PyTree, states: Sequence[PyTree], params: PyTree | None) -> Columns:
+    def of(cls, calls: Sequence[Call], updates: PyTree, params: PyTree | None) -> Columns:
         """Trees as columns, checked against each other.
 
         Raises:
@@ -55,17 +56,21 @@ class Columns(NamedTuple):
         """
         given, grads, spec = _leaves_of(updates, params)
         like = "updates" if params is None else "params"
-        pairs = [_columns_of(link, state, grads, spec, like) for link, state in zip(links, states)]
+        links: list[Any] = [call.update for call in calls]
+        mine = [grads if call.places is None else those_of(grads, call.places) for call in calls]
+        pairs = [_columns_of(link, call.state, own, spec, like) for link, call, own in zip(links, calls, mine)]
         slots = [column for _, own in pairs for column in own]
-        leaves = Leaves(given, grads, slots)
-        _check_shapes(links, leaves, spec)
-        live = [i for i, grad in enumerate(grads) if grad is not None]
-        has_sparse = any([grads[i].layout is not torch.strided for i in live])
-        return cls(leaves, [own for own, _ in pairs], spec, live, has_sparse)
+        _check_shapes(links, Leaves(given, grads, slots), mine, spec)
+        has_sparse = any([grad is not None and grad.layout is not torch.strided for grad in grads])
+        return cls(Leaves(given, grads, slots), [own for own, _ in pairs], spec, has_sparse)
 
-    def writable(self) -> Columns:
-        """The same with gradients that can be written over."""
-        return self._replace(leaves=self.leaves._replace(grads=writable(self.leaves.grads)))
+    def path(self, i: int, name: str) -> str:
+        """How a user would write one of these leaves."""
+        return tree.path(self.spec, i if self.places is None else self.places[i], name)
+
+    def with_grads(self, grads: Sequence[Any]) -> Columns:
+        """The same with other gradients."""
+        return self._replace(leaves=self.leaves._replace(grads=grads))
 
     def trees(
         self, links: Sequence[Link], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
@@ -73,6 +78,11 @@ class Columns(NamedTuple):
         """The results, and the columns of each link's new state, as trees."""
         states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
         return tree.unflatten(self.spec, results), states
+
+
+def those_of(column: Sequence[Any], places: int) -> list[Any]:
+    """The column with ``None`` for leaves that are not at these places, given as bits."""
+    return [x if places >> i & 1 else None for i, x in enumerate(column)]
 
 
 def writable(grads: Sequence[Any]) -> list[Any]:
@@ -108,13 +118,13 @@ def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[
     return given, grads, spec
 
 
-def _check_shapes(links: Sequence[Link], leaves: Leaves, spec: PyTreeSpec) -> None:
-    """Refuse slots of other shapes: a kernel would write beside them."""
-    names = [(link, name) for link in links for name in link.rule.slots]
-    for (link, name), column in zip(names, leaves.slots):
+def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Sequence[Any]], spec: PyTreeSpec) -> None:
+    """Refuse slots of other shapes than the gradients that each link sees: a kernel would write beside them."""
+    names = [(link, own, name) for link, own in zip(links, grads) for name in link.rule.slots]
+    for (link, own, name), column in zip(names, leaves.slots):
         if not (link.rule.elementwise or link.rule.locality is Locality.NORM):
             continue
-        for i, (slot, grad) in enumerate(zip(column, leaves.grads)):
+        for i, (slot, grad) in enumerate(zip(column, own)):
             if slot is not None and grad is not None and slot.shape != grad.shape:
                 raise ValueError(
                     f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(slot.shape)}, but "

@@ -231,7 +231,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     # Of numbers, a graph would make constants; it asks the update, which looks them up.
     compiling = plan.one_pass.traced and torch.compiler.is_compiling()
     taken = [
-        steps_of(leader.update, grads, [count], None if compiling else leader.hyper)[0]
+        steps_of(leader.update, [count], None if compiling else leader.hyper)[0]
         for leader, count in zip(leaders, counts)
     ]
     leaves = Leaves(params, grads, slots)

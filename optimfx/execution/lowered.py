@@ -1,0 +1,239 @@
+"""A lowered transformation at work: rules by the engine, functions of whole trees between them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optree import PyTreeSpec
+
+from optimfx.core import GradientTransformation, Params, PyTree, Row, State, Stepper, Updates, tracing, tree
+from optimfx.core.link import Link
+from optimfx.core.lowering import Call, Lowered, only
+from optimfx.execution.engine import run_rules
+from optimfx.execution.explanation import Explanation, explain_function, explain_rules
+from optimfx.execution.init import check_rules
+from optimfx.execution.plan.columns import those_of
+
+
+class Lowering(Stepper):
+    """A transformation that comes to calls of rules and functions, of which subclasses say which in ``lower``."""
+
+    def lower(self, reference: PyTree, state: State | None) -> Lowered:
+        """The calls for leaves of this tree: of the parameters, or of the updates without any.
+
+        Args:
+            reference: the tree.
+            state: that of the transformation; ``None`` where nothing will be run.
+        """
+        raise NotImplementedError
+
+    def run(
+        self,
+        updates: Updates,
+        state: State,
+        params: Params | None,
+        *,
+        stepping: bool,
+        inplace: bool,
+        spare_updates: bool = False,
+        **extra: Any,
+    ) -> tuple[PyTree, State]:
+        lowered = self.lower(updates if params is None else params, state)
+        how = {"stepping": stepping, "inplace": inplace, "spare_updates": spare_updates}
+        if all([isinstance(call.update, Link) for call in lowered.calls]):
+            results, states = run_rules(lowered.calls, updates, params, **how)
+        else:
+            results, states = _run_calls(lowered.calls, updates, params, **how, **extra)
+        return results, lowered.state_of(states)
+
+    def check(self, updates: Updates, state: State, params: Params | None) -> None:
+        _check_calls(self.lower(updates if params is None else params, state).calls, updates, params)
+
+    def explain(self, params: Params) -> list[Row]:
+        rows: list[Row] = []
+        for piece in _pieces(self.lower(params, None).calls):
+            update, _, places = piece[0]
+            rows += (
+                explain_rules(piece, params) if isinstance(update, Link) else _explain(update, _within(params, places))
+            )
+        return rows
+
+
+def lower(tx: GradientTransformation, reference: PyTree, state: State | None) -> Lowered:
+    """The calls of any transformation; one that cannot tell is a function of whole trees."""
+    if isinstance(tx.update, Lowering):
+        return tx.update.lower(reference, state)
+    return Lowered([Call(tx.update, state)], only)
+
+
+def run(
+    tx: GradientTransformation,
+    updates: Updates,
+    state: State,
+    params: Params | None,
+    *,
+    stepping: bool,
+    inplace: bool,
+    spare_updates: bool = False,
+    **extra: Any,
+) -> tuple[PyTree, State]:
+    """The update of any transformation, or with ``stepping`` the step."""
+    how = {"stepping": stepping, "inplace": inplace, "spare_updates": spare_updates}
+    if isinstance(tx.update, Stepper):
+        return tx.update.run(updates, state, params, **how, **extra)
+    results, (after,) = _run_calls([Call(tx.update, state)], updates, params, **how, **extra)
+    return results, after
+
+
+def check(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
+    """The check of any transformation; one that has none is taken at its word."""
+    if isinstance(tx.update, Stepper):
+        tx.update.check(updates, state, params)
+
+
+def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
+    """Which executor an in-place step of these parameters uses, and why a preferred one is not.
+
+    Args:
+        tx: any transformation; rules that run as one are shown as one.
+        params: the parameters; nothing is computed on them.
+
+    >>> import torch, optimfx as fx
+    >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
+    transform                    executor  leaves  elements  dtype    device  reason
+    clip_by_global_norm + adamw  aten      2       72        float32  cpu     torch's own kernel
+    """
+    return Explanation(_explain(tx.update, params))
+
+
+def _explain(update: Any, params: PyTree) -> list[Row]:
+    return update.explain(params) if isinstance(update, Stepper) else explain_function(update, params)
+
+
+def add_updates(params: Sequence[Any], updates: Sequence[Any], spec: PyTreeSpec, *, inplace: bool) -> list[Any]:
+    """The sums of parameters and updates; a leaf without an update stays as it is.
+
+    Raises:
+        ValueError, TypeError: an update does not fit its parameter.
+    """
+    for i, (param, update) in enumerate(zip(params, updates)):
+        if update is not None:
+            tree.check_counterpart(param, update, spec, i, ("params", "updates"))
+    with tracing.donating(inplace, params):
+        return [p if u is None else tree.added(p, u, inplace) for p, u in zip(params, updates)]
+
+
+def _run_calls(
+    calls: Sequence[Call],
+    updates: PyTree,
+    params: PyTree | None,
+    *,
+    stepping: bool,
+    inplace: bool,
+    spare_updates: bool,
+    **extra: Any,
+) -> tuple[PyTree, list[State]]:
+    """Rules and functions in turn: the results, and the states.
+
+    What functions give back may be anything, so what follows is planned anew from it.
+    """
+    if inplace and len(calls) > 1:
+        _check_calls(calls, updates, params)
+    reference, spec = tree.flatten(updates if params is None else params)
+    current: list[Any] = tree.flatten_as(spec, updates, "updates", "params")
+    if inplace and spare_updates and not (len(calls) == 1 and isinstance(calls[0].update, Stepper)):
+        current = [None if x is None else x.clone() for x in current]
+        spare_updates = False
+    results = list(reference) if stepping else current
+    pieces = _pieces(calls)
+    every = (1 << len(reference)) - 1
+    states: list[State] = []
+    for at, piece in enumerate(pieces):
+        touched = _union(piece, every)
+        later = _union([call for others in pieces[at + 1 :] for call in others], every)
+        ends = touched & ~later if stepping else 0
+        mine = tree.unflatten(spec, those_of(current, touched))
+        seen = None if params is None else tree.unflatten(spec, those_of(reference, touched))
+        how = {"inplace": inplace, "spare_updates": spare_updates}
+        if isinstance(piece[0].update, Link):
+            whole, after = run_rules(piece, mine, seen, stepping=stepping, ends=ends, **how)
+            new = spec.flatten_up_to(whole)
+        else:
+            new, after = _call(piece[0], mine, seen, spec, stepping=ends == touched, ends=ends, **how, **extra)
+        states += after
+        for i, value in enumerate(new):
+            if touched >> i & 1:
+                (results if ends >> i & 1 else current)[i] = value
+    left = every & ~_union(calls, every)
+    if stepping and left:
+        rest = add_updates(those_of(reference, left), those_of(current, left), spec, inplace=inplace)
+        results = [x if left >> i & 1 else y for i, (x, y) in enumerate(zip(rest, results))]
+    return tree.unflatten(spec, results), states
+
+
+def _call(
+    call: Call,
+    updates: PyTree,
+    params: PyTree | None,
+    spec: PyTreeSpec,
+    *,
+    stepping: bool,
+    ends: int,
+    inplace: bool,
+    spare_updates: bool,
+    **extra: Any,
+) -> tuple[list[Any], list[State]]:
+    """What a function gives, as a column, of which the leaves that end here are parameters."""
+    if isinstance(call.update, Stepper):
+        how = {"stepping": stepping and ends != 0, "inplace": inplace, "spare_updates": spare_updates}
+        results, state = call.update.run(updates, call.state, params, **how, **extra)
+        stepped = how["stepping"]
+    else:
+        results, state = call.update(updates, call.state, params, inplace=inplace, **extra)
+        stepped = False
+    column = tree.flatten_as(spec, results, "updates", "params")
+    if ends and not stepped:
+        own: list[Any] = spec.flatten_up_to(params)  # type: ignore[arg-type]
+        sums = add_updates(those_of(own, ends), those_of(column, ends), spec, inplace=inplace)
+        column = [x if ends >> i & 1 else y for i, (x, y) in enumerate(zip(sums, column))]
+    return column, [state]
+
+
+def _pieces(calls: Sequence[Call]) -> list[list[Call]]:
+    """Rules that follow one another, and each function by itself."""
+    pieces: list[list[Call]] = []
+    for call in calls:
+        is_rule = isinstance(call.update, Link)
+        if is_rule and pieces and isinstance(pieces[-1][0].update, Link):
+            pieces[-1].append(call)
+        else:
+            pieces.append([call])
+    return pieces
+
+
+def _union(calls: Sequence[Call], every: int) -> int:
+    """The leaves that go through one of the calls."""
+    bits = 0
+    for call in calls:
+        bits |= every if call.places is None else call.places
+    return bits
+
+
+def _check_calls(calls: Sequence[Call], updates: PyTree, params: PyTree | None) -> None:
+    """Raise what a step would raise of trees that do not fit together."""
+    for piece in _pieces(calls):
+        update, state, places = piece[0]
+        if isinstance(update, Link):
+            check_rules(piece, updates, params)
+        elif isinstance(update, Stepper):
+            mine = [None if each is None else _within(each, places) for each in (updates, params)]
+            update.check(mine[0], state, mine[1])
+
+
+def _within(whole: PyTree, places: int | None) -> PyTree:
+    """The tree with ``None`` at the leaves that are not at these places."""
+    if places is None:
+        return whole
+    leaves, spec = tree.flatten(whole)
+    return tree.unflatten(spec, those_of(leaves, places))

@@ -1,0 +1,74 @@
+"""Which leaves go through which rules in one pass, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from optimfx.core import Locality
+from optimfx.core.lowering import Call
+
+
+class Segment(NamedTuple):
+    """Leaves that go through the same rules in one pass."""
+
+    order: tuple[int, ...]  # which of the rules
+    places: list[int]  # which of the leaves
+    ends: bool  # whether they go through nothing after it
+
+
+class Stages(NamedTuple):
+    """The segments of a program, in turn.
+
+    Those of one stage begin with the same rule, which may measure all of their leaves.
+    """
+
+    stages: list[list[Segment]]
+    untouched: list[int]  # leaves that go through no rule
+
+
+def stages_of(
+    calls: Sequence[Call], leaves: Sequence[Any], *, measures_leaves: bool, ends: int | None = None
+) -> Stages:
+    """The segments into which the leaves fall.
+
+    Args:
+        calls: rules in turn, each with the leaves that go through it.
+        leaves: ``None`` for a leaf that sits out.
+        measures_leaves: whether rules that need a norm of each leaf join a pass, as kernels measure them before it.
+        ends: the leaves that go through nothing after these calls, as bits; ``None`` for all.
+    """
+    rules = [call.update.rule for call in calls]  # type: ignore[attr-defined]
+    lanes: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if leaf is not None:
+            lane = tuple([k for k, call in enumerate(calls) if call.places is None or call.places >> i & 1])
+            lanes.setdefault((lane, ends is None or bool(ends >> i & 1)), []).append(i)
+    segments: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+    untouched = []
+    for (lane, last), places in lanes.items():
+        passes = _passes(lane, rules, measures_leaves)
+        for at, order in enumerate(passes):
+            segments.setdefault((order, last and at == len(passes) - 1), []).extend(places)
+        if not passes:
+            untouched += places
+    # A rule that measures several lanes begins a pass in each, before which all that stands before it has run.
+    stages: dict[int, list[Segment]] = {}
+    for (order, last), places in segments.items():
+        stages.setdefault(order[0], []).append(Segment(order, sorted(places), last))
+    return Stages([stages[first] for first in sorted(stages)], untouched)
+
+
+def _passes(lane: Sequence[int], rules: Sequence[Any], measures_leaves: bool) -> list[tuple[int, ...]]:
+    """The rules that run as one: elementwise ones. Only the first may depend on the norm of all updates."""
+    passes: list[tuple[int, ...]] = []
+    joins = False
+    for k in lane:
+        rule = rules[k]
+        can_join = rule.elementwise or (measures_leaves and rule.locality is Locality.NORM)
+        if joins and can_join and not rule.needs_global_norm:
+            passes[-1] += (k,)
+        else:
+            passes.append((k,))
+        joins = can_join
+    return passes

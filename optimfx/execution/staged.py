@@ -1,0 +1,178 @@
+"""A step of leaves that go through different rules: segment after segment, each in a pass of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from optimfx.core import tracing, tree
+from optimfx.core.link import Link
+from optimfx.core.lowering import Call
+from optimfx.execution.advance import advance, check_leaves, of_links
+from optimfx.execution.dispatch import has_kernels, norm_of
+from optimfx.execution.leaves import Leaves
+from optimfx.execution.memory.guard import Guard
+from optimfx.execution.memory.packing import Line
+from optimfx.execution.plan.columns import Columns, writable
+from optimfx.execution.plan.passes import Pass
+from optimfx.execution.plan.stages import Segment, stages_of
+from optimfx.execution.step import first_step
+
+
+class BoundSegment:
+    """A segment with its pass, and with what finds its counts end to end."""
+
+    def __init__(
+        self, segment: Segment, links: Sequence[Link], columns: Columns, one_pass: Pass, *, sees_shared: bool
+    ) -> None:
+        self.order = segment.order
+        self.ends = one_pass.stepping
+        self.places = None if len(segment.places) == len(columns.leaves.grads) else segment.places
+        self.one_pass = one_pass
+        begins = [sum(len(link.rule.slots) for link in links[:k]) for k in range(len(links))]
+        self.slots = [begins[k] + j for k in self.order for j in range(len(links[k].rule.slots))]
+        self.measures = links[self.order[0]].rule.needs_global_norm
+        shared = [column for own in self.take(columns, columns.leaves.grads).shared for column in own]
+        size = len(segment.places)
+        self.lines = [
+            Line(range(size + 1)) if sees_shared and size > 1 and _are_host_numbers(column) else None
+            for column in shared
+        ]
+
+    def take(self, columns: Columns, grads: Sequence[Any]) -> Columns:
+        """The leaves of the segment, with gradients from among these."""
+        params, _, slots = columns.leaves
+        mine = Leaves(self._own(params), self._own(grads), [self._own(slots[j]) for j in self.slots])
+        shared = [[self._own(column) for column in columns.shared[k]] for k in self.order]
+        return columns._replace(leaves=mine, shared=shared, places=self.places)
+
+    def put(self, column: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+        """The column with these values at the leaves of the segment."""
+        if self.places is None:
+            return values
+        after = list(column)
+        for i, value in zip(self.places, values):
+            after[i] = value
+        return after
+
+    def _own(self, column: Sequence[Any]) -> Sequence[Any]:
+        return column if self.places is None else [column[i] for i in self.places]
+
+
+class StagedPlan:
+    """In which segments the leaves of trees are stepped, for as long as the trees are alike.
+
+    Args:
+        calls: rules in turn, each with the leaves that go through it.
+        columns: the leaves.
+        stepping: whether the results are parameters.
+        inplace: whether they are written where they come from.
+        has_params: whether there are parameters.
+        ends: the leaves that go through nothing after these rules, as bits; ``None`` for all.
+        traced: whether a tracer or a transform holds the leaves, for which nothing is kept.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        columns: Columns,
+        *,
+        stepping: bool,
+        inplace: bool,
+        has_params: bool,
+        ends: int | None = None,
+        traced: bool = False,
+    ) -> None:
+        self.stepping = stepping
+        self.inplace = inplace
+        self.has_params = has_params
+        links: list[Any] = [call.update for call in calls]
+        grads = columns.leaves.grads
+        self.sees_shared = not traced and all(
+            [Guard.can_see([t for t in column if t is not None]) for own in columns.shared for column in own]
+        )
+        stages, untouched = stages_of(calls, grads, measures_leaves=has_kernels(grads), ends=ends)
+        self.untouched = untouched
+        self.ends = ends
+        self.stages = [
+            [
+                BoundSegment(
+                    segment,
+                    links,
+                    columns,
+                    Pass(stepping=stepping and segment.ends, inplace=inplace, traced=traced),
+                    sees_shared=self.sees_shared,
+                )
+                for segment in stage
+            ]
+            for stage in stages
+        ]
+        segments = list(chain.from_iterable(self.stages))
+        simple = len(segments) == 1 and segments[0].places is None and len(segments[0].order) == len(links)
+        self.only = segments[0] if simple else None
+        self.written = {i for segment in segments if not segment.ends for i in segment.places or range(len(grads))}
+
+    def run(
+        self, links: Sequence[Link], columns: Columns, *, spare_updates: bool
+    ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+        """The results, and the columns of each link's new state."""
+        if self.inplace and self.only is None and (columns.has_sparse or not self.has_params):
+            # Before one of them writes; with parameters and dense gradients, nothing is refused here.
+            for segment in chain.from_iterable(self.stages):
+                rows = range(len(columns.leaves.grads)) if segment.places is None else segment.places
+                for k in segment.order:
+                    check_leaves(links[k], first_step(links[k]).scalars, columns, rows, has_params=self.has_params)
+        if self.inplace and self.written:
+            grads = columns.leaves.grads
+            if spare_updates:
+                columns = columns.with_grads([g.clone() if i in self.written else g for i, g in enumerate(grads)])
+            else:
+                columns = columns.with_grads(writable(grads))
+        if self.only is not None:
+            return self._advance(self.only, links, columns, self._norm([self.only], columns.leaves.grads))
+        params, current, slots = columns.leaves
+        results = params if self.stepping else current
+        after = of_links(links, columns.shared, slots)
+        for stage in self.stages:
+            norm = self._norm(stage, current)
+            for segment in stage:
+                mine = segment.take(columns, current)
+                out, new = self._advance(segment, [links[k] for k in segment.order], mine, norm)
+                if segment.ends or not self.stepping:
+                    results = segment.put(results, out)
+                current = segment.put(current, out)
+                for k, own in zip(segment.order, new):
+                    after[k] = [segment.put(column, values) for column, values in zip(after[k], own)]
+        if self.stepping and self.ends is not None:
+            results = [x if self.ends >> i & 1 else y for i, (x, y) in enumerate(zip(results, current))]
+        if self.stepping and self.untouched:
+            results = list(results)
+            for i in self.untouched:
+                results[i] = tree.added(params[i], current[i], self.inplace)
+        return results, after
+
+    def _advance(
+        self, segment: BoundSegment, links: Sequence[Link], columns: Columns, norm: Any
+    ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+        return advance(
+            links,
+            columns,
+            segment.one_pass,
+            has_params=self.has_params,
+            inplace=self.inplace,
+            lines=segment.lines,
+            global_norm=norm,
+        )
+
+    def _norm(self, stage: Sequence[BoundSegment], grads: Sequence[Any]) -> Any:
+        """That of the gradients of all leaves of a stage, if their first rule wants it."""
+        if not stage[0].measures:
+            return None
+        parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]
+        return tracing.number(norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part]))
+
+
+def _are_host_numbers(column: Sequence[Any]) -> bool:
+    """Whether they are tensors whose values the host may read."""
+    return all([t.is_cpu and not t.requires_grad for t in column])
