@@ -94,8 +94,11 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
             f"{name} is not a prefix of {like}. {where}\n"
             f"Give {name} as a tree like {like}, in which a leaf may stand for a whole subtree."
         ) from None
-    placed = {i: leaf for leaf, subtree in zip(leaves, subtrees) for i in flatten(subtree)[0]}
-    return [placed[i] for i in range(len(whole))]
+    placed: list[Any] = [None] * len(whole)
+    for leaf, subtree in zip(leaves, subtrees):
+        for i in (subtree,) if type(subtree) is int else flatten(subtree)[0]:
+            placed[i] = leaf
+    return placed
 
 
 def global_norm(tree: PyTree) -> Tensor:

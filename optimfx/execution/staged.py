@@ -47,8 +47,10 @@ class BoundSegment:
         shared = [[self._own(column) for column in columns.shared[k]] for k in self.order]
         return columns._replace(leaves=mine, shared=shared, places=self.places)
 
-    def put(self, column: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
-        """The column with these values at the leaves of the segment."""
+    def put(self, column: Sequence[Any], old: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+        """The column with these values at the leaves of the segment, where the old ones were taken from it."""
+        if values is old:  # written in place
+            return column
         if self.places is None:
             return values
         after = list(column)
@@ -132,18 +134,22 @@ class StagedPlan:
         if self.only is not None:
             return self._advance(self.only, links, columns, self._norm([self.only], columns.leaves.grads))
         params, current, slots = columns.leaves
-        results = params if self.stepping else current
+        results = params
         after = of_links(links, columns.shared, slots)
         for stage in self.stages:
             norm = self._norm(stage, current)
             for segment in stage:
                 mine = segment.take(columns, current)
                 out, new = self._advance(segment, [links[k] for k in segment.order], mine, norm)
-                if segment.ends or not self.stepping:
-                    results = segment.put(results, out)
-                current = segment.put(current, out)
-                for k, own in zip(segment.order, new):
-                    after[k] = [segment.put(column, values) for column, values in zip(after[k], own)]
+                if segment.ends:
+                    results = segment.put(results, mine.leaves.params, out)
+                else:
+                    current = segment.put(current, mine.leaves.grads, out)
+                old = of_links([links[k] for k in segment.order], mine.shared, mine.leaves.slots)
+                for k, *own in zip(segment.order, old, new):
+                    after[k] = [segment.put(*each) for each in zip(after[k], *own)]
+        if not self.stepping:
+            results = current
         if self.stepping and self.ends is not None:
             results = [x if self.ends >> i & 1 else y for i, (x, y) in enumerate(zip(results, current))]
         if self.stepping and self.untouched:

@@ -15,12 +15,19 @@ from trees import assert_equal, clone
 import optimfx as fx
 import optimfx.optim as optim
 
+
+def double(updates, state, params=None, *, inplace=False, **extra):
+    return [None if u is None else u.mul_(2) if inplace else u * 2 for u in updates], state
+
+
 TRANSFORMS = {
     "one rule": fx.adamw(lr=0.1),
     "a chain": fx.chain(fx.clip_by_global_norm(1.0), fx.scale_by_adam(), fx.scale_by_lr(0.1)),
     "injected": fx.chain(fx.clip_by_value(0.5), fx.inject_hyperparams(fx.adamw)(lr=0.1, betas=(0.8, 0.9))),
     "a partition": fx.partition({True: fx.muon(ns_dtype=None), False: fx.adamw()}, fx.is_matrix),
     "a schedule": fx.inject_hyperparams(fx.sgd)(lr=lambda step: 0.1 / (step + 1), momentum=0.9),
+    "several passes": fx.chain(fx.clip_by_global_norm(1.0), fx.scale_by_adam(), fx.clip_by_global_norm(1.0), fx.sgd()),
+    "a function": fx.chain(fx.GradientTransformation(lambda params: (), double), fx.scale(0.5), fx.sgd()),
 }
 each = pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 

@@ -50,8 +50,7 @@ class Form(NamedTuple):
             if type(node) is list and len(node) == size:
                 entries = [Entry.of(entry, name) for entry in node]
                 form.places.extend((i, each) for i, entry in enumerate(entries) for each in entry.names)
-                simple = all([entry.names == [name] for entry in entries])
-                form.nodes.append(Column(name, None if simple else entries))
+                form.nodes.append(Column.of(name, entries))
             elif injected and path[injected[-1]] == "hyperparams":
                 form.places.append((IN_GROUP, name))
                 form.hyper[name] = Hyperparam(node, *path[injected[-1] + 1 :])
@@ -156,30 +155,46 @@ class Column(NamedTuple):
     """An entry of each parameter."""
 
     name: str
-    entries: list[Entry] | None  # if they are not all single leaves
+    places: list[int] | None  # of those that have one, if that is a single leaf, and not all have it
+    entries: list[Entry] | None  # if they are not all single leaves, or nothing
+
+    @classmethod
+    def of(cls, name: str, entries: list[Entry]) -> Column:
+        """A column of such entries."""
+        if any(entry.names != [name] and (entry.names or entry.tree != ()) for entry in entries):
+            return cls(name, None, entries)
+        places = [i for i, entry in enumerate(entries) if entry.names]
+        return cls(name, None if len(places) == len(entries) else places, None)
 
     def read(self, rows: Rows, group: Group) -> list[Any]:
-        if self.entries is None:
-            name = self.name
+        if self.entries is not None:
+            return [entry.read(row) for row, entry in zip(rows, self.entries)]
+        name = self.name
+        if self.places is None:
             return [row[name] for row in rows]
-        return [entry.read(row) for row, entry in zip(rows, self.entries)]
+        column: list[Any] = [()] * len(rows)
+        for i in self.places:
+            column[i] = rows[i][name]
+        return column
 
     def is_built_like(self, column: list[Any]) -> bool:
         """Whether the entries of another column are built as this one's."""
-        if self.entries is None:
+        if self.entries is not None:
+            structures = [optree.tree_structure(x, namespace=NAMESPACE) for x in column]
+            return structures == [_structure(entry.tree, entry.spec) for entry in self.entries]
+        if self.places is None:
             return LEAF_TYPES.issuperset(map(type, column))
-        structures = [optree.tree_structure(x, namespace=NAMESPACE) for x in column]
-        return structures == [_structure(entry.tree, entry.spec) for entry in self.entries]
+        return [i for i, entry in enumerate(column) if type(entry) in LEAF_TYPES] == self.places
 
     def keep(self, old: list[Any], new: list[Any], rows: Rows, group: Group) -> None:
         if old is not None and all(map(is_, old, new)):
             return
-        if self.entries is None:
-            for row, x in zip(rows, new):
-                row[self.name] = x
-        else:
+        if self.entries is not None:
             for row, x, entry in zip(rows, new, self.entries):
                 row.update(zip(entry.names, optree.tree_leaves(x, namespace=NAMESPACE)))
+            return
+        for i in range(len(rows)) if self.places is None else self.places:
+            rows[i][self.name] = new[i]
 
 
 class Common(NamedTuple):
