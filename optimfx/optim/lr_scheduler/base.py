@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch.optim.lr_scheduler as torch_schedulers
@@ -60,6 +61,26 @@ class LRScheduler(torch_schedulers.LRScheduler):
             )
         return self._next_lr()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned.
+
+        Where the groups have the rates that this scheduler wrote last, as when it has just been made, they get those
+        of the checkpoint; where the optimizer has loaded its own since, it is left alone. torch's schedulers never
+        write rates here, so one that is made after the optimizer has loaded begins with the rate of step 0.
+        """
+        wrote_last = hasattr(self, "_last_lr") and _equal(self._last_lr, values(self.optimizer, "lr"))
+        self._load(state_dict)
+        if wrote_last:
+            self._restore()
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+
+    def _restore(self) -> None:
+        """Write what a step to ``last_epoch`` left in the groups."""
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr):
+            write(group, "lr", rate)
+
     def _next_lr(self) -> list[Rate]:
         raise NotImplementedError
 
@@ -106,6 +127,10 @@ def copied(value: Any) -> Any:
 def rescaled(rate: Rate, end: Rate, factor: Rate) -> Rate:
     """A rate whose height above an end has changed by a factor; by 1, not even by a rounding."""
     return copied(rate) if factor == 1 else factor * (rate - end) + end
+
+
+def _equal(rates: Sequence[Rate], others: Sequence[Rate]) -> bool:
+    return list(map(float, rates)) == list(map(float, others))
 
 
 def values(optimizer: Optimizer, key: str) -> list[Any]:

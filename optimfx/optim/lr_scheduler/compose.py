@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -38,11 +39,13 @@ class _Composed(LRScheduler):
         """The state of the scheduler and of those that it is made of."""
         return super().state_dict() | {"_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "_schedulers"})
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        super()._load({key: value for key, value in state_dict.items() if key != "_schedulers"})
+        rates = values(self.optimizer, "lr")
         for scheduler, state in zip(self._schedulers, state_dict["_schedulers"]):
             scheduler.load_state_dict(state)
+        for group, rate in zip(self.optimizer.param_groups, rates):  # a part has those of the time when it last ran
+            write(group, "lr", rate)
 
 
 class SequentialLR(_Composed):
@@ -98,9 +101,18 @@ class SequentialLR(_Composed):
         for group in optimizer.param_groups:
             write(group, "lr", group["initial_lr"])
         self.recursive_undo()
-        first = self._at(0)
-        first._initial_step()
-        self._last_lr = first.get_last_lr()
+        if last_epoch < 0:
+            self._at(0)._initial_step()
+        else:
+            self._resume()
+        self._last_lr = self._at(self.last_epoch).get_last_lr()
+
+    def _resume(self) -> None:
+        """Take the parts, up to the one whose turn it is, to where they are at the last epoch."""
+        begins = [0, *self._milestones]
+        for scheduler, begin, end in zip(self._schedulers, begins, [*self._milestones, self.last_epoch + 1]):
+            if begin <= self.last_epoch and begin < end:
+                _go_to(scheduler, min(end - 1, self.last_epoch) - begin)
 
     def recursive_undo(self, sched: Any = None) -> None:
         """Take back the counts, not the rates, of the first steps of all parts, and of theirs."""
@@ -123,6 +135,19 @@ class SequentialLR(_Composed):
 
     def _at(self, epoch: int) -> torch_schedulers.LRScheduler:
         return self._schedulers[bisect_right(self._milestones, epoch)]
+
+
+def _go_to(scheduler: torch_schedulers.LRScheduler, epoch: int) -> None:
+    """Take a scheduler to an epoch of its own, from wherever it is: at once, or step by step."""
+    if hasattr(scheduler, "_get_closed_form_lr"):
+        scheduler._update_lr(epoch)
+        return
+    scheduler.last_epoch = -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer has not stepped
+        scheduler._initial_step()
+        for _ in range(epoch):
+            scheduler.step()
 
 
 class ChainedScheduler(_Composed):

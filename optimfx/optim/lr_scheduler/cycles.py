@@ -17,6 +17,20 @@ class _WithMomentum(LRScheduler):
     """Writes momentum, or the first beta, along with the rate."""
 
     use_beta1: bool
+    cycle_momentum: bool
+
+    def _momenta(self) -> list[Any]:
+        """Those of all groups at ``self.last_epoch``."""
+        raise NotImplementedError
+
+    def _cycle_momentum(self) -> None:
+        if self.cycle_momentum:
+            for group, momentum in zip(self.optimizer.param_groups, self._momenta(), strict=True):
+                self._write_momentum(group, momentum)
+
+    def _restore(self) -> None:
+        super()._restore()
+        self._cycle_momentum()
 
     def _begin_momentum(self, last_epoch: int, base_momentum: Any, max_momentum: Any) -> tuple[list[Any], list[Any]]:
         """The bounds for each group, left in the groups too unless it resumes."""
@@ -142,19 +156,18 @@ class CyclicLR(_WithMomentum):
         return schedule(self.last_epoch)
 
     def _next_lr(self) -> list[Rate]:
-        if self.cycle_momentum:
-            bounds = zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True)
-            for group, low, high in bounds:
-                self._write_momentum(group, self._cycle(high, low))
+        self._cycle_momentum()
         return [self._cycle(low, high) for low, high in zip(self.base_lrs, self.max_lrs, strict=True)]
+
+    def _momenta(self) -> list[Any]:
+        return [self._cycle(high, low) for low, high in zip(self.base_momentums, self.max_momentums, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the scheduler, and of its ``scale_fn`` if that is an object; a plain function is not saved."""
         return super().state_dict() | {"_scale_fn_custom": function_state(self._scale_fn_custom)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "_scale_fn_custom"})
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        super()._load({key: value for key, value in state_dict.items() if key != "_scale_fn_custom"})
         if state_dict["_scale_fn_custom"] is not None:
             self._scale_fn_custom.__dict__.update(state_dict["_scale_fn_custom"])
         self._set_scale_mode()
@@ -245,10 +258,11 @@ class OneCycleLR(_WithMomentum):
             raise ValueError(
                 f"Tried to step {self.last_epoch} times. The specified number of total steps is {self.total_steps}"
             )
-        if self.cycle_momentum:
-            for group in self.optimizer.param_groups:
-                self._write_momentum(group, self._anneal(group, "momentum"))
+        self._cycle_momentum()
         return [self._anneal(group, "lr") for group in self.optimizer.param_groups]
+
+    def _momenta(self) -> list[Any]:
+        return [self._anneal(group, "momentum") for group in self.optimizer.param_groups]
 
     def _anneal(self, group: dict[str, Any], name: str) -> Any:
         phases = self._schedule_phases

@@ -34,9 +34,8 @@ class _ByFunction(LRScheduler):
         """The state of the scheduler and of its functions, where these are objects; plain functions are not saved."""
         return super().state_dict() | {"lr_lambdas": [function_state(function) for function in self.lr_lambdas]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "lr_lambdas"})
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        super()._load({key: value for key, value in state_dict.items() if key != "lr_lambdas"})
         for function, state in zip(self.lr_lambdas, state_dict["lr_lambdas"]):
             if state is not None:
                 function.__dict__.update(state)
