@@ -102,15 +102,19 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
 
 
 def global_norm(tree: PyTree) -> Tensor:
-    """The 2-norm of all elements of all leaves, as a 0-d tensor; half precision is added up in float32.
+    """The 2-norm of all elements of all leaves, as a 0-d tensor, in float32 at least.
 
-    Where it overflows on a CPU, it is measured again in float64.
+    Elements whose squares would overflow are measured in float64, on a CPU only where they do.
 
     >>> import torch, optimfx as fx
     >>> fx.global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
     tensor(5.)
     """
-    return norm_of_leaves([leaf for leaf in flatten(tree)[0] if leaf is not None])
+    leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
+    dtypes = {leaf.dtype for leaf in leaves}
+    narrow = all(dtype.to_real().itemsize <= 4 for dtype in dtypes)
+    total = norm_of_leaves(leaves)
+    return total.float() if narrow and tracing.active() else total
 
 
 def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
@@ -120,29 +124,51 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
     if True in {leaf.is_sparse for leaf in leaves}:
         leaves = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
     if tracing.active() or tracing.differentiated(*leaves):
-        return _joint([torch.linalg.vector_norm(leaf.float() if leaf.dtype.itemsize < 4 else leaf) for leaf in leaves])
+        return _joint([norm(leaf) for leaf in leaves])
+    first = _measured_in(leaves[0])
+    norms: list[Tensor] = []
     # On a GPU two launches for all leaves, and as everywhere no wait for the device.
-    halves = {dtype for dtype in {leaf.dtype for leaf in leaves} if dtype.itemsize < 4}
-    narrow = [leaf for leaf in leaves if leaf.dtype in halves] if halves else []
-    wide = [leaf for leaf in leaves if leaf.dtype not in halves] if halves else leaves
-    norms = list(torch._foreach_norm(narrow, 2, dtype=torch.float32)) if narrow else []
-    norms += torch._foreach_norm(wide, 2) if wide else ()
-    total = _joint(norms)
-    if total.is_cpu and total.isinf():
-        # The squares may have overflowed, and the norm not. In float64 from the start, it would take thrice as long.
-        norms = [
-            torch.linalg.vector_norm(leaf, dtype=torch.promote_types(leaf.dtype, torch.float64)) for leaf in leaves
-        ]
-        return _joint(norms)
-    return total
+    for dtype in dict.fromkeys([leaf.dtype for leaf in leaves]):
+        column = [leaf for leaf in leaves if leaf.dtype is dtype]
+        norms += torch._foreach_norm(column, 2, dtype=torch.promote_types(dtype, first))
+    total: Tensor = torch.linalg.vector_norm(_stacked(norms))
+    return _joint([norm(leaf) for leaf in leaves]) if total.is_cpu and total.isinf() else total
+
+
+def norm(leaf: Tensor) -> Tensor:
+    """The 2-norm of the elements of a tensor, whose squares may overflow where it does not.
+
+    On a CPU it is measured again where it is infinite: in float64 from the start, it would take seven times as long.
+    A device without float64 has no such help.
+    """
+    seen = leaf.is_cpu and not (tracing.active() or tracing.differentiated(leaf))
+    dtype = torch.promote_types(leaf.dtype, _measured_in(leaf) if seen else _widest_on(leaf.device))
+    measured: Tensor = torch.linalg.vector_norm(leaf.to(dtype))
+    if not seen or not measured.isinf():
+        return measured
+    leaf = leaf.to(torch.promote_types(leaf.dtype, torch.float64))
+    largest: Tensor = torch.linalg.vector_norm(leaf, torch.inf)
+    return largest if largest.isinf() else torch.linalg.vector_norm(leaf / largest) * largest
+
+
+def _measured_in(leaf: Tensor) -> torch.dtype:
+    """In which dtype a norm is measured first: where it cannot be looked at, in one in which no square overflows."""
+    return torch.float32 if leaf.is_cpu else _widest_on(leaf.device)
+
+
+def _widest_on(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _joint(norms: Sequence[Tensor]) -> Tensor:
     """The norm of all, from that of each."""
+    return norm(_stacked(norms))
+
+
+def _stacked(norms: Sequence[Tensor]) -> Tensor:
     if len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device) for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
-    return total
+    return torch.stack(list(norms))
 
 
 def added(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:

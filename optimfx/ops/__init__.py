@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from optimfx.core import tree
 from optimfx.core.tracing import decided, is_derived, number
 from optimfx.core.types import Array
 from optimfx.ops.rounding import rounded, rounded_stochastically
@@ -176,6 +177,8 @@ def whole(x: Array) -> Array:
 
 def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Array:
     """The norm of a leaf, as a scalar; or along the dimensions, which are kept."""
+    if dim is None and ord == 2 and not has_torch_function_unary(x):
+        return number(cast(tree.norm(x), torch.float64))
     if dim is None:
         return number(cast(torch.linalg.vector_norm(x, ord), torch.float64))
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)

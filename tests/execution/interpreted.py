@@ -106,6 +106,14 @@ def test_the_global_norm(dtype):
         torch.testing.assert_close(norm.global_norm(some), exact, rtol=4 * torch.finfo(F32).eps, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_norms_whose_squares_overflow(dtype):
+    grads = [torch.full((BLOCK + 3,), 1e30, dtype=dtype)]
+    torch.testing.assert_close(norm.global_norm(grads), grads[0].double().norm())
+    params = [torch.full((BLOCK + 3,), 1e25, dtype=dtype)]
+    assert_agrees(fx.lars(1.0, momentum=0.0), params, "triton")
+
+
 def test_the_global_norm_is_measured_by_kernels_where_these_step(monkeypatch):
     measured = []
     of = norm.global_norm

@@ -10,17 +10,55 @@ import optimfx as fx
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
+HOW = {
+    "eager": lambda f: f,
+    "vmap": lambda f: lambda g: [x[0] for x in torch.vmap(f)([x[None] for x in g])],
+    "gradient": lambda f: lambda g: [x.detach() for x in f([x.requires_grad_() for x in g])],
+    "jvp": lambda f: lambda g: torch.func.jvp(f, (g,), (g,))[0],
+    "compiled": lambda f: torch.compile(f, fullgraph=True),
+    "one op": lambda f: lambda g: torch.compile(f, fullgraph=True)([*g, *[torch.zeros(1)] * 40])[:2],
+}
+
+
 def clipped(values, max_norm=1.0, dtype=torch.float32):
     tx, grads = fx.clip_by_global_norm(max_norm), [torch.tensor([x], dtype=dtype) for x in values]
     return torch.cat(tx.update(grads, tx.init(grads), grads)[0])
 
 
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradients_whose_squares_overflow(dtype):
-    """The norm is measured in float32 at least, and once more in float64 where that overflows."""
-    large = torch.finfo(dtype).max ** (0.9 if dtype is not torch.float64 else 0.45)
-    expected = torch.full((2,), math.sqrt(0.5), dtype=dtype)
-    torch.testing.assert_close(clipped([large, large], dtype=dtype), expected)
+def test_gradients_whose_squares_overflow(dtype, how, fresh_compiler):
+    """The norm is measured so that they do not; but for float64 in a transform or a graph, where none is wider."""
+    power = 0.45 if dtype is torch.float64 and how != "eager" else 0.9
+    large = torch.finfo(dtype).max ** power
+    tx = fx.clip_by_global_norm(1.0)
+    grads = [torch.tensor([large], dtype=dtype) for _ in range(2)]
+    found = HOW[how](lambda g: tx.update(g, fx.EmptyState(), g)[0])(grads)
+    expected = 0.0 if how == "jvp" else math.sqrt(0.5)  # a derivative in the direction of the gradients
+    torch.testing.assert_close(
+        torch.cat(found), torch.full((2,), expected, dtype=dtype), atol=1e-2 * large * (how == "jvp"), rtol=1e-3
+    )
+
+
+RATIOS = {
+    "ratio": (fx.scale_by_trust_ratio(), 1e30),
+    "lars": (fx.lars(1.0, momentum=0.0), 1e30),
+    "lamb": (fx.lamb(0.1), 1e18),  # whose second moment holds squares
+}
+
+
+@pytest.mark.parametrize("how", ["eager", "vmap", "compiled"])
+@pytest.mark.parametrize("tx, size", RATIOS.values(), ids=RATIOS)
+def test_norms_of_leaves_whose_squares_overflow(tx, size, how, fresh_compiler):
+    """As of the same step in float64, where nothing overflows."""
+    params, grads = [torch.full((2,), 1e25)], [torch.full((2,), size)]
+
+    def step(g):
+        wide = [p.to(g[0].dtype) for p in params]
+        return fx.step(tx, g, tx.init(wide), wide)[0]
+
+    expected = step([g.double() for g in grads])
+    torch.testing.assert_close(HOW[how](step)(grads), [x.float() for x in expected])
 
 
 def test_a_norm_that_is_no_number_makes_every_update_none():

@@ -48,6 +48,8 @@ def lerp(start, end, weight):
 
 @triton.jit
 def squares(x, mask):
+    # In float32, the square of 2e19 overflows.
+    x = x.to(tl.float64)
     if mask is None:
         return tl.sum(x * x)
     else:

@@ -136,7 +136,7 @@ class Statements:
             raise LoweringError("a number has no norm")
         for at, value in enumerate(of):
             square = f"squares({self.printer.operand(value, same=False)}, mask)"
-            self.printer.lines.append(f"tl.store(sums + {at} * tl.num_programs(0), {square}.to(tl.float64))")
+            self.printer.lines.append(f"tl.store(sums + {at} * tl.num_programs(0), {square})")
         return self.printer.lines
 
     def _compute(self, targets: Sequence[Value], written: dict[int, int]) -> None:
