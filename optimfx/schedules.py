@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -250,13 +251,21 @@ def cyclic(
 def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     """A mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
     modes: dict[str, tuple[Callable[[Any], Any], str]] = {
-        "triangular": (lambda cycle: 1.0, "cycle"),
-        "triangular2": (lambda cycle: 1 / 2.0 ** (cycle - 1), "cycle"),
-        "exp_range": (lambda step: gamma**step, "iterations"),
+        "triangular": (_one, "cycle"),
+        "triangular2": (_halve, "cycle"),
+        "exp_range": (partial(pow, gamma), "iterations"),
     }
     if mode not in modes:
         raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
     return modes[mode]
+
+
+def _one(cycle: Any) -> Any:
+    return 1.0
+
+
+def _halve(cycle: Any) -> Any:
+    return 1 / 2.0 ** (cycle - 1)
 
 
 @closed_form

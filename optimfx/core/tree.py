@@ -15,7 +15,7 @@ import torch.utils._cxx_pytree  # fills the namespace
 from optree import PyTreeSpec
 from torch import Tensor
 
-from optimfx.core import tracing
+from optimfx.core import dynamo, tracing
 
 PyTree = Any
 """Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
@@ -26,6 +26,8 @@ has for all namespaces. In it, dicts keep the order of their keys; only so can t
 
 def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
     """The leaves of a tree, and the structure that puts them back."""
+    if torch.compiler.is_compiling():
+        dynamo.teach()
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 
 

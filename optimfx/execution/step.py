@@ -67,7 +67,7 @@ Steps: TypeAlias = tuple[Step, ...]
 
 def is_own(steps: Steps) -> bool:
     """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
-    return bool(vectors_of(steps))
+    return len(vectors_of(steps)) > 0
 
 
 def own(steps: Steps, places: Any) -> Steps:

@@ -446,3 +446,13 @@ def test_restarts_at_fractional_epochs(epoch, T_mult):
         s.step()
     assert_same(expected, scheduler)
     assert scheduler.last_epoch == expected.last_epoch
+
+
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+def test_the_scale_of_a_cycle_is_kept_under_torchs_name(mode):
+    """Private, but subclasses read it; a checkpoint does not hold it."""
+    expected, scheduler = (m.CyclicLR(make_optimizer(), 0.1, 1.0, mode=mode, gamma=0.9) for m in (theirs, ours))
+    for _ in range(2):
+        assert [scheduler._scale_fn_ref(x) for x in (1, 2, 7)] == [expected._scale_fn_ref(x) for x in (1, 2, 7)]
+        assert scheduler.state_dict().keys() == expected.state_dict().keys()
+        scheduler = pickle.loads(pickle.dumps(scheduler))

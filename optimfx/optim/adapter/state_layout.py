@@ -13,7 +13,7 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.combinators.inject import InjectHyperparamsState
-from optimfx.core import State, tracing
+from optimfx.core import State, dynamo, tracing
 from optimfx.core.tree import LEAF_TYPES, NAMESPACE
 from optimfx.optim.adapter.settings import Group
 
@@ -130,7 +130,10 @@ def nodes_of(state: State, size: int) -> tuple[list[Any], PyTreeSpec]:
 
 def _structure(tree: Any, spec: PyTreeSpec) -> PyTreeSpec:
     """The structure of a tree, which is known but in a graph: torch.compile has structures of its own."""
-    return optree.tree_structure(tree, namespace=NAMESPACE) if torch.compiler.is_compiling() else spec
+    if not torch.compiler.is_compiling():
+        return spec
+    dynamo.teach()
+    return optree.tree_structure(tree, namespace=NAMESPACE)
 
 
 class Entry(NamedTuple):

@@ -131,7 +131,7 @@ class CyclicLR(_WithMomentum):
         self.gamma = gamma
         self.scale_mode: str = scale_mode
         self._scale_fn_custom = scale_fn
-        self._set_scale_mode()
+        self._init_scale_fn()
 
         self.cycle_momentum = cycle_momentum
         if cycle_momentum:
@@ -141,12 +141,13 @@ class CyclicLR(_WithMomentum):
 
     def scale_fn(self, x: float) -> float:
         """The scale of the height, at a cycle or at a step."""
-        function = self._scale_fn_custom or schedules.height_scale(self.mode, self.gamma)[0]
+        function = self._scale_fn_custom or self._scale_fn_ref
         return function(x)
 
-    def _set_scale_mode(self) -> None:
+    def _init_scale_fn(self) -> None:
         if self._scale_fn_custom is None:
-            self.scale_mode = schedules.height_scale(self.mode, self.gamma)[1]
+            # torch's name, which subclasses read.
+            self._scale_fn_ref, self.scale_mode = schedules.height_scale(self.mode, self.gamma)
 
     def _cycle(self, start: Any, peak: Any) -> Any:
         up = self.total_size * self.step_ratio
@@ -164,13 +165,15 @@ class CyclicLR(_WithMomentum):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the scheduler, and of its ``scale_fn`` if that is an object; a plain function is not saved."""
-        return super().state_dict() | {"_scale_fn_custom": function_state(self._scale_fn_custom)}
+        state = super().state_dict() | {"_scale_fn_custom": function_state(self._scale_fn_custom)}
+        state.pop("_scale_fn_ref", None)
+        return state
 
     def _load(self, state_dict: dict[str, Any]) -> None:
         super()._load({key: value for key, value in state_dict.items() if key != "_scale_fn_custom"})
         if state_dict["_scale_fn_custom"] is not None:
             self._scale_fn_custom.__dict__.update(state_dict["_scale_fn_custom"])
-        self._set_scale_mode()
+        self._init_scale_fn()
 
 
 class OneCycleLR(_WithMomentum):
