@@ -253,7 +253,7 @@ def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     modes: dict[str, tuple[Callable[[Any], Any], str]] = {
         "triangular": (_one, "cycle"),
         "triangular2": (_halve, "cycle"),
-        "exp_range": (partial(pow, gamma), "iterations"),
+        "exp_range": (partial(_power, gamma), "iterations"),
     }
     if mode not in modes:
         raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
@@ -262,6 +262,10 @@ def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
 
 def _one(cycle: Any) -> Any:
     return 1.0
+
+
+def _power(gamma: Any, step: Any) -> Any:
+    return gamma**step
 
 
 def _halve(cycle: Any) -> Any:

@@ -15,7 +15,8 @@ _nodes: dict[str, dict[Any, Any]] = {}
 
 def _read(namespace: str) -> bool:
     """Read optree's registry."""
-    _nodes[namespace] = optree.register_pytree_node.get(None, namespace=namespace)
+    registry: Any = optree.register_pytree_node
+    _nodes[namespace] = registry.get(None, namespace=namespace)
     return True
 
 
