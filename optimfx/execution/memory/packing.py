@@ -150,9 +150,9 @@ class Layout:
         kernel(row, outs_of(row, stepping), pack.stretch)
         news: list[Any] = outs_of(columns, stepping)
         if not inplace and pack.clones:
-            # One call, which allocates and copies.
+            # One call, which allocates and copies; torch 2.11 has no _foreach_clone.
             copies: list[Any] = outs_of(workspace.views, stepping)
-            news = [parts if parts[0] is None else torch._foreach_clone(own) for parts, own in zip(news, copies)]
+            news = [parts if parts[0] is None else torch._foreach_mul(own, 1) for parts, own in zip(news, copies)]
             pack.spare.append(workspace)
             return news
         if not inplace:
