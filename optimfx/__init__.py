@@ -9,10 +9,11 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 """
 
 from optimfx import execution, ops, optim, schedules
+from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
 from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
-from optimfx.combinators.multi_steps import multi_steps
+from optimfx.combinators.multi_steps import multi_steps, skip_large_updates, skip_not_finite
 from optimfx.combinators.partition import is_matrix, masked, partition
 from optimfx.core import EmptyState, GradientTransformation, Locality, Rule, StepState
 from optimfx.core.stateless import stateless
@@ -55,6 +56,7 @@ from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
 from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.weight_decay import add_decayed_weights
+from optimfx.transforms.zero_nans import zero_nans
 from optimfx.update import apply_updates, step
 
 __version__ = "0.1.0"
@@ -71,9 +73,10 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
-    "kahan", "master_params", "stochastic_rounding", "monitor",
+    "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
-    "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "inject_hyperparams",
+    "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "skip_not_finite",
+    "skip_large_updates", "apply_if_finite", "inject_hyperparams",
     # hyperparameters over time
     "schedules",
     # torch.optim's classes

@@ -251,17 +251,13 @@ def cyclic(
 def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     """A mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
     modes: dict[str, tuple[Callable[[Any], Any], str]] = {
-        "triangular": (_one, "cycle"),
+        "triangular": (partial(_power, 1.0), "cycle"),
         "triangular2": (_halve, "cycle"),
         "exp_range": (partial(_power, gamma), "iterations"),
     }
     if mode not in modes:
         raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
     return modes[mode]
-
-
-def _one(cycle: Any) -> Any:
-    return 1.0
 
 
 def _power(gamma: Any, step: Any) -> Any:

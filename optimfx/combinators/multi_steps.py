@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from optimfx.combinators.select import choose, copy_into, number_not_finite, zeros_like
 from optimfx.core import (
     FROM_ONE,
     DType,
@@ -29,14 +31,18 @@ from optimfx.core import (
 )
 from optimfx.execution import ABSENT, check, check_state, count_from_zero, explain, kept_as, run
 
+ShouldSkipUpdateFunction: TypeAlias = Callable[[Updates, Tensor, Params | None], tuple[Any, PyTree]]
+"""Whether a call is skipped, and what is kept of it: a function of updates, steps so far and parameters."""
+
 
 @state_class
 class MultiStepsState(NamedTuple):
     """The state of a transformation that steps once in several calls."""
 
-    step: Tensor  # shape=(): calls so far
+    step: Tensor  # shape=(): calls so far, but for those that were skipped
     acc_grads: PyTree  # like the parameters: the sum of the gradients since the last step
     inner_state: State
+    skip_state: Any = ABSENT  # what should_skip_update_fn says of the last call
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,7 @@ class MultiSteps(Stepper):
     inner: GradientTransformation
     every: int
     state_dtype: torch.dtype | None
+    should_skip_update_fn: ShouldSkipUpdateFunction | None
 
     def init(self, params: Params) -> MultiStepsState:
         inner_state = self.inner.init(params)
@@ -53,7 +60,11 @@ class MultiSteps(Stepper):
         sums: list[Any] = [
             ABSENT if leaf is None else kept_as(torch.zeros_like(leaf), self.state_dtype) for leaf in leaves
         ]
-        return MultiStepsState(count_from_zero(params), tree.unflatten(spec, sums), inner_state)
+        step, skip_state = count_from_zero(params), ABSENT
+        if self.should_skip_update_fn is not None:
+            zeros = [None if leaf is None else torch.zeros_like(leaf) for leaf in leaves]
+            _, skip_state = self.should_skip_update_fn(tree.unflatten(spec, zeros), step, params)
+        return MultiStepsState(step, tree.unflatten(spec, sums), inner_state, skip_state)
 
     def run(
         self,
@@ -69,24 +80,39 @@ class MultiSteps(Stepper):
         self.check(updates, state, params)
         leaves, spec = tree.flatten(updates if params is None else params)
         grads: list[Any] = spec.flatten_up_to(updates)
-        sums: list[Any] = spec.flatten_up_to(state.acc_grads)
+        before: list[Any] = spec.flatten_up_to(state.acc_grads)
+        skip, skip_state = self._skip(updates, state, params)
+        if skip is True:
+            results = leaves if stepping else zeros_like(before, grads)
+            return tree.unflatten(spec, results), state._replace(skip_state=skip_state)
+        known = skip is False
         with tracing.donating(inplace):
-            sums = [s if grad is None else tree.added(s, grad, inplace) for s, grad in zip(sums, grads)]
+            sums = [s if grad is None else tree.added(s, grad, inplace and known) for s, grad in zip(before, grads)]
         step = state.step + 1
         due = tracing.number(step) % self.every == 0
-        waiting = leaves if stepping else _zeros(sums, grads), sums, state.inner_state
+        begun = [s if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
+        waiting = leaves if stepping else zeros_like(sums, grads), sums, state.inner_state
         if due is False:
             results, sums, inner_state = waiting
         else:
             means = tree.unflatten(spec, [None if grad is None else s / self.every for s, grad in zip(sums, grads)])
-            meets = {"stepping": stepping, "inplace": inplace and due is True}
+            meets = {"stepping": stepping, "inplace": inplace and due is True and known}
             results, inner_state = run(self.inner, means, state.inner_state, params, **meets, **extra)
-            begun = [s if zero is None else zero for s, zero in zip(sums, _zeros(sums, grads))]
-            results, sums, inner_state = _either(due, (spec.flatten_up_to(results), begun, inner_state), waiting)
-            if stepping and inplace:
-                with tracing.donating(inplace, leaves):
-                    results = [old if old is new else old.copy_(new) for old, new in zip(leaves, results)]
-        return tree.unflatten(spec, results), MultiStepsState(step, tree.unflatten(spec, sums), inner_state)
+            results, sums, inner_state = choose(due, (spec.flatten_up_to(results), begun, inner_state), waiting)
+        if not known:
+            skipped = leaves if stepping else zeros_like(before, grads), before, state.inner_state, state.step
+            results, sums, inner_state, step = choose(~skip, (results, sums, inner_state, step), skipped)
+        if inplace and stepping:
+            results = copy_into(leaves, results)
+        return tree.unflatten(spec, results), MultiStepsState(step, tree.unflatten(spec, sums), inner_state, skip_state)
+
+    def _skip(self, updates: Updates, state: State, params: Params | None) -> tuple[Any, Any]:
+        """Whether the call is skipped, and what is said of it."""
+        if self.should_skip_update_fn is None:
+            return False, ABSENT
+        steps = torch.div(state.step, self.every, rounding_mode="floor")
+        skip, skip_state = self.should_skip_update_fn(updates, steps, params)
+        return tracing.number(skip), skip_state
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         check_state("multi_steps", MultiStepsState, state)
@@ -102,11 +128,20 @@ class MultiSteps(Stepper):
         return explain(self.inner, params)
 
     def outline(self) -> Outline:
-        return Outline("multi_steps", {"every": self.every, "state_dtype": self.state_dtype}, [("", self.inner)])
+        hyper = {
+            "every": self.every,
+            "state_dtype": self.state_dtype,
+            "should_skip_update_fn": self.should_skip_update_fn,
+        }
+        return Outline("multi_steps", hyper, [("", self.inner)])
 
 
 def multi_steps(
-    inner: GradientTransformation, every: int, *, state_dtype: DType | None = None
+    inner: GradientTransformation,
+    every: int,
+    *,
+    state_dtype: DType | None = None,
+    should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
 ) -> GradientTransformation:
     r"""Step once in several calls, on the mean of their gradients: large batches in small memory.
 
@@ -120,15 +155,20 @@ def multi_steps(
         every: :math:`k \ge 1`, the calls to a step.
         state_dtype: dtype of the sums; ``None`` for the parameters' own. Half precision loses what is small beside the
             sum.
+        should_skip_update_fn: ``(updates, gradient_step, params) -> (skip, skip_state)``: whether a call is to be as if
+            it had not been, a bool or a 0-d bool tensor, after so many steps of ``inner``; and a tree of tensors that
+            says of what kind it was. :func:`skip_not_finite`, or a :func:`functools.partial` of
+            :func:`skip_large_updates`.
 
     Returns:
-        A transformation with state :class:`MultiStepsState`: ``step`` (0-d, calls so far), ``acc_grads`` (like the
-        parameters) and ``inner_state``. A leaf without a gradient (``None``) adds nothing to its sum; in a call that
-        steps, it sits out and keeps its sum for the next.
+        A transformation with state :class:`MultiStepsState`: ``step`` (0-d, calls so far, but for those that were
+        skipped), ``acc_grads`` (like the parameters), ``inner_state`` and ``skip_state``. A leaf without a gradient
+        (``None``) adds nothing to its sum; in a call that steps, it sits out and keeps its sum for the next.
 
     Raises:
         ValueError: ``every`` is not an integer of at least 1. In every call, what ``inner`` raises in one that steps.
-        TypeError: ``inner`` is no transformation, or ``state_dtype`` not a floating-point dtype.
+        TypeError: ``inner`` is no transformation, ``state_dtype`` not a floating-point dtype, or
+            ``should_skip_update_fn`` no function.
 
     Inside ``torch.compile`` and ``torch.func`` transforms, where a count has no value to ask for, every call computes
     the step, and the condition selects; elsewhere the calls between cost an addition.
@@ -149,22 +189,60 @@ def multi_steps(
     every = plain(every)
     check_count(FROM_ONE, every=every)
     check_state_dtype(state_dtype)
-    return MultiSteps(inner, every, state_dtype).transformation()
+    if not (should_skip_update_fn is None or callable(should_skip_update_fn)):
+        raise TypeError(
+            f"should_skip_update_fn must be a function (updates, gradient_step, params) -> (skip, skip_state), such as "
+            f"skip_not_finite; got {should_skip_update_fn!r:.200}."
+        )
+    return MultiSteps(inner, every, state_dtype, should_skip_update_fn).transformation()
 
 
-def _zeros(sums: list[Any], grads: list[Any]) -> list[Any]:
-    """As many as there are of gradients, in the dtypes of their sums."""
-    return [None if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
+def skip_not_finite(updates: Updates, gradient_step: Tensor, params: Params | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Skip a call of :func:`multi_steps` whose gradients are not all finite.
+
+    Args:
+        updates: the gradients.
+        gradient_step: steps taken so far; not used.
+        params: not used.
+
+    Returns:
+        Whether to skip, and ``{"should_skip": that, "num_not_finite": how many elements are infinite or NaN}``.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.multi_steps(fx.sgd(lr=1.0), every=2, should_skip_update_fn=fx.skip_not_finite)
+    >>> params = {"w": torch.zeros(1)}
+    >>> state = tx.init(params)
+    >>> for grad in (1.0, float("nan"), 3.0):
+    ...     params, state = fx.step(tx, {"w": torch.tensor([grad])}, state, params)
+    >>> params
+    {'w': tensor([-2.])}
+    """
+    count = number_not_finite(updates)
+    return count > 0, {"should_skip": count > 0, "num_not_finite": count}
 
 
-def _either(condition: Any, yes: PyTree, no: PyTree) -> PyTree:
-    """One of two trees: where the condition is a tensor, element by element. Counts stay shared by their leaves."""
-    if condition is True:
-        return yes
-    leaves, spec = tree.flatten(yes)
-    others: list[Any] = spec.flatten_up_to(no)
-    chosen: list[Any] = []
-    for i, (x, y) in enumerate(zip(leaves, others)):
-        as_before = i > 0 and x is leaves[i - 1] and tracing.same(y, others[i - 1])
-        chosen.append(chosen[-1] if as_before else x if x is y else torch.where(condition, x, y))
-    return tree.unflatten(spec, chosen)
+def skip_large_updates(
+    updates: Updates, gradient_step: Tensor, params: Params | None, max_squared_norm: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Skip a call of :func:`multi_steps` whose gradients are large: give ``max_squared_norm`` by ``functools.partial``.
+
+    Args:
+        updates: the gradients.
+        gradient_step: steps taken so far; not used.
+        params: not used.
+        max_squared_norm: the square of the largest global 2-norm with which a call counts.
+
+    Returns:
+        Whether to skip, and ``{"should_skip": that, "norm_squared": the square of the norm}``, which is NaN or infinite
+        where a gradient is; such a call is skipped too.
+
+    >>> import functools, torch, optimfx as fx
+    >>> small = functools.partial(fx.skip_large_updates, max_squared_norm=4.0)
+    >>> tx = fx.multi_steps(fx.sgd(lr=1.0), every=1, should_skip_update_fn=small)
+    >>> params = {"w": torch.zeros(1)}
+    >>> fx.step(tx, {"w": torch.tensor([3.0])}, tx.init(params), params)[0]
+    {'w': tensor([0.])}
+    """
+    norm_squared = tree.global_norm(updates) ** 2
+    skip = ~(norm_squared <= max_squared_norm)
+    return skip, {"should_skip": skip, "norm_squared": norm_squared}

@@ -114,7 +114,7 @@ def global_norm(tree: PyTree) -> Tensor:
     """
     leaves = [leaf for leaf in flatten(tree)[0] if leaf is not None]
     dtypes = {leaf.dtype for leaf in leaves}
-    narrow = all(dtype.to_real().itemsize <= 4 for dtype in dtypes)
+    narrow = all(torch.promote_types(dtype, torch.complex64) == torch.complex64 for dtype in dtypes)
     total = norm_of_leaves(leaves)
     return total.float() if narrow and tracing.active() else total
 

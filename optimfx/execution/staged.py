@@ -49,7 +49,7 @@ class BoundSegment:
 
     def put(self, column: Sequence[Any], old: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
         """The column with these values at the leaves of the segment, where the old ones were taken from it."""
-        if values is old:  # written in place
+        if not self.one_pass.traced and values is old:  # written in place
             return column
         if self.places is None:
             return values

@@ -54,12 +54,27 @@ KERNELS = ("sgd", "adam", "adamw", "adagrad")
 @cases(ALGORITHMS, where=lambda row, options: row.name in KERNELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_torchs_kernel_equals_eager(row, options, dtype):
-    """In half precision (2.13), its SGD is off by more than the step, and its Adagrad rounds a decayed gradient."""
+    """In half precision, its SGD is off by more than the step, and its Adagrad rounds a decayed gradient, and eps."""
     tx = row(**options)
     (executor,) = {executor for _, executor, *_ in fx.explain(tx, ragged(row, dtype))}
-    wrong = {"sgd": options.get("momentum") or options.get("weight_decay"), "adagrad": options.get("weight_decay")}
+    wrong = {"sgd": options.get("momentum") or options.get("weight_decay"), "adagrad": True}
     assert executor == ("blocked" if wrong.get(row.name) and dtype.itemsize < 4 else "aten")
     assert_agrees(tx, ragged(row, dtype), executor)
+
+
+@cases(ALGORITHMS, where=lambda row, options: not options)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_gradient_of_zero_makes_no_nan(row, options, dtype):
+    """Where eager has none: an eps that is added in half precision is 0."""
+    params = [torch.ones(64, 2, dtype=dtype), torch.ones(3, 2, dtype=dtype)]
+    grads = [torch.zeros_like(p) for p in params]
+    grads[0][0] = 1
+    tx = row()
+    with fx.execution.use("eager"):
+        expected, _ = fx.step(tx, clone(grads), tx.init(params), params)
+    stepped, _ = fx.step(tx, clone(grads), tx.init(params), clone(params), inplace=True)
+    for x, y in zip(stepped, expected):
+        assert torch.equal(x.isfinite(), y.isfinite())
 
 
 @pytest.mark.parametrize("hand", [channels_last, transposed, with_gaps])

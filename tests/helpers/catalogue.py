@@ -338,6 +338,7 @@ LINKS = [
     Row("ema", product(decay=[0.9], debias=[False, True]), optax=lambda decay, debias: optax.ema(decay, debias)),
     Row("ema_params", [{}, dict(decay=0.5)]),
     Row("swa_params", [{}]),
+    Row("zero_nans", [{}], optax=optax.zero_nans),
     Row("monitor", [{}]),
     Row("kahan", [{}]),
     Row("master_params", [{}, dict(state_dtype=torch.float64)]),

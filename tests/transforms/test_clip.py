@@ -78,3 +78,11 @@ def test_nothing_is_clipped_to_nothing():
 def test_the_bound_itself_is_within_the_bound(max_norm):
     scale = min(1.0, float(max_norm) / 5)
     torch.testing.assert_close(clipped([3.0, 4.0], max_norm), scale * torch.tensor([3.0, 4.0]))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.complex64])
+def test_the_norm_in_a_graph_is_of_the_dtype_that_it_has_outside(dtype, fresh_compiler):
+    tree = [torch.ones(3, dtype=dtype)]
+    torch.testing.assert_close(
+        torch.compile(fx.global_norm, fullgraph=True, backend="eager")(tree), fx.global_norm(tree)
+    )

@@ -42,8 +42,8 @@ def _is_sum(step: Step) -> bool:
 
 
 def _is_right_in_half(step: Step) -> bool:
-    """Whether torch's kernel computes in float32 then: Adagrad's rounds the decayed gradient, SGD's is plainly off."""
-    return step.rule.aten == "adam" or _is_sum(step) or (step.rule.aten == "adagrad" and not step.hyper["weight_decay"])
+    """Whether torch's kernel computes in float32 then: Adagrad's rounds what it adds, SGD's is plainly off."""
+    return step.rule.aten == "adam" or _is_sum(step)
 
 
 CALLS: dict[str | None, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}

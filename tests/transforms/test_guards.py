@@ -1,0 +1,175 @@
+"""What leaves out steps and elements that are not finite, beside Optax's."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+from optax_runs import SHAPES, random_tree, to_torch
+from optree import tree_map
+from trees import assert_equal, clone, leaves
+
+import optimfx as fx
+
+BAD = {1: ("w", np.nan), 3: ("b", np.inf), 4: ("s", -np.inf), 5: ("w", np.nan), 6: ("w", np.nan), 9: ("s", np.nan)}
+"""In which step which leaf is not finite: once, and several times in a row."""
+
+
+def gradients(steps=12):
+    rng = np.random.default_rng(1)
+    for at in range(steps):
+        grads = random_tree(rng)
+        if at in BAD:
+            name, value = BAD[at]
+            grads[name] = np.array(grads[name])
+            grads[name].flat[-1] = value
+        yield grads
+
+
+def finite(tree, index=...):
+    return all(torch.isfinite(x[index]).all() for x in leaves(tree))
+
+
+def mapped(step):
+    """Over two models, of which the second one's gradients are always finite."""
+
+    def call(grads, state, params):
+        pairs = [tree_map(lambda x: torch.stack([x, x]), tree) for tree in (grads, state, params)]
+        pairs[0] = {name: torch.stack([g[0], torch.nan_to_num(g[1], 0.5, 0.5, 0.5)]) for name, g in pairs[0].items()}
+        results = torch.vmap(step)(*pairs)
+        if finite((state, params)):
+            assert finite(results[0], 1)
+        return tree_map(lambda x: x[0], results)
+
+    return call
+
+
+WAYS = {
+    "eager": lambda step: step,
+    "vmap": mapped,
+    "compiled": lambda step: torch.compile(step, fullgraph=True, backend="eager"),
+    "unknown": lambda step: step,  # as on a device, whose answers nobody waits for
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["update", "step", "in place"])
+@pytest.mark.parametrize("most", [0, 1, 2, 5])
+def test_steps_are_left_out_as_by_optax(most, kind, way, monkeypatch, fresh_compiler):
+    if way == "unknown":
+        monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+    inplace = kind == "in place"
+    if inplace and way == "vmap":
+        pytest.skip("vmap cannot write into what it was not given")
+    tx = fx.apply_if_finite(fx.adam(0.1), most)
+    twin = optax.apply_if_finite(optax.adam(0.1), most)
+    start = random_tree(np.random.default_rng(0))
+    params, theirs = to_torch(start), tree_map(jax.numpy.asarray, start)
+    state, twin_state = tx.init(params), twin.init(theirs)
+    if kind == "update":
+        call = WAYS[way](lambda g, s, p: tx.update(g, s, p))
+    else:
+        call = WAYS[way](lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))
+    for grads in gradients():
+        before = clone(params)
+        given = to_torch(grads)
+        results, state = call(given, state, params)
+        params = fx.apply_updates(params, results) if kind == "update" else results
+        updates, twin_state = twin.update(tree_map(jax.numpy.asarray, grads), twin_state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+        for name in SHAPES:
+            np.testing.assert_allclose(params[name], theirs[name], rtol=1e-10, atol=1e-10)
+        for name in ("notfinite_count", "last_finite", "total_notfinite"):
+            assert int(getattr(state, name)) == int(getattr(twin_state, name)), name
+        if int(twin_state.notfinite_count) and int(twin_state.notfinite_count) <= most:
+            assert_equal(params, before)
+
+
+def test_a_step_that_is_left_out_leaves_the_state():
+    params = {"w": torch.ones(2), "b": None}
+    tx = fx.apply_if_finite(fx.chain(fx.clip_by_global_norm(1.0), fx.adam()), 3)
+    state = tx.init(params)
+    stepped, after = fx.step(tx, {"w": torch.tensor([1.0, torch.inf]), "b": None}, state, params, inplace=True)
+    assert stepped["w"] is params["w"]
+    assert_equal(after.inner_state, state.inner_state)
+    assert_equal(
+        tx.update({"w": torch.full((2,), torch.nan), "b": None}, state, params)[0], {"w": torch.zeros(2), "b": None}
+    )
+
+
+@pytest.mark.parametrize(
+    "skip, twin",
+    [
+        (fx.skip_not_finite, optax.skip_not_finite),
+        (
+            functools.partial(fx.skip_large_updates, max_squared_norm=16.0),
+            functools.partial(optax.skip_large_updates, max_squared_norm=16.0),
+        ),
+    ],
+    ids=["not finite", "large"],
+)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_calls_are_skipped_as_by_optax(skip, twin, way, inplace, monkeypatch, fresh_compiler):
+    if way == "unknown":
+        monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+    if inplace and way == "vmap":
+        pytest.skip("vmap cannot write into what it was not given")
+    tx = fx.multi_steps(fx.adam(0.1), 3, should_skip_update_fn=skip)
+    theirs_tx = optax.MultiSteps(optax.adam(0.1), 3, accumulator_dtype=float, should_skip_update_fn=twin)
+    start = random_tree(np.random.default_rng(0))
+    params, theirs = to_torch(start), tree_map(jax.numpy.asarray, start)
+    state, twin_state = tx.init(params), theirs_tx.init(theirs)
+    call = WAYS[way](lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))
+    skipped = 0
+    for grads in gradients():
+        params, state = call(to_torch(grads), state, params)
+        updates, twin_state = theirs_tx.update(tree_map(jax.numpy.asarray, grads), twin_state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+        for name in SHAPES:
+            np.testing.assert_allclose(params[name], theirs[name], rtol=1e-10, atol=1e-10)
+        assert int(state.step) == 3 * int(twin_state.gradient_step) + int(twin_state.mini_step)
+        assert state.skip_state.keys() == twin_state.skip_state.keys()
+        for name, value in state.skip_state.items():
+            np.testing.assert_allclose(value, twin_state.skip_state[name], rtol=1e-10)
+        skipped += int(state.skip_state["should_skip"])
+    assert 0 < skipped < 12
+
+
+def test_guards_in_an_optimizer_and_in_its_checkpoint():
+    p = torch.nn.Parameter(torch.zeros(2))
+    tx = fx.apply_if_finite(fx.multi_steps(fx.sgd(1.0), 1, should_skip_update_fn=fx.skip_not_finite), 1)
+    optimizer = fx.optim.TransformOptimizer([p], tx)
+    for value in (1.0, torch.nan, torch.nan, 1.0):
+        p.grad = torch.full((2,), value)
+        optimizer.step()
+    assert_equal(p.detach(), torch.full((2,), -2.0))
+    other = fx.optim.TransformOptimizer([torch.nn.Parameter(torch.zeros(2))], tx)
+    other.load_state_dict(optimizer.state_dict())
+    assert_equal(other.state_of(), optimizer.state_of())
+    assert int(other.state_of().total_notfinite) == 2
+
+
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda: fx.apply_if_finite(fx.sgd, 3), TypeError),
+        (lambda: fx.apply_if_finite(fx.sgd(), -1), ValueError),
+        (lambda: fx.apply_if_finite(fx.sgd(), 1.5), ValueError),
+        (lambda: fx.multi_steps(fx.sgd(), 2, should_skip_update_fn=True), TypeError),
+    ],
+    ids=["factory", "negative", "not an integer", "no function"],
+)
+def test_refusals(make, error):
+    with pytest.raises(error, match="must be"):
+        make()
+
+
+def test_elements_that_are_no_numbers_become_zeros():
+    grads = {"w": torch.tensor([1.0, torch.nan, -torch.inf])}
+    for executor in ("eager", "foreach", "blocked"):
+        tx = fx.chain(fx.zero_nans(), fx.scale(2.0))
+        with fx.execution.use(executor):
+            assert_equal(tx.update(grads, tx.init(grads))[0], {"w": torch.tensor([2.0, 0.0, -torch.inf])})
