@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+OLDEST := .venv-oldest
+NOTICES := tests/core/test_leaves.py tests/core/test_purity.py tests/execution/test_compile.py \
+	tests/execution/test_functorch.py tests/execution/test_plans.py tests/optim/test_optim_classes.py \
+	tests/optim/test_optim_compile.py tests/transforms
 
-.PHONY: demo test test-clients matrix lint docs notebooks bench audit gpu clean
+.PHONY: demo test test-clients test-oldest matrix lint docs notebooks bench audit gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
@@ -16,6 +20,14 @@ test: $(VENV)/.installed
 # Libraries that drive optimizers; without them, make test leaves these tests out.
 test-clients: $(VENV)/.clients
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/clients
+
+# What could notice an older torch, with the oldest optree; then what its compiler makes of the newest. torch's wheels
+# of that time bring the libraries of CUDA: 5 GB.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pip install -q optree==0.14.0
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -q $(NOTICES)
+	$(OLDEST)/bin/python -m pip install -q --upgrade optree
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -q tests/execution/test_compile.py -k "one_graph or partition"
 
 matrix: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m column --matrix
@@ -61,7 +73,7 @@ NO_GPU = $(BIN)/python has no torch that finds a CUDA GPU. On a machine with one
 clean; make gpu TORCH=torch==2.13.0), or name an environment that has it (make gpu BIN=/path/to/its/bin).
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)
 
 # torch comes first and pinned, so that no dependency pulls in another build of it.
 $(VENV)/.installed: pyproject.toml
@@ -69,6 +81,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q torch==2.11.0
+	$(OLDEST)/bin/python -m pip install -q -e ".[test]"
 	touch $@
 
 $(VENV)/.clients: $(VENV)/.installed

@@ -9,6 +9,7 @@ from catalogue import cases
 from interpreted import BF16, BLOCK, F32, F64, has_kernel, pytestmark, randn, small_blocks  # noqa: F401
 from on_gpu import launches
 from trees import assert_equal, clone, random_like
+from versions import BEFORE_2_13
 
 import optimfx as fx
 from optimfx import optim
@@ -94,8 +95,10 @@ def test_a_compiled_class_has_one_op_for_all_its_parameters(cls, launched):
 
 @by_chain
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_members_with_one_learning_rate(make, dtype, launched):
+def test_members_with_one_learning_rate(make, dtype, launched, request):
     """A batched leaf is a larger leaf, and the leaves have one count in common."""
+    if BEFORE_2_13 and dtype is BF16 and "random" in request.node.name:
+        pytest.skip("this torch cannot map over the bits of a tensor")
     tx = make(0.1)
     params = [randn(3, BLOCK + 3, dtype=dtype), randn(3, 2, dtype=dtype)]
     grads = random_like(params)

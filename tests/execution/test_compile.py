@@ -43,13 +43,16 @@ def test_one_graph_for_every_step(row, options, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] <= 1
 
 
+PARAMETERS = {row.name: inspect.signature(row.factory).parameters for row in ALGORITHMS}
+BETAS = {name: parameters["betas"].default for name, parameters in PARAMETERS.items() if "betas" in parameters}
+
+
 def at_step(row, step):
     """What changes from step to step: the learning rate and, where there are any, betas and weight decay."""
-    betas = inspect.signature(row.factory).parameters.get("betas")
     changing = {"lr": 0.1 / (step + 1)}
-    if betas is not None:
-        changing["betas"] = tuple(beta * (1 - 0.1 * step) for beta in betas.default)
-    if row.takes("weight_decay"):
+    if row.name in BETAS:
+        changing["betas"] = tuple(beta * (1 - 0.1 * step) for beta in BETAS[row.name])
+    if "weight_decay" in PARAMETERS[row.name]:
         changing["weight_decay"] = 0.1 / (step + 2)
     return changing
 

@@ -19,7 +19,7 @@ def assert_close(ours, eager, before):
         if y.is_complex():
             x, y, old = map(torch.view_as_real, (x, y, old))
         assert torch.equal(x.isnan(), y.isnan())
-        x, y = x.nan_to_num(), y.nan_to_num()
+        x, y, old = x.nan_to_num(), y.nan_to_num(), old.nan_to_num()
         if y.numel():
             scale = torch.stack([y.abs().max(), old.abs().max()]).max().double()  # float16 could not hold its ulp
             ulps = ((x.double() - y.double()).abs().max() / (torch.finfo(y.dtype).eps * scale.clamp_min(1e-6))).item()

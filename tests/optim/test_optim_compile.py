@@ -3,6 +3,7 @@
 import pytest
 import torch
 from classes import CLASSES, DB, parameters
+from versions import BEFORE_2_13
 
 import optimfx.optim as optim
 from optimfx.optim.classes.extra import Beyond
@@ -70,7 +71,8 @@ def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compile
         eager.step()
         for p, q in zip(params, others):
             torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
-    assert fresh_compiler["stats"]["unique_graphs"] == 1
+    # Before 2.13, the compiler takes the first number that it reads in a group for a constant.
+    assert fresh_compiler["stats"]["unique_graphs"] == (2 if BEFORE_2_13 else 1)
 
 
 def test_a_compiled_step_has_every_group():
@@ -117,7 +119,11 @@ def emptied(optimizer, spare):
     optimizer.param_groups[0]["params"].pop()
 
 
-@pytest.mark.parametrize("edit", [failed_load, replaced, appended, taken_out, emptied], ids=lambda edit: edit.__name__)
+cannot_compare = pytest.mark.skipif(BEFORE_2_13, reason="the compiler of this torch cannot tell one group from another")
+EDITS = [failed_load, replaced, appended, pytest.param(taken_out, marks=cannot_compare), emptied]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_a_compiled_step_sees_the_groups_as_they_are(edit, fresh_compiler):
     """Edited by hand, when nothing is compiled anew any more: neither for other gradients nor for a second group."""
     runs = []

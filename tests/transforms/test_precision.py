@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from versions import BEFORE_2_13
 
 import optimfx as fx
 from optimfx.ops.rounding import rounded, rounded_stochastically
@@ -111,7 +112,8 @@ def test_one_step_is_one_however_it_is_run():
     alone = torch.stack([step(g, p) for g, p in zip(grads, params)])
     with fx.execution.use("foreach"):
         assert torch.equal(torch.stack(step(list(grads), list(params))), alone)
-    assert torch.equal(torch.vmap(step)(grads, params), alone)
+    if not BEFORE_2_13:  # which cannot map over the bits of a tensor
+        assert torch.equal(torch.vmap(step)(grads, params), alone)
     compiled = torch.compile(lambda g, p: torch.stack(step(list(g), list(p))), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(grads, params), alone)
 
