@@ -166,13 +166,16 @@ OPTAX = {
         global_norm | global_norm |
         adaptive_grad_clip AdaptiveGradClipState clip_by_block_rms per_example_global_norm_clip \
             per_example_layer_norm_clip differentially_private_aggregate DifferentiallyPrivateAggregateState | |
-        centralize zero_nans ZeroNansState keep_params_nonnegative NonNegativeParamsState | | A function of the \
+        zero_nans ZeroNansState | zero_nans | Remembers nothing; `monitor` counts.
+        centralize keep_params_nonnegative NonNegativeParamsState | | A function of the \
             updates, and of the parameters, is a link with `stateless`.
         add_noise AddNoiseState | |
         MultiSteps MultiStepsState | multi_steps | On the mean; `every` is a number.
         apply_every ApplyEvery | multi_steps | Of `identity()`: the mean, not the sum.
-        microbatch ShouldSkipUpdateFunction skip_large_updates skip_not_finite | |
-        apply_if_finite ApplyIfFiniteState conditionally_mask ConditionallyMaskState conditionally_transform \
+        ShouldSkipUpdateFunction skip_large_updates skip_not_finite | skip_large_updates skip_not_finite |
+        apply_if_finite ApplyIfFiniteState | apply_if_finite |
+        microbatch | |
+        conditionally_mask ConditionallyMaskState conditionally_transform \
             ConditionallyTransformState | |
         monitor MonitorState | monitor | Norms, their ratio to the parameters', and what is not finite; no \
             functions of your own.

@@ -236,6 +236,9 @@ def skip_large_updates(
         Whether to skip, and ``{"should_skip": that, "norm_squared": the square of the norm}``, which is NaN or infinite
         where a gradient is; such a call is skipped too.
 
+    Raises:
+        TypeError: ``max_squared_norm`` is missing.
+
     >>> import functools, torch, optimfx as fx
     >>> small = functools.partial(fx.skip_large_updates, max_squared_norm=4.0)
     >>> tx = fx.multi_steps(fx.sgd(lr=1.0), every=1, should_skip_update_fn=small)

@@ -175,8 +175,8 @@ def test_an_algorithm_says_where_it_comes_from(path):
 def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
 
-    # test_combine.py, test_multi_steps.py, test_parity_optax.py
-    elsewhere = {"chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
+    # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py
+    elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
     } - {"transformation"}
