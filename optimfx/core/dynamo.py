@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import cache
 from typing import Any
 
 import optree
@@ -33,7 +34,12 @@ def teach() -> None:
     Which the compiler can do from torch 2.13 on. To be called in a graph, before trees are taken apart.
     """
     if torch.__version__ < "2.13" and TorchVersion(optree.__version__) >= "0.20":
-        torch.compiler.substitute_in_graph(optree.register_pytree_node.get, skip_signature_check=True)(_lookup)
+        _substitute()
+
+
+@cache  # once
+def _substitute() -> None:
+    torch.compiler.substitute_in_graph(optree.register_pytree_node.get, skip_signature_check=True)(_lookup)
 
 
 # What torch.compiler.assume_constant_result sets, whose import takes a second: both are called while a graph is traced.
