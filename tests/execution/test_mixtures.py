@@ -18,6 +18,7 @@ from optimfx.execution.memory import packing
 
 SMALL, PACKED = 8, 20
 RULES = {
+    "no slots": fx.chain(fx.scale(2.0), fx.sgd(0.1)),
     "sgd": fx.sgd(0.1, momentum=0.9, nesterov=True),
     "adam": fx.adam(0.1, weight_decay=0.1, amsgrad=True),
     "adamw": fx.adamw(0.1),
@@ -87,6 +88,7 @@ GAPS = [((5, 7), F32, "with gaps", None, True), ((5, 7), F32, "with gaps", None,
 @example(SLOT_ALONE, "adam", None, True, True)
 @example(SLOT_ALONE, "lion", "foreach", True, False)
 @example(GAPS, "rmsprop", "blocked", True, True)
+@example(GAPS, "no slots", "blocked", True, True)
 @example(GAPS, "rmsprop", "blocked", False, False)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_executor_agrees_on_whatever_trees(leaves, rule, executor, stepping, inplace):

@@ -185,3 +185,12 @@ def test_a_constructor_that_fails_changes_nothing():
     with pytest.raises(ValueError):
         fx.optim.AdamW([p], lr=-1.0)
     assert torch.equal(p, before) and p.grad is None
+
+
+@pytest.mark.parametrize("match", ["order", "names"])
+def test_what_belongs_to_no_parameter_is_loaded_too(match):
+    named = [("w", torch.nn.Parameter(torch.ones(2))), ("b", torch.nn.Parameter(torch.ones(1)))]
+    source, target = optim.Adam(named), optim.Adam(named[::-1])
+    source.state["of all"] = {"seen": torch.tensor(3.0)}
+    target.load_state_dict(source.state_dict(), match=match)
+    assert target.state["of all"]["seen"] == 3
