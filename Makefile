@@ -5,9 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 OLDEST := .venv-oldest
-NOTICES := tests/core/test_leaves.py tests/core/test_purity.py tests/execution/test_compile.py \
-	tests/execution/test_functorch.py tests/execution/test_plans.py tests/optim/test_optim_classes.py \
-	tests/optim/test_optim_compile.py tests/transforms
+NOTICES := tests/execution/test_compile.py tests/execution/test_functorch.py tests/execution/test_plans.py \
+	tests/optim/test_optim_classes.py tests/optim/test_optim_compile.py tests/transforms
 
 .PHONY: demo test test-clients test-oldest matrix lint docs notebooks bench audit gpu clean
 
