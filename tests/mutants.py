@@ -51,7 +51,7 @@ MUTANTS = [
     ),
     *mutants(
         "transforms/clip.py",
-        "transforms/test_clip.py",
+        "transforms/test_clip.py rules/test_derivatives_at_zero.py",
         ("within = global_norm <= max_norm", "within = global_norm < max_norm"),
         ("max_norm / ops.where(within, 1, global_norm)", "max_norm / global_norm"),
     ),
