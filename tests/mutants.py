@@ -74,7 +74,7 @@ MUTANTS = [
         "transforms/test_lowering.py",
         ("and not rule.needs_global_norm", ""),
         ("for first in sorted(stages)", "for first in sorted(stages, reverse=True)"),
-        ("joins = can_join", "joins = True"),
+        ("lanes.setdefault((lane, ends is None", "lanes.setdefault((lane[:1], ends is None"),
         ("Segment(order, sorted(places), last)", "Segment(order, places[::-1], True)"),
     ),
     *mutants(

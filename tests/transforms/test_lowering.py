@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from optree import tree_map
 from trees import assert_equal, clone
 
@@ -42,8 +42,12 @@ def chains(inner, least, most):
     return st.tuples(st.just("chain"), st.lists(inner, min_size=least, max_size=most))
 
 
+def partitions_of(parts):
+    return st.tuples(st.just("partition"), st.lists(parts, min_size=2, max_size=2), labels)
+
+
 parts = st.one_of(links, chains(links, 0, 3))
-partitions = st.tuples(st.just("partition"), st.lists(parts, min_size=2, max_size=2), labels)
+partitions = partitions_of(st.one_of(parts, partitions_of(parts)))
 programs = chains(st.one_of(links, partitions, chains(st.one_of(links, partitions), 1, 2)), 1, 4)
 
 
@@ -83,11 +87,17 @@ def gradients(missing, seed):
     return {name: None if absent else g for (name, g), absent in zip(made.items(), missing)}
 
 
+HALVES = ("partition", ["adam", "momentum"], [True, False, True, False])
+
+
 @given(
     programs,
     st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3),
     st.sampled_from(["update", "step", "update in place", "step in place", "vmap"]),
 )
+@example(("chain", ["clip", HALVES]), [[False] * 4], "step in place")
+@example(("partition", ["momentum", HALVES], [False, True, True, False]), [[False] * 4], "update")
+@example(("chain", ["adam", HALVES, "clip", "ratio", "momentum"]), [[False, True, False, False]], "vmap")
 @settings(max_examples=200)
 def test_a_program_is_its_parts_one_by_one(program, missing, way):
     """Tolerances: 1e-12 in float64, as passes of several rules round elsewhere, step by step."""
