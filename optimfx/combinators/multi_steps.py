@@ -90,7 +90,6 @@ class MultiSteps(Stepper):
             sums = [s if grad is None else tree.added(s, grad, inplace and known) for s, grad in zip(before, grads)]
         step = state.step + 1
         due = tracing.number(step) % self.every == 0
-        begun = [s if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
         waiting = leaves if stepping else zeros_like(sums, grads), sums, state.inner_state
         if due is False:
             results, sums, inner_state = waiting
@@ -98,6 +97,7 @@ class MultiSteps(Stepper):
             means = tree.unflatten(spec, [None if grad is None else s / self.every for s, grad in zip(sums, grads)])
             meets = {"stepping": stepping, "inplace": inplace and due is True and known}
             results, inner_state = run(self.inner, means, state.inner_state, params, **meets, **extra)
+            begun = [s if grad is None else torch.zeros_like(s) for s, grad in zip(sums, grads)]
             results, sums, inner_state = choose(due, (spec.flatten_up_to(results), begun, inner_state), waiting)
         if not known:
             skipped = leaves if stepping else zeros_like(before, grads), before, state.inner_state, state.step
