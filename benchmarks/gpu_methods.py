@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import optree
 import torch
 from algorithms import ALGORITHMS as TORCHS
 from algorithms import TORCH, Algorithm
@@ -51,7 +52,7 @@ def traffic(algorithm: Algorithm, dtype: torch.dtype) -> int | None:
         return None
     text = source(links, dtype)
     norms = any(link.rule.needs_global_norm for link in links)
-    return (text.count("tl.load(p") + text.count("tl.store(p") + norms) * dtype.itemsize
+    return (text.count("tl.load(a") + text.count("tl.store(a") + norms) * dtype.itemsize
 
 
 def makings(algorithm: Algorithm, params: Sequence[Tensor], device: str) -> Iterator[Making]:
@@ -106,8 +107,7 @@ def _replayed(tx: fx.GradientTransformation, params: Sequence[Tensor], device: s
     """A graph of a pure step in place, its count on the device, so that it goes on from replay to replay."""
     whole: Any = [p.detach() for p in params]
     grads = [p.grad for p in params]
-    with torch.device(device):
-        state = tx.init(whole)
+    state: Any = optree.tree_map(lambda t: t.to(device), tx.init(whole))
 
     def step() -> None:
         fx.step(tx, grads, state, whole, inplace=True)

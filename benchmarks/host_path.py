@@ -8,7 +8,7 @@ on the host where a GPU's would be copied to pinned memory and on to the device.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,37 +28,17 @@ FUSED = {"SGD, momentum": "_fused_sgd_", "Adam": "_fused_adam_", "AdamW": "_fuse
 OURS = ("class", "pure in place")
 
 
-class Launch:
-    """A kernel that does nothing."""
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
-def idle_kernels(source: str) -> build.Kernels:
-    """The kernels of a source, which do nothing."""
-    turns = build.namespace(source)["TURNS"]
-    return build.Kernels(Launch(), [Launch()] * len(turns), turns, Launch())
+def idle(*args: Any, **kwargs: Any) -> None:
+    """Do nothing."""
 
 
 @contextmanager
 def without_launches() -> Iterator[None]:
     """Take a CPU for a GPU whose kernels do nothing."""
-    known: dict[str, build.Kernels] = {}
-
-    def kernels(source: str) -> build.Kernels:
-        return known.get(source) or known.setdefault(source, idle_kernels(source))
-
-    def copied(host: torch.Tensor, device: torch.device, room: int = 0) -> torch.Tensor:
-        return torch.cat([host, host.new_empty(room)])
-
-    def idle(*args: Any, **kwargs: Any) -> None:
-        return None
-
     with (
         patch.object(build, "serves", lambda device: True),
-        patch.object(build, "kernels", kernels),
-        patch.object(tables, "_to", copied),
+        patch.object(build.Kernel, "launch", idle),
+        patch.object(tables, "_to", lambda host, device: host.clone()),
         patch.multiple(torch, **dict.fromkeys([*FUSED.values(), "_foreach_add_"], idle)),
     ):
         yield

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "hyper": "*fp64",
     "width": "i32",
     "tensors": "i32",
+    "blocks": "i32",
     "BLOCK": "constexpr",
     "ALIGN": "constexpr",
 }
@@ -57,9 +58,12 @@ def stages(source: str, capability: int, function: str = "kernel") -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    constants = {"BLOCK": launch.BLOCK, "ALIGN": tables.ALIGNED}
-    places = {(list(ARGUMENTS).index(name),): value for name, value in constants.items()}
-    kernel = ASTSource(fn=build.namespace(source)[function], signature=ARGUMENTS, constexprs=places)
+    found = build.namespace(source)
+    fn = found[function]
+    signature = {name: ARGUMENTS.get(name, "i64") for name in fn.arg_names}  # scalars are the bits of float64 numbers
+    constants = {"BLOCK": launch.block_of(found["READS"]), "ALIGN": tables.ALIGNED}
+    places = {(fn.arg_names.index(name),): value for name, value in constants.items()}
+    kernel = ASTSource(fn=fn, signature=signature, constexprs=places)
     return triton.compile(kernel, target=GPUTarget("cuda", capability, 32), options=launch.OPTIONS).asm
 
 

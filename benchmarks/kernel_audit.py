@@ -19,7 +19,8 @@ from kernel_aot import Compiled, compiled
 from kernel_inventory import kernels, source
 
 from optimfx.execution.executors.triton.codegen.generate import norm_source
-from optimfx.execution.executors.triton.runtime.launch import BLOCK, WARPS
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.executors.triton.runtime.launch import BLOCK, MANY, WARPS, block_of
 
 CAPABILITIES = (80, 90, 100)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,7 +34,8 @@ Written by `make audit` with Triton {version}; `make audit CHECK=--check` says w
 
 Rules have their default hyperparameters and step in place; parameters, gradients and state are of one dtype. For each
 kernel: the bytes that it reads and writes for an element; the 128-bit loads and stores of a thread, which takes
-{elements} elements of a chunk of {block}, and which are as many as these bytes ask for; and the registers of a thread.
+{elements} elements of a block of {block} (half as many, where an element has more than {many} bytes), and which are as
+many as these bytes ask for; and the registers of a thread.
 No kernel has a stack or spills registers, and only those that measure norms use shared memory. `norm` is that of all
 gradients; the norms of a rule's leaves have a kernel of their own, which runs before.
 
@@ -51,6 +53,7 @@ class Entry(NamedTuple):
     writes: int
     made: dict[int, Compiled]
     measures: bool  # a norm, across the threads of a program
+    block: int  # elements that a program takes at once
 
     @property
     def itemsize(self) -> int:
@@ -59,7 +62,9 @@ class Entry(NamedTuple):
     def complaints(self) -> Iterator[str]:
         """What is wrong with it."""
         threads = 32 * WARPS
-        loads, stores = (columns * self.itemsize * BLOCK // (16 * threads) for columns in (self.reads, self.writes))
+        loads, stores = (
+            columns * self.itemsize * self.block // (16 * threads) for columns in (self.reads, self.writes)
+        )
         for capability, found in self.made.items():
             where = f"{self.name}, {self.dtype}, sm_{capability}"
             if (found.loads, found.stores) != (loads, stores):
@@ -93,7 +98,8 @@ def entries_of(name: str, text: str, dtype: str, capabilities: list[int]) -> Ite
         made = {capability: compiled(text, capability, function) for capability in capabilities}
         measures = function != "kernel"
         title = f"{name}: norms" if measures and name != "norm" else name
-        yield Entry(title, dtype, body.count("tl.load(p"), body.count("tl.store(p"), made, measures)
+        block = block_of(build.namespace(text)["READS"])
+        yield Entry(title, dtype, body.count("tl.load(a"), body.count("tl.store(a"), made, measures, block)
 
 
 def head(capabilities: list[int]) -> str:
@@ -102,7 +108,7 @@ def head(capabilities: list[int]) -> str:
 
     archs = " | ".join(f"registers, sm_{capability}" for capability in capabilities)
     elements, rule = BLOCK // (32 * WARPS), "|".join("---" for _ in capabilities)
-    return HEAD.format(version=triton.__version__, elements=elements, block=BLOCK, archs=archs, rule=rule)
+    return HEAD.format(version=triton.__version__, elements=elements, block=BLOCK, many=MANY, archs=archs, rule=rule)
 
 
 def differences(found: list[Entry], capabilities: list[int], dtypes: list[str]) -> Iterator[str]:

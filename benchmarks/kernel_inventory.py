@@ -13,7 +13,7 @@ from optimfx.core import Locality
 from optimfx.execution.executors.triton.codegen.generate import source as made_for
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.dtypes import kept_as
-from optimfx.execution.program.specialize import form_of
+from optimfx.execution.program.specialize import Open, form_of
 from optimfx.execution.step import first_step
 
 CHAINS: dict[str, Callable[[], Any]] = {
@@ -52,6 +52,8 @@ def source(links: list[Any], dtype: torch.dtype) -> str:
         slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
     steps = tuple([first_step(link) for link in links])
     leaves = Leaves([param], [param], slots)
-    text, refusal = made_for(steps, list(map(form_of, steps)), leaves, stepping=True, inplace=True)
+    forms = list(map(form_of, steps))
+    on_host = [True for form in forms for part in form if isinstance(part, Open)]
+    text, refusal = made_for(steps, forms, on_host, leaves, stepping=True, inplace=True)
     assert refusal is None, refusal
     return text

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import torch
+
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
@@ -113,12 +115,24 @@ class StagedPlan:
         segments = list(chain.from_iterable(self.stages))
         simple = len(segments) == 1 and segments[0].places is None and len(segments[0].order) == len(links)
         self.only = segments[0] if simple else None
+        on_device = not traced and any([g is not None and g.is_cuda for g in grads])
+        shared = chain.from_iterable(chain.from_iterable(columns.shared))
+        self.counts_on_host = on_device and any([t is not None and t.is_cpu for t in shared])
         self.written = {i for segment in segments if not segment.ends for i in segment.places or range(len(grads))}
 
     def run(
         self, links: Sequence[Link], columns: Columns, *, spare_updates: bool
     ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
-        """The results, and the columns of each link's new state."""
+        """The results, and the columns of each link's new state.
+
+        Raises:
+            RuntimeError: the step is captured into a CUDA graph, and its counts are on the host.
+        """
+        if self.counts_on_host and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "Attempting CUDA graph capture of a step whose state counts on the host: every replay would take the "
+                'step of the capture. Move the state before it: optree.tree_map(lambda t: t.to("cuda"), state).'
+            )
         if self.inplace and self.only is None and (columns.has_sparse or not self.has_params):
             # Before one of them writes; with parameters and dense gradients, nothing is refused here.
             for segment in chain.from_iterable(self.stages):

@@ -31,9 +31,9 @@ needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is the
 
 
 @needs_triton
-@pytest.mark.parametrize("file", ["interpreted.py", "interpreted_op.py"])
+@pytest.mark.parametrize("file", ["helpers/interpreted.py", "execution/interpreted_op.py"])
 def test_interpreted_kernels_equal_eager(file):
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/execution/{file}", TRITON_INTERPRET="1")
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "skipped" not in done.stdout
 

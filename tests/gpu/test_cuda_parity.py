@@ -76,7 +76,7 @@ def test_chains(make, inplace, stepping):
     assert_agrees(make(), [randn(BLOCK + 3), randn(2, 2)], "triton", inplace=inplace, stepping=stepping)
 
 
-@pytest.mark.parametrize("chunks", [1, 3 * launch.FEW, 40 * launch.FEW])
+@pytest.mark.parametrize("chunks", [1, launch.PROGRAMS, 40 * launch.PROGRAMS])
 def test_the_norm_of_all_gradients(chunks):
     """The same each time, and without a wait."""
     grads = [randn(chunks * BLOCK + 3), randn(5), randn(7, 3, dtype=BF16)]

@@ -13,6 +13,7 @@ from on_gpu import (
     BLOCK,
     DEVICE,
     F32,
+    begun,
     captured,
     compilations,
     copies,
@@ -23,7 +24,7 @@ from on_gpu import (
     parameters,
     randn,
 )
-from trees import clone, leaves, random_like
+from trees import assert_equal, clone, leaves, random_like
 
 import optimfx as fx
 from optimfx import optim
@@ -62,12 +63,6 @@ WITH_RATE = {
 
 def by_name(table):
     return pytest.mark.parametrize("make", table.values(), ids=table.keys())
-
-
-def begun(tx, params):
-    """The state, its counts on the device too."""
-    with DEVICE:
-        return tx.init(params)
 
 
 @combinations({"capturable": True}, {"capturable": True, "fused": True})
@@ -112,6 +107,19 @@ def test_a_captured_pure_step_is_the_step(make):
         twins, twin_state = fx.step(tx, clone(grads), twin_state, clone(params))
         graph.replay()
         assert_close((params, state), (twins, twin_state), before)
+
+
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # since the step is refused
+def test_a_captured_step_whose_count_is_on_the_host_is_refused():
+    """Replays would take the step of the capture, each time."""
+    params = [randn(3), randn(4, 3)]
+    tx = fx.chain(fx.clip_by_global_norm(1.0), fx.adamw())
+    state = tx.init(params)
+    before = clone(params)
+    refused = pytest.raises(RuntimeError, match=r"counts on the host.*tree_map")
+    with refused, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        fx.step(tx, params, state, params, inplace=True)
+    assert_equal(params, before)
 
 
 def test_two_streams_step_at_once():

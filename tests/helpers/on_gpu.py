@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from unittest import mock
 
+import optree
 import pytest
 import torch
 
@@ -29,6 +30,11 @@ def parameters(*dtypes):
     """Of each dtype, several chunks with a tail, a matrix and a vector."""
     shapes = [(3 * BLOCK + 3,), (4, 3), (16,)]
     return [torch.nn.Parameter(randn(*shape, dtype=dtype)) for dtype in dtypes or (F32,) for shape in shapes]
+
+
+def begun(tx, params):
+    """The state, its counts on the device too."""
+    return optree.tree_map(lambda t: t.to(DEVICE), tx.init(params))
 
 
 def copies(params):

@@ -43,7 +43,8 @@ class Triton(Executor):
             return "not on a GPU"
         if not all(step.rule.elementwise or step.rule.locality is Locality.NORM for step in steps):
             return "the rule is not elementwise"
-        return _unfit(leaves) or source(steps, list(map(form_of, steps)), leaves, stepping, inplace)[1]
+        forms = list(map(form_of, steps))
+        return _unfit(leaves) or source(steps, forms, _on_host(steps, forms), leaves, stepping, inplace)[1]
 
     def slower_reason(self, leaves: Leaves) -> str | None:
         return "interpreted: for tests" if build.INTERPRETED else None
@@ -52,16 +53,26 @@ class Triton(Executor):
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
         forms = list(map(form_of, steps))
-        kernels = build.kernels(source(steps, forms, leaves, stepping, inplace)[0])
+        kernels = build.kernels(source(steps, forms, _on_host(steps, forms), leaves, stepping, inplace)[0])
         positional = any(step.rule.locality is Locality.POSITION for step in steps)
         layout = launch.layout_of(leaves)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
-            scalars = [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+            scalars = _opened(steps, forms)
             how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional}
             return launch.run(kernels, scalars, leaves, layout, **how)
 
         return run
+
+
+def _opened(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The scalars that a kernel is given at each step."""
+    return [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+
+
+def _on_host(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """Which of these are numbers on the host."""
+    return [not isinstance(x, Tensor) for x in _opened(steps, forms)]
 
 
 def _unfit(leaves: Leaves) -> str | None:
@@ -90,7 +101,8 @@ def _launch(
     steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
 ) -> Results | None:
     """The kernel of an op."""
-    text, reason = source(steps, forms_of(steps), leaves, stepping, inplace)
+    forms = forms_of(steps)
+    text, reason = source(steps, forms, [False] * len(_opened(steps, forms)), leaves, stepping, inplace)
     if reason is not None:
         return None
     positional = any(step.rule.locality is Locality.POSITION for step in steps)

@@ -24,7 +24,7 @@ def norm_source(dtype: torch.dtype) -> str:
     tape = Tape()
     grad = tape.value()
     torch.linalg.vector_norm(grad)
-    recording = Recording(tape.calls, [None, grad], [], [])
+    recording = Recording(tape.calls, [None, grad], [], [], [])
     layout = Layout((None, dtype), computed_in([dtype]), stepping=False, inplace=True)
     return module(["norm"], recording, layout, build.INTERPRETED)
 
@@ -33,19 +33,27 @@ _sources: dict[Any, tuple[str, str | None]] = {}
 
 
 def source(
-    steps: Steps, forms: Sequence[tuple[Any, ...]], leaves: Leaves, stepping: bool, inplace: bool
+    steps: Steps,
+    forms: Sequence[tuple[Any, ...]],
+    on_host: Sequence[bool],
+    leaves: Leaves,
+    stepping: bool,
+    inplace: bool,
 ) -> tuple[str, str | None]:
-    """The source of the kernel for these rules and dtypes, or why there is none."""
+    """The source of the kernel for these rules and dtypes, or why there is none.
+
+    ``on_host`` says of each scalar that is left open whether it is a number on the host, and not a tensor.
+    """
     # Who only asks, as ``explain`` does, has no slots: then they are as the gradients.
     slots = leaves.slots or [leaves.grads for step in steps for _ in step.rule.slots]
     columns = [leaves.params, leaves.grads, *slots]
     dtypes = tuple([None if column[0] is None else column[0].dtype.to_real() for column in columns])
     rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
-    key = (rules, dtypes, stepping, inplace)
+    key = (rules, tuple(on_host), dtypes, stepping, inplace)
     if key not in _sources:
         compute = computed_in([dtype for dtype in dtypes if dtype is not None])
         try:
-            recording = record(steps, forms, [dtype is not None for dtype in dtypes], stepping)
+            recording = record(steps, forms, on_host, [dtype is not None for dtype in dtypes], stepping)
             layout = Layout(dtypes, compute, stepping, inplace)
             names = [step.name for step in steps]
             _sources[key] = module(names, recording, layout, build.INTERPRETED), None

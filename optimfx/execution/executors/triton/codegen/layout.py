@@ -30,6 +30,11 @@ class Layout(NamedTuple):
         return {column: row for row, column in enumerate(there)}
 
     @property
+    def bytes_read(self) -> int:
+        """The bytes of an element of all columns that are kept."""
+        return sum(dtype.itemsize for dtype in self.dtypes if dtype is not None)
+
+    @property
     def out_rows(self) -> dict[int, int]:
         """The row of the table to which each column's new value goes."""
         rows = self.rows

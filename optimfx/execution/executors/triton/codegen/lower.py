@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 from optimfx import ops
-from optimfx.execution.executors.triton.codegen.op_table import ARITHMETIC, COMPARISONS, DTYPES, FILLS, LOGIC, POWERS
+from optimfx.execution.executors.triton.codegen.op_table import (
+    ARITHMETIC,
+    COMPARISONS,
+    DTYPES,
+    FILLS,
+    LOGIC,
+    POWERS,
+    QUOTIENTS,
+)
 from optimfx.execution.executors.triton.codegen.recording import LoweringError, values_in
 from optimfx.execution.program.tape import Call, Value, where
 
@@ -30,13 +38,8 @@ class Printer:
         self.conditions: set[int] = set()
         self.cast: set[int] = set()  # of these, the ones that are there in the dtype of elements too
 
-    def scalar(self, index: int, expression: str) -> None:
-        """A value that is the same for all elements."""
-        self.lines.append(f"v{index} = {expression}")
-        self.same.add(index)
-
-    def call(self, call: Call) -> None:
-        """A torch function's result.
+    def call(self, call: Call, *, exact: bool) -> None:
+        """A torch function's result; ``exact`` says whether divisions and roots round as IEEE asks.
 
         Raises:
             LoweringError: Triton has no word for the function, or not with these arguments.
@@ -44,7 +47,7 @@ class Printer:
         name = f"torch.{getattr(call.function, '__name__', call.function)}"
         same = call.function in FILLS or all(x.index in self.same for x in values_in(call))
         try:
-            expression = self.expression(call, same)
+            expression = self.expression(call, same, exact=exact)
         except TypeError as error:
             raise LoweringError(f"no Triton word for {name} with these arguments: {error}") from error
         if expression is None:
@@ -55,13 +58,13 @@ class Printer:
         if call.function in COMPARISONS or call.function in LOGIC:
             self.conditions.add(call.result)
 
-    def expression(self, call: Call, same: bool) -> str | None:
+    def expression(self, call: Call, same: bool, *, exact: bool) -> str | None:
         """A torch function of its arguments; ``None`` if there is no word for it."""
         function, args, kwargs = call.function, call.args, call.kwargs
         if function in FILLS:
             return self.operand(FILLS[function](*args, **kwargs), same)
         if function is torch.pow:
-            return self.power(same, *args, **kwargs)
+            return self.power(same, exact, *args, **kwargs)
         if function is where:
             return self.choice(same, *args, **kwargs)
         if function is ops.cast and same:
@@ -71,12 +74,14 @@ class Printer:
         word = ARITHMETIC.get(function) or COMPARISONS.get(function)
         operands = [self.operand(x, same) for x in args]
         options = {key: self.operand(x, same) for key, x in kwargs.items()}
+        if function in QUOTIENTS:
+            options["exact"] = str(exact)
         return word and word(*operands, **options)
 
-    def power(self, same: bool, x: Any, exponent: Any) -> str | None:
+    def power(self, same: bool, exact: bool, x: Any, exponent: Any) -> str | None:
         """One of the powers that are products and roots."""
         known = isinstance(exponent, (int, float)) and exponent in POWERS
-        return POWERS[exponent].format(x=self.operand(x, same)) if known else None
+        return POWERS[exponent].format(x=self.operand(x, same), exact=exact) if known else None
 
     def choice(self, same: bool, condition: Value, x: Any, y: Any) -> str:
         """One value or the other."""

@@ -20,11 +20,14 @@ DTYPES = {
 }
 """What a tensor may hold, complex numbers apart, which are pairs of these."""
 
+HALF = (torch.float16, torch.bfloat16)
+"""Half precision: results to which nothing is lost if float32 quotients and roots are off by an ulp or two."""
+
 POWERS = {
-    -2: "reciprocal({x} * {x})",
-    -1: "reciprocal({x})",
-    -0.5: "reciprocal(sqrt({x}))",
-    0.5: "sqrt({x})",
+    -2: "reciprocal({x} * {x}, {exact})",
+    -1: "reciprocal({x}, {exact})",
+    -0.5: "reciprocal(sqrt({x}, {exact}), {exact})",
+    0.5: "sqrt({x}, {exact})",
     1: "{x}",
     2: "{x} * {x}",
     3: "{x} * {x} * {x}",
@@ -35,9 +38,9 @@ def _times(alpha: str | None, x: str) -> str:
     return x if alpha is None else f"{alpha} * {x}"
 
 
-def _addcdiv(base: str, x: str, y: str, value: str | None = None) -> str:
+def _addcdiv(base: str, x: str, y: str, exact: str, value: str | None = None) -> str:
     # torch multiplies first; by a factor that the numbers of a quotient might not bear, that is not the same.
-    return f"{base} + div({_times(value, x)}, {y})"
+    return f"{base} + div({_times(value, x)}, {y}, {exact})"
 
 
 def _rounded_stochastically(x: str, dtype: str, seed: str, step: str) -> str:
@@ -51,14 +54,14 @@ ARITHMETIC: dict[Callable[..., object], Callable[..., str]] = {
     torch.sub: lambda x, y, alpha=None: f"{x} - {_times(alpha, y)}",
     torch.rsub: lambda x, y, alpha=None: f"{y} - {_times(alpha, x)}",
     torch.mul: lambda x, y: f"{x} * {y}",
-    torch.div: lambda x, y: f"div({x}, {y})",
+    torch.div: lambda x, y, exact: f"div({x}, {y}, {exact})",
     torch.neg: lambda x: f"-{x}",
-    torch.reciprocal: lambda x: f"reciprocal({x})",
+    torch.reciprocal: lambda x, exact: f"reciprocal({x}, {exact})",
     torch.lerp: lambda start, end, weight: f"lerp({start}, {end}, {weight})",
     torch.addcmul: lambda base, x, y, value=None: f"{base} + {_times(value, x)} * {y}",
     torch.addcdiv: _addcdiv,
-    torch.sqrt: lambda x: f"sqrt({x})",
-    torch.rsqrt: lambda x: f"reciprocal(sqrt({x}))",
+    torch.sqrt: lambda x, exact: f"sqrt({x}, {exact})",
+    torch.rsqrt: lambda x, exact: f"reciprocal(sqrt({x}, {exact}), {exact})",
     torch.cos: lambda x: f"tl.cos({x})",
     torch.log: lambda x: f"tl.log({x})",
     torch.floor: lambda x: f"tl.floor({x})",
@@ -72,6 +75,9 @@ ARITHMETIC: dict[Callable[..., object], Callable[..., str]] = {
     ops.rounded_stochastically: _rounded_stochastically,
 }
 """Functions of numbers."""
+
+QUOTIENTS = frozenset({torch.div, torch.reciprocal, torch.addcdiv, torch.sqrt, torch.rsqrt})
+"""Those of them that are told whether to round as IEEE asks."""
 
 COMPARISONS: dict[Callable[..., object], Callable[..., str]] = {
     torch.gt: lambda x, y: f"{x} > {y}",

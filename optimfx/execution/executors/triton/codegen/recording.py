@@ -25,7 +25,18 @@ class Recording(NamedTuple):
     calls: Sequence[Call]
     columns: Sequence[Value | None]  # param, grad, slots
     scalars: Sequence[Value]  # those that are left open
+    on_host: Sequence[bool]  # which of these are numbers on the host, and not tensors
     results: Sequence[Value | None]  # the result, and the new slots
+
+    @property
+    def numbers(self) -> int:
+        """How many scalars are numbers on the host."""
+        return sum(self.on_host)
+
+    @property
+    def tensors(self) -> int:
+        """How many scalars are tensors."""
+        return len(self.on_host) - self.numbers
 
     @property
     def norms(self) -> list[list[Call]]:
@@ -52,7 +63,9 @@ class Recording(NamedTuple):
         return calls[::-1]
 
 
-def record(steps: Steps, forms: Sequence[tuple[Any, ...]], kept: Sequence[bool], stepping: bool) -> Recording:
+def record(
+    steps: Steps, forms: Sequence[tuple[Any, ...]], on_host: Sequence[bool], kept: Sequence[bool], stepping: bool
+) -> Recording:
     """The rules as they act on columns, of which some are not kept.
 
     Raises:
@@ -70,7 +83,7 @@ def record(steps: Steps, forms: Sequence[tuple[Any, ...]], kept: Sequence[bool],
         raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
     if not all(value is None or isinstance(value, Value) for value in results):
         raise LoweringError("the rule's result does not depend on its arguments")
-    return Recording(tape.calls, columns, scalars, results)
+    return Recording(tape.calls, columns, scalars, on_host, results)
 
 
 def operand(norm: Call) -> Value:

@@ -1,19 +1,21 @@
 """The kernel: one for all rules, dtypes and sizes, around the statements that a rule was lowered to.
 
 A program takes a chunk of one tensor of each column. Which, it finds in tables on the device, so that one launch serves
-any number of tensors of any size.
+any number of tensors of any size. Scalars that are numbers on the host are its arguments; tensors are in the hyper
+vector.
 
-Norms of whole leaves are measured before: a kernel of the same kind adds up the squares in each chunk, another adds up
-these sums, and the hyper vector, behind the scalars, has room for both.
+Norms of whole leaves are measured before: a kernel of the same kind adds up the squares in each chunk, block by block,
+another adds up these sums, and the hyper vector, behind the scalars, has room for both.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from optimfx.execution.executors.triton.codegen.layout import Layout
 from optimfx.execution.executors.triton.codegen.lower import Printer
-from optimfx.execution.executors.triton.codegen.op_table import DTYPES
+from optimfx.execution.executors.triton.codegen.op_table import DTYPES, HALF
 from optimfx.execution.executors.triton.codegen.prelude import INTERPRETED_NARROWED, NARROWED, PRELUDE
 from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, operand, values_in
 from optimfx.execution.program.tape import Call, Value
@@ -24,38 +26,66 @@ import triton
 import triton.language as tl
 
 TURNS = {turns}
+READS = {reads}
 """
 
 PLACE = """
 @triton.jit
 def place(table, column, tensors, tensor, dtype: tl.constexpr, ALIGN: tl.constexpr):
     address = tl.load(table + column * tensors + tensor)
-    # Said of the pointer: said of the integer, the hint is lost and every access is of one number.
+    # A hint on the pointer: on the integer it would be lost, and every access be of one number.
     return tl.multiple_of(address.to(tl.pointer_type(dtype)), ALIGN)
+
+
+@triton.jit
+def number(bits):
+    # As an argument, a Python float would be rounded to float32.
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
 """
 
 CHUNK = """
 
 @triton.jit
-def {kernel}_chunk(table, tensors, tensor, hyper, width, norms, sums, offsets, mask, ALIGN: tl.constexpr):
+def {kernel}_chunk({names}, offsets, mask):
     {statements}
+"""
 
+BEGIN = """
 
-@triton.jit(do_not_specialize=["table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tensors"])
-def {kernel}(table, tensor_of, chunk_of, numels, hyper, width, tensors, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
+@triton.jit(do_not_specialize={unspecialized})
+def {kernel}({arguments}, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
     program = tl.program_id(0)
     tensor = tl.load(tensor_of + program)
-    begin = tl.load(chunk_of + program).to(tl.int64) * BLOCK
+    begin = tl.load(chunk_of + program).to(tl.int64) * blocks * BLOCK
     numel = tl.load(numels + tensor)
-    offsets = begin + tl.arange(0, BLOCK)
-    norms = hyper + {scalars} * width + tensor
-    sums = hyper + {scalars} * width + {norms} * tensors + program
+    norms = hyper + {tensors} * width + tensor
+    sums = hyper + {tensors} * width + {norms} * tensors + program
     hyper += tensor % width
-    # A mask, were it there for whole chunks too, would make every access one of a single number.
+    {statements}
+"""
+"""Which elements a program takes. Addresses come first, then scalars: so that neither waits for the other's turn."""
+
+ONCE = """\
+    offsets = begin + tl.arange(0, BLOCK)
+    # A mask, were it there for whole blocks too, would make every access one of a single number.
     if begin + BLOCK <= numel:
-        {kernel}_chunk(table, tensors, tensor, hyper, width, norms, sums, offsets, None, ALIGN)
+        {kernel}_chunk({names}, offsets, None)
     else:
-        {kernel}_chunk(table, tensors, tensor, hyper, width, norms, sums, offsets, offsets < numel, ALIGN)
+        {kernel}_chunk({names}, offsets, offsets < numel)
+"""
+
+REPEATEDLY = """\
+    end = tl.minimum(begin + blocks * BLOCK, numel)
+    {zeros}
+    while begin + BLOCK <= end:
+        {new} = {kernel}_chunk({names}, begin + tl.arange(0, BLOCK), None)
+        {add}
+        begin += BLOCK
+    if begin < end:
+        offsets = begin + tl.arange(0, BLOCK)
+        {new} = {kernel}_chunk({names}, offsets, offsets < end)
+        {add}
+    {stores}
 """
 
 TOTAL = """
@@ -64,7 +94,7 @@ TOTAL = """
 def total(hyper, begins, width, tensors, programs, first, stride, BLOCK: tl.constexpr):
     tensor = tl.program_id(0)
     norm = tl.program_id(1)
-    norms = hyper + {scalars} * width
+    norms = hyper + {tensors} * width
     sums = norms + {norms} * tensors + norm * programs
     begin = tl.load(begins + tensor * stride)
     end = tl.load(begins + (tensor + 1) * stride)
@@ -77,87 +107,121 @@ def total(hyper, begins, width, tensors, programs, first, stride, BLOCK: tl.cons
 """
 
 
+ARGUMENTS = ("table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tensors", "blocks")
+"""Of every kernel; behind them are the scalars that are numbers on the host."""
+
+
 def module(names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool) -> str:
     """The source of a module with the function ``kernel`` and, for each turn of norms, ``norms_0`` and so on."""
     turns = recording.norms
-    sizes = {"scalars": len(recording.scalars), "norms": sum(map(len, turns))}
-    places = {call.result: at for at, call in enumerate(call for turn in turns for call in turn)}
     parts = [
-        HEAD.format(names=" + ".join(map(repr, names)), turns=tuple(map(len, turns))),
+        HEAD.format(names=" + ".join(map(repr, names)), turns=tuple(map(len, turns)), reads=layout.bytes_read),
         INTERPRETED_NARROWED if interpreted else NARROWED,
         PRELUDE,
         PLACE,
     ]
     for at, turn in enumerate(turns):
-        parts.append(_chunks(f"norms_{at}", Statements(recording, layout, places).sums(turn), sizes))
+        parts += Statements(recording, layout).sums(f"norms_{at}", turn)
     if turns:
-        parts.append(TOTAL.format(**sizes))
+        parts.append(TOTAL.format(tensors=recording.tensors, norms=sum(map(len, turns))))
     if recording.results:
-        parts.append(_chunks("kernel", Statements(recording, layout, places).stores(), sizes))
+        parts += Statements(recording, layout).stores("kernel")
     return "".join(parts)
 
 
-def _chunks(kernel: str, lines: Sequence[str], sizes: dict[str, int]) -> str:
-    return CHUNK.format(kernel=kernel, statements="\n    ".join(lines) or "pass", **sizes)
-
-
 class Statements:
-    """What is done to one chunk: columns and scalars are loaded, the rules run, and something is stored.
+    """What a program does: it finds addresses and scalars, and to elements it applies the rules and stores something.
 
     Args:
         recording: what the rules do.
         layout: of the table.
-        places: of the norms, among those of a tensor.
     """
 
-    def __init__(self, recording: Recording, layout: Layout, places: dict[int, int]) -> None:
-        self.recording, self.layout, self.places = recording, layout, places
+    def __init__(self, recording: Recording, layout: Layout) -> None:
+        self.recording, self.layout = recording, layout
+        self.places = {call.result: at for at, call in enumerate(call for turn in recording.norms for call in turn)}
+        self.begin: list[str] = []  # what is computed once in a program, of which the names are handed on
         self.printer = Printer(DTYPES[layout.compute])
 
-    def stores(self) -> list[str]:
-        """The results are stored, where they are not there yet."""
+    def stores(self, kernel: str) -> list[str]:
+        """The kernel that stores the results, where they are not there yet."""
         recording, layout, out_rows = self.recording, self.layout, self.layout.out_rows
         results = dict(zip(layout.written, recording.results))
         stores = {
             c: x for c, x in results.items() if x is not None and c in out_rows and not layout.keeps(c, x, recording)
         }
-        self._compute(list(stores.values()), {out_rows[column]: column for column in stores})
+        exact = [x for c, x in stores.items() if layout.dtypes[c] not in HALF]
+        self._compute(list(stores.values()), exact, {out_rows[column]: column for column in stores})
         for column, value in stores.items():
             x, dtype = self.printer.operand(value, same=False), layout.dtypes[column]
             stored = x if dtype == layout.compute else f"narrowed({x}, {DTYPES[dtype]})"
-            self.printer.lines.append(f"tl.store(p{out_rows[column]}, {stored}, mask=mask)")
-        return self.printer.lines
+            self.printer.lines.append(f"tl.store(a{out_rows[column]} + offsets, {stored}, mask=mask)")
+        return self._functions(kernel, ONCE)
 
-    def sums(self, norms: Sequence[Call]) -> list[str]:
-        """The sums of the squares of what these are the norms of are stored."""
+    def sums(self, kernel: str, norms: Sequence[Call]) -> list[str]:
+        """The kernel that stores the sums of the squares of what these are the norms of."""
         of = [operand(call) for call in norms]
-        self._compute(of, {})
+        stored = [self.layout.dtypes[column] for column in self.layout.written]
+        self._compute(of, [] if set(stored) <= {None, *HALF} else of, {})
         if any(value.index in self.printer.same for value in of):
             raise LoweringError("a number has no norm")
-        for at, value in enumerate(of):
-            square = f"squares({self.printer.operand(value, same=False)}, mask)"
-            self.printer.lines.append(f"tl.store(sums + {at} * tl.num_programs(0), {square})")
-        return self.printer.lines
+        squares = [f"squares({self.printer.operand(value, same=False)}, mask)" for value in of]
+        self.printer.lines.append(f"return {', '.join(squares)}")
+        every = range(len(of))
+        return self._functions(
+            kernel,
+            REPEATEDLY,
+            zeros="\n    ".join(f"sum{at} = tl.zeros([BLOCK // 4], tl.float64)" for at in every),
+            new=", ".join(f"new{at}" for at in every),
+            add="\n        ".join(f"sum{at} += new{at}" for at in every),
+            stores="\n    ".join(f"tl.store(sums + {at} * tl.num_programs(0), tl.sum(sum{at}))" for at in every),
+        )
 
-    def _compute(self, targets: Sequence[Value], written: dict[int, int]) -> None:
-        """Load what these values are made of, and compute them. ``written`` are further rows, and their columns."""
+    def _functions(self, kernel: str, run: str, **parts: str) -> list[str]:
+        """What is done to the elements, and the kernel that has it done."""
+        recording, lines = self.recording, self.printer.lines
+        names = ", ".join([line.partition(" = ")[0] for line in self.begin]) or "table"
+        arguments = [*ARGUMENTS, *[f"s{at}: tl.int64" for at in range(recording.numbers)]]
+        begin = BEGIN.format(
+            kernel=kernel,
+            arguments=", ".join(arguments),
+            unspecialized=[argument.partition(":")[0] for argument in arguments],
+            statements="\n    ".join(self.begin),
+            tensors=recording.tensors,
+            norms=len(self.places),
+        )
+        chunk = CHUNK.format(kernel=kernel, names=names, statements="\n    ".join(lines) or "pass")
+        return [chunk, begin, run.format(kernel=kernel, names=names, **parts)]
+
+    def _compute(self, targets: Sequence[Value], exact: Sequence[Value], written: dict[int, int]) -> None:
+        """Load what these values are made of, and compute them: some of them exactly.
+
+        ``written`` are further rows, and their columns.
+        """
         printer, recording, rows = self.printer, self.recording, self.layout.rows
         calls = recording.calls_for(targets)
         wanted = {x.index for x in (*targets, *[x for call in calls for x in values_in(call)])}
         reads = {c: x for c, x in enumerate(recording.columns) if x is not None and x.index in wanted}
         touched = {rows[c]: c for c in reads} | written
-        # Addresses first, then scalars, then elements: so that none of these waits for another's turn.
         for row, column in sorted(touched.items()):
             dtype = DTYPES[self.layout.dtypes[column]]
-            printer.lines.append(f"p{row} = place(table, {row}, tensors, tensor, {dtype}, ALIGN) + offsets")
-        for at, scalar in enumerate(recording.scalars):
+            self.begin.append(f"a{row} = place(table, {row}, tensors, tensor, {dtype}, ALIGN)")
+        numbers, tensors = itertools.count(), itertools.count()
+        for scalar, on_host in zip(recording.scalars, recording.on_host):
+            given = f"number(s{next(numbers)})" if on_host else f"tl.load(hyper + {next(tensors)} * width)"
             if scalar.index in wanted:
-                printer.scalar(scalar.index, f"tl.load(hyper + {at} * width)")
+                self._once(scalar.index, given)
         for norm, at in self.places.items():
             if norm in wanted:
-                printer.scalar(norm, f"tl.load(norms + {at} * tensors)")
+                self._once(norm, f"tl.load(norms + {at} * tensors)")
         for column, value in reads.items():
             cast = "" if self.layout.dtypes[column] == self.layout.compute else f".to({printer.dtype})"
-            printer.lines.append(f"v{value.index} = tl.load(p{rows[column]}, mask=mask){cast}")
+            printer.lines.append(f"v{value.index} = tl.load(a{rows[column]} + offsets, mask=mask){cast}")
+        needed = {call.result for call in recording.calls_for(exact)}
         for call in calls:
-            printer.call(call)
+            printer.call(call, exact=call.result in needed)
+
+    def _once(self, index: int, expression: str) -> None:
+        """A value that is the same for all elements of a tensor."""
+        self.begin.append(f"v{index} = {expression}")
+        self.printer.same.add(index)

@@ -6,6 +6,7 @@ import hashlib
 import linecache
 import os
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -25,22 +26,56 @@ def serves(device: torch.device) -> bool:
     return INSTALLED and (device.type == "cpu" if INTERPRETED else device.type == "cuda" and COMPILER)
 
 
+class Kernel:
+    """A function of a source, compiled once for each device and alignment.
+
+    Triton would look at every argument of every launch for what it could be compiled for, which takes as long as the
+    launch. Here none has to be looked at.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.compiled: dict[Any, Any] = {}
+
+    def launch(self, grid: tuple[int, int], arguments: Sequence[Any], constants: dict[str, Any], where: Any) -> None:
+        """Launch so many programs.
+
+        Args:
+            grid: how many, in two dimensions.
+            arguments: for which there is one type each.
+            constants: for which it is compiled, and further options of the compiler.
+            where: the index of the current device, and the number of its stream.
+        """
+        index, stream = where
+        key = (index, *constants.values())
+        known = self.compiled.get(key)
+        if known is None:
+            compiled = self.function[grid](*arguments, **constants)
+            if compiled is not None:  # not interpreted
+                names = [name for name in self.function.arg_names if name in constants]
+                self.compiled[key] = compiled, [constants[name] for name in names]
+            return
+        compiled, values = known
+        compiled[(grid[0], grid[1], 1)](*arguments, *values, stream=stream)
+
+
 class Kernels(NamedTuple):
     """What one call launches."""
 
-    kernel: Any  # the last; None where only norms are asked for
-    norms: list[Any]  # what adds up squares, turn by turn
+    kernel: Kernel | None  # the last; None where only norms are asked for
+    norms: list[Kernel]  # what adds up squares, turn by turn
     turns: tuple[int, ...]  # how many norms each turn measures
-    total: Any  # what adds up the sums
+    total: Kernel | None  # what adds up the sums
+    reads: int  # bytes of an element that a program may load
 
 
 @cache
 def kernels(source: str) -> Kernels:
     """The kernels of a module with this source."""
     found = namespace(source)
-    turns = found["TURNS"]
-    norms = [found[f"norms_{turn}"] for turn in range(len(turns))]
-    return Kernels(found.get("kernel"), norms, turns, found.get("total"))
+    made = {name: Kernel(found[name]) for name in ("kernel", "total") if name in found}
+    norms = [Kernel(found[f"norms_{turn}"]) for turn in range(len(found["TURNS"]))]
+    return Kernels(made.get("kernel"), norms, found["TURNS"], made.get("total"), found["READS"])
 
 
 @cache

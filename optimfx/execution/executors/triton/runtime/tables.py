@@ -1,9 +1,9 @@
-"""What a kernel finds on the device: which program takes what, where the tensors lie, and the numbers of the step."""
+"""What a kernel is given: which program takes what, where the tensors lie, and the scalars of the step."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ ALIGNED = 16
 MULTIPLES = set(range(0, 256, ALIGNED))
 """The lowest byte of an address that is one."""
 PLANS = 64
-"""Plans that are kept."""
+"""Plans that are kept, and as many tables."""
 
 
 class Plan(NamedTuple):
@@ -25,75 +25,78 @@ class Plan(NamedTuple):
     chunk_of: Tensor
     begins: Tensor  # shape=(tensors + 1,): the first program of each tensor, and the number of all
     numels: Tensor
-    longest: int  # the most chunks of a tensor
+    no_scalars: Tensor  # a hyper vector that nobody reads
 
     @property
     def programs(self) -> int:
         return len(self.tensor_of)
 
 
-class Call(NamedTuple):
-    """Where the tensors of one call lie, and its scalars."""
-
-    table: Tensor
-    hyper: Tensor  # shape=(scalars * width + room,): of each scalar, one number for all tensors or ``width`` in turns
-    width: int
-    align: int
-
-
 _plans: dict[Any, Plan] = {}
+_tables: dict[Any, tuple[Tensor, int]] = {}
 _captured: list[Any] = []
 """What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
-def plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
-    """The plan for tensors of so many elements, in chunks of ``block``."""
-    if capturing(device):
-        # Where a plan is made during a capture, its tables are there only once the graph has run.
-        kept = _made_before(numels, block, device) or _plan(numels, block, device)
-        _captured.append(kept)
-        return kept
-    # Another stream might read the tables before they are copied, or after their memory has been given to others.
-    key = (numels, block, device, _stream(device))
-    found = _plans.get(key)
-    if found is None:
-        while len(_plans) >= PLANS:
-            del _plans[next(iter(_plans))]
-        found = _plans[key] = _plan(numels, block, device)
+def plan(numels: tuple[int, ...], chunk: int, device: torch.device) -> Plan:
+    """The plan for tensors of so many elements, in chunks of so many."""
+    found: Plan = _kept(_plans, (numels, chunk), device, lambda: _plan(numels, chunk, device))
     return found
 
 
-def _made_before(*key: Any) -> Plan | None:
-    """A plan on any stream: what comes before a capture is done when the graph runs."""
-    return next((found for known, found in _plans.items() if known[:-1] == key), None)
+def table(columns: Sequence[Sequence[Tensor]], device: torch.device, parts: int = 1) -> tuple[Tensor, int]:
+    """The addresses of the tensors of all columns, row by row, on the device, and of what they all are multiples.
 
-
-def call(
-    columns: Sequence[Sequence[Tensor]], scalars: Any, device: torch.device, parts: int = 1, room: int = 0
-) -> Call:
-    """The table of the columns' addresses, row by row, and the scalars, in one copy to the device.
-
-    Scalars that are tensors already are joined with the others there, so that nothing waits for the device; they may be
-    joined by the caller, in rows. Each tensor is entered as so many parts of equal size. Behind the scalars is room for
-    so many numbers that the device itself computes.
+    Each tensor is entered as so many parts of equal size. Where the tensors lie as in a step before, which is what they
+    mostly do, nothing is copied.
     """
     rows = [map(Tensor.data_ptr, column) if parts == 1 else _inside(column, parts) for column in columns]
     addresses = array("q", chain.from_iterable(rows))
-    align = ALIGNED if set(addresses.tobytes()[::8]) <= MULTIPLES else 1
-    if isinstance(scalars, Tensor):
-        table = _to(torch.frombuffer(addresses, dtype=torch.int64), device)
-        hyper = torch.cat([scalars.flatten(), scalars.new_empty(room)]) if room else scalars.contiguous()
-        return Call(table, hyper, scalars[:1].numel() or 1, align)
-    split, together = len(addresses), any(isinstance(x, Tensor) for x in scalars)
-    addresses.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in scalars]).tobytes())
-    table = _to(torch.frombuffer(addresses, dtype=torch.int64), device, 0 if together else room)
-    hyper = table[split:].view(torch.float64)
-    width = max([x.numel() for x in scalars if isinstance(x, Tensor)], default=1)
-    if together:
-        places = zip(scalars, hyper.unbind())
-        numbers = [(_moved(x, device) if isinstance(x, Tensor) else place).expand(width) for x, place in places]
-        hyper = torch.cat([*numbers, hyper.new_empty(room)])
-    return Call(table, hyper, width, align)
+
+    def make() -> tuple[Tensor, int]:
+        align = ALIGNED if set(addresses.tobytes()[::8]) <= MULTIPLES else 1
+        return _to(torch.frombuffer(addresses, dtype=torch.int64), device), align
+
+    found: tuple[Tensor, int] = _kept(_tables, addresses.tobytes(), device, make)
+    return found
+
+
+def bits(numbers: Sequence[Any]) -> list[int]:
+    """The numbers as a kernel is given them: the bits of a float64 as an integer."""
+    return array("q", array("d", numbers).tobytes()).tolist()
+
+
+def hyper(scalars: Sequence[Tensor], room: int, plan: Plan) -> tuple[Tensor, int]:
+    """The scalars that are tensors on the device, and how many numbers each is of: one, or one for each in turns.
+
+    They are joined there, so that nothing waits for the device. Behind them is room for so many numbers that the device
+    itself computes.
+    """
+    device, width = plan.no_scalars.device, max(map(Tensor.numel, scalars), default=1)
+    numbers = [_moved(x, device).expand(width) for x in scalars]
+    if room:
+        numbers.append(plan.no_scalars.new_empty(room))
+    if not numbers:
+        return plan.no_scalars, 1
+    return numbers[0].contiguous() if len(numbers) == 1 else torch.cat(numbers), width
+
+
+def _kept(known: dict[Any, Any], what: Any, device: torch.device, make: Callable[[], Any]) -> Any:
+    """What is made for this only once, for as long as there are not too many."""
+    if capturing(device):
+        # Where it is made during a capture, it is there only once the graph has run. What was made before, on any
+        # stream, is there when the graph runs.
+        found = next((x for key, x in known.items() if key[:2] == (what, device)), None) or make()
+        _captured.append(found)
+        return found
+    # Another stream might read it before it is copied, or after its memory has been given to others.
+    key = (what, device, stream(device))
+    found = known.get(key)
+    if found is None:
+        while len(known) >= PLANS:
+            known.pop(next(iter(known)), None)
+        found = known[key] = make()
+    return found
 
 
 def _moved(scalar: Tensor, device: torch.device) -> Tensor:
@@ -113,32 +116,27 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+def stream(device: torch.device) -> int:
+    """The stream that launches go to, as a number."""
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
-def _plan(numels: tuple[int, ...], block: int, device: torch.device) -> Plan:
+def _plan(numels: tuple[int, ...], chunk: int, device: torch.device) -> Plan:
     sizes = torch.tensor(numels, device="cpu")
-    chunks = (sizes + block - 1) // block
+    chunks = (sizes + chunk - 1) // chunk
     tensor_of = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), chunks)
     chunk_of = torch.arange(len(tensor_of), device="cpu") - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
-    maps = [_to(x.int(), device) for x in (tensor_of, chunk_of, begins)]
-    return Plan(
-        maps[0], maps[1], maps[2], _to(sizes, device), longest=max((size + block - 1) // block for size in numels)
-    )
+    maps = [_to(x, device) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
+    return Plan(maps[0], maps[1], maps[2], maps[3], torch.empty(1, dtype=torch.float64, device=device))
 
 
-def _to(host: Tensor, device: torch.device, room: int = 0) -> Tensor:
-    """A copy on the device that the host does not wait for, with uninitialised numbers at its end."""
+def _to(host: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device that the host does not wait for."""
     if device.type == "cpu":
-        return torch.cat([host, host.new_empty(room)]) if room else host
+        return host
     # From memory of its own each time: the copy may still be under way when the next step begins.
     pinned = host.pin_memory()
     if capturing(device):
         _captured.append(pinned)
-    if not room:
-        return pinned.to(device, non_blocking=True)
-    copy = torch.empty(len(host) + room, dtype=host.dtype, device=device)
-    copy[: len(host)].copy_(pinned, non_blocking=True)
-    return copy
+    return pinned.to(device, non_blocking=True)

@@ -89,9 +89,9 @@ def test_chains(make, inplace):
 
 
 def test_norms_of_many_chunks(monkeypatch):
-    """More than a small program adds up, in several turns."""
-    monkeypatch.setattr(launch, "FEW", 2)
-    monkeypatch.setattr(launch, "SUMS", {False: {"BLOCK": 2}, True: {"BLOCK": 4}})
+    """Each program measures several blocks, and there are more programs than are added up at once."""
+    monkeypatch.setattr(launch, "PROGRAMS", 3)
+    monkeypatch.setattr(launch, "SUMS", {"BLOCK": 2})
     for size in (BLOCK, 2 * BLOCK + 1, 9 * BLOCK):
         assert_agrees(fx.lamb(lr=0.1), [randn(size), randn(BLOCK + 1)], "triton", steps=1)
 
@@ -356,7 +356,7 @@ def test_plans_are_made_once_and_not_kept_for_ever():
     host = torch.device("cpu")
     one = tables.plan((5, 0, 2 * BLOCK), BLOCK, host)
     tensor_of, chunk_of, begins = (torch.tensor(x).int() for x in ([0, 2, 2], [0, 0, 1], [0, 1, 1, 3]))
-    assert_equal([*one], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK]), 2])
+    assert_equal([*one[:4]], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK])])
     assert tables.plan((5, 0, 2 * BLOCK), BLOCK, host) is one
     for size in range(1000, 1000 + tables.PLANS):
         tables.plan((size,), BLOCK, host)
@@ -364,16 +364,27 @@ def test_plans_are_made_once_and_not_kept_for_ever():
     assert tables.plan((5, 0, 2 * BLOCK), BLOCK, host) is not one
 
 
-def test_numbers_and_tensors_make_one_vector():
+def test_tensors_make_one_vector():
+    plan = tables.plan((5,), BLOCK, torch.device("cpu"))
+    found, width = tables.hyper([torch.tensor(2.5), torch.tensor(False)], 0, plan)
+    assert_equal((found, width), (torch.tensor([2.5, 0.0], dtype=F64), 1))
+    found, width = tables.hyper([torch.tensor(2.5), torch.tensor([1, 2])], 1, plan)
+    assert_equal((found[:4], width), (torch.tensor([2.5, 2.5, 1.0, 2.0], dtype=F64), 2))
+    assert tables.hyper([], 0, plan)[0] is plan.no_scalars
+
+
+def test_a_table_is_made_once_for_tensors_that_stay_where_they_are():
     columns = [[torch.zeros(3), torch.zeros(2)]]
-    call = tables.call(columns, [1.0, torch.tensor(2.5), True, torch.tensor(False)], torch.device("cpu"))
-    assert_equal(call.hyper, torch.tensor([1.0, 2.5, 1.0, 0.0], dtype=F64))
+    table, _ = tables.table(columns, torch.device("cpu"))
+    assert table.tolist() == [t.data_ptr() for t in columns[0]]
+    assert tables.table(columns, torch.device("cpu"))[0] is table
+    assert tables.table([columns[0][::-1]], torch.device("cpu"))[0] is not table
 
 
 @pytest.mark.parametrize("skipped, align", [(0, 16), (1, 1), (2, 1), (4, 16)])
 def test_alignment_is_that_of_the_worst_tensor(skipped, align):
     columns = [[torch.zeros(64), torch.zeros(64)], [torch.zeros(64), torch.zeros(64)[skipped:]]]
-    assert tables.call(columns, [], torch.device("cpu")).align == align
+    assert tables.table(columns, torch.device("cpu"))[1] == align
 
 
 def test_autograd_learns_of_what_is_written():
