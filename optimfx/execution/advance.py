@@ -49,7 +49,9 @@ def advance(
     if lines:
         vectors = [None if line is None else line.through(column) for line, column in zip(lines, every)]
     runs, counts = _next(columns, every, vectors, traced=traced)
-    of_link = list(zip(*counts))
+    of_link: Sequence[Sequence[tuple[Any, ...]]] = list(zip(*counts))
+    if traced:
+        of_link = [[_beside(leaves.grads[0], each) for each in own] for own in of_link]
     of_run = list(zip(*[steps_of(link, each, global_norm=global_norm) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
         for run, steps in zip([range(len(leaves.grads))] if runs is None else runs, of_run):
@@ -73,6 +75,11 @@ def advance(
             stored.append(_stored(before, runs, values, next(left), inplace=inplace, traced=traced))
         shared.append(stored)
     return results, of_links(links, shared, slots)
+
+
+def _beside(grad: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
+    """What a leaf shares, vectors on its device: there, torch computes with a 0-d tensor of the host, but no vector."""
+    return tuple([x.to(grad.device) if isinstance(x, Tensor) and x.dim() else x for x in numbers])
 
 
 def of_links(links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:

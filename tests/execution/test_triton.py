@@ -103,7 +103,7 @@ def test_the_device_rounds_as_torch_does(name, cold):
 def test_rules_of_one_name_are_different_to_the_cache():
     """Triton's cache knows a function by its source alone: a rule's own must be in it."""
     one, same, other = (
-        build.kernels(source([interpreted.leaky(cap).update], torch.float32)).kernel.cache_key
+        build.kernels(source([interpreted.leaky(cap).update], torch.float32)).kernel.function.cache_key
         for cap in (2.0, 2.0, 0.5)
     )
     assert one == same != other

@@ -179,7 +179,9 @@ def needed(link: Link, hyper: Mapping[str, Any]) -> list[str]:
     """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not link.rule.elementwise:
         return []
-    slots = link.rule.init(torch.empty(0, device="cpu"), **{name: hyper[name] for name in link.rule.init_names})
+    given = {name: hyper[name] for name in link.rule.init_names}
+    device = next((x.device for x in given.values() if isinstance(x, Tensor)), torch.device("cpu"))
+    slots = link.rule.init(torch.empty(0, device=device), **given)
     return [name for name, slot in zip(link.rule.slots, slots) if slot is not None]
 
 

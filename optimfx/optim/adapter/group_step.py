@@ -231,7 +231,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     # Of numbers, a graph would make constants; it asks the update, which looks them up.
     compiling = plan.one_pass.traced and torch.compiler.is_compiling()
     taken = [
-        steps_of(leader.update, [count], None if compiling else leader.hyper)[0]
+        steps_of(leader.update, [count], None if compiling else _hyper(leader))[0]
         for leader, count in zip(leaders, counts)
     ]
     leaves = Leaves(params, grads, slots)
@@ -276,6 +276,11 @@ def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[T
                     f"{name} of a parameter of shape {tuple(param.shape)} has shape {tuple(slot.shape)}: the state is "
                     f"another parameter's. Load a checkpoint of this model, or begin anew with optimizer.state.clear()."
                 )
+
+
+def _hyper(owner: Settings) -> dict[str, Any]:
+    """The values of a group's hyperparameters, which are the same for all counts."""
+    return _resolved(owner.update, owner.update.user_names) if owner.hyper is None else owner.hyper
 
 
 def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
