@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from optree import PyTreeSpec
+from torch import Tensor
 
 from optimfx.core import Locality, tracing, tree
 from optimfx.core.link import Link
