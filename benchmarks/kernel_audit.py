@@ -38,8 +38,8 @@ Rules have their default hyperparameters and step in place; parameters, gradient
 kernel: the bytes that it reads and writes for an element; the 128-bit loads and stores of a thread, which takes
 {elements} elements of a block of {block} (half as many, where an element has more than {many} bytes), and which are as
 many as these bytes ask for; and the registers of a thread.
-No kernel spills more than {spilled} bytes of registers, and only those that measure norms use shared memory. `norm` is that of all
-gradients; the norms of a rule's leaves have a kernel of their own, which runs before.
+No kernel spills more than {spilled} bytes of registers, and only those that measure norms use shared memory. `norm` is
+that of all gradients; the norms of a rule's leaves have a kernel of their own, which runs before.
 
 | kernel | dtype | reads, bytes | writes, bytes | loads | stores | {archs} |
 |---|---|---|---|---|---|{rule}|
