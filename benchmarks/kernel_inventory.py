@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import optimfx as fx
 from optimfx.core import Locality
 from optimfx.execution.executors.triton.codegen.generate import source as made_for
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.dtypes import kept_as
-from optimfx.execution.program.specialize import Open, form_of
-from optimfx.execution.step import first_step
+from optimfx.execution.program.specialize import form_of, left_open
+from optimfx.execution.step import Step, first_step
 
 CHAINS: dict[str, Callable[[], Any]] = {
     "clip_by_global_norm, adamw": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()),
@@ -50,10 +51,18 @@ def source(links: list[Any], dtype: torch.dtype) -> str:
     for link in links:
         begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
         slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
-    steps = tuple([first_step(link) for link in links])
+    steps = tuple([_as_on_a_device(first_step(link)) for link in links])
     leaves = Leaves([param], [param], slots)
     forms = list(map(form_of, steps))
-    on_host = [True for form in forms for part in form if isinstance(part, Open)]
+    on_host = [not isinstance(x, Tensor) for step, form in zip(steps, forms) for x in left_open(step, form)]
     text, refusal = made_for(steps, forms, on_host, leaves, stepping=True, inplace=True)
     assert refusal is None, refusal
     return text
+
+
+def _as_on_a_device(step: Step) -> Step:
+    """The step with the norm that it asks for as a tensor."""
+    if not step.rule.needs_global_norm:
+        return step
+    hyper = {**step.hyper, "global_norm": torch.ones((), dtype=torch.float64)}
+    return Step(step.name, step.rule, step.count, hyper, step.maximize)

@@ -35,9 +35,13 @@ class Step:
         hyper: the values of what the scalars depend on.
         maximize: whether the rule sees negated gradients.
         scalars: what the rule makes of these; ``None`` for what is to be computed when it is first asked for.
+
+    Attributes:
+        defers: whether the scalars are made of a norm on a device that the host does not wait for: then a kernel makes
+            them itself, which takes no launches.
     """
 
-    __slots__ = ("_scalars", "count", "hyper", "maximize", "name", "rule")
+    __slots__ = ("_scalars", "count", "defers", "hyper", "maximize", "name", "rule")
 
     def __init__(
         self, name: str, rule: Rule, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
@@ -48,6 +52,7 @@ class Step:
         self.hyper = hyper
         self.maximize = maximize
         self._scalars = scalars
+        self.defers = scalars is None and rule.needs_global_norm and isinstance(hyper.get("global_norm"), Tensor)
 
     @property
     def scalars(self) -> Any:
@@ -55,6 +60,18 @@ class Step:
         if self._scalars is None:
             self._scalars = self.rule.scalars(self.count, **self.hyper)
         return self._scalars
+
+    @property
+    def arguments(self) -> Any:
+        """What a plan is told at each step: the scalars, or what they are made of."""
+        return (self.count, *self.hyper.values()) if self.defers else self.scalars
+
+    def with_arguments(self, arguments: Any) -> Step:
+        """The step with others."""
+        if not self.defers:
+            return self.with_scalars(arguments)
+        count, *hyper = arguments
+        return Step(self.name, self.rule, count, dict(zip(self.hyper, hyper)), self.maximize)
 
     def with_scalars(self, scalars: Any, rule: Rule | None = None) -> Step:
         """The step with other scalars, and perhaps another rule."""
@@ -135,12 +152,12 @@ def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[
 
 
 def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
-    """What a plan is made for, and what it is given at each step: the values of the scalars that are numbers."""
+    """What a plan is made for, and what it is given at each step: the values of the arguments that are numbers."""
     key: list[Any] = []
     numbers: list[Any] = []
     for step in steps:
-        key += (step.rule, step.maximize)
-        for x in step.scalars:
+        key += (step.rule, step.maximize, step.defers)
+        for x in step.arguments:
             kind = type(x)
             if kind is float or kind is int:
                 key.append(float)

@@ -52,7 +52,7 @@ class Compiled(Executor):
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             forms = [form_of(step) for step in steps]
-            given = [float(x) for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+            given = [float(x) for step, form in zip(steps, forms) for x in left_open(step, form)]
             scalars = torch.tensor(given, dtype=torch.float64, device="cpu")
             rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
             same = (rules, stepping, torch.get_num_threads())

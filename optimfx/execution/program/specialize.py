@@ -1,4 +1,4 @@
-"""What a kernel is made for, and what it is given: a rule's scalars, with those left open that change by the step."""
+"""What a kernel is made for, and what it is given: a step's arguments, with those left open that change by the step."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Open(Enum):
 
 
 def form_of(step: Step) -> tuple[Any, ...]:
-    """The scalars, one after the other, with those that may change from step to step left open."""
-    scalars = flat_scalars(step.scalars)
+    """The arguments, one after the other, with those that may change from step to step left open."""
+    scalars = flat_scalars(step.arguments)
     flags = [isinstance(x, bool) for x in scalars]
     numbers = [isinstance(x, (int, float, Tensor)) and not flag for x, flag in zip(scalars, flags)]
     conditions = [isinstance(x, Tensor) and x.dtype is torch.bool for x in scalars]
-    if any(flags) and step.count is not None and not isinstance(step.count, Tensor):
+    if any(flags) and not step.defers and step.count is not None and not isinstance(step.count, Tensor):
         # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
         probe = flat_scalars(
             step.rule.scalars(torch.tensor(step.count, dtype=torch.float64, device="cpu"), **step.hyper)
@@ -36,16 +36,16 @@ def form_of(step: Step) -> tuple[Any, ...]:
     return tuple([Open.CONDITION if condition else x for x, condition in zip(form, conditions)])
 
 
-def left_open(scalars: Any, form: tuple[Any, ...]) -> list[Any]:
-    """The values of the scalars that are left open."""
-    return [x for x, part in zip(flat_scalars(scalars), form) if isinstance(part, Open)]
+def left_open(step: Step, form: tuple[Any, ...]) -> list[Any]:
+    """The values of the arguments that are left open."""
+    return [x for x, part in zip(flat_scalars(step.arguments), form) if isinstance(part, Open)]
 
 
 def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
-    """The step with the scalars that are left open taken from the numbers."""
+    """The step with the arguments that are left open taken from the numbers."""
     values = [next(numbers) if isinstance(part, Open) else part for part in form]
-    scalars = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
-    return step.with_scalars(_nested(step.scalars, iter(scalars)))
+    arguments = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
+    return step.with_arguments(_nested(step.arguments, iter(arguments)))
 
 
 def _nested(like: Any, scalars: Iterator[Any]) -> Any:

@@ -67,7 +67,7 @@ class Triton(Executor):
 
 def _opened(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
     """The scalars that a kernel is given at each step."""
-    return [x for step, form in zip(steps, forms) for x in left_open(step.scalars, form)]
+    return [x for step, form in zip(steps, forms) for x in left_open(step, form)]
 
 
 def _on_host(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[bool]:

@@ -48,7 +48,7 @@ def source(
     slots = leaves.slots or [leaves.grads for step in steps for _ in step.rule.slots]
     columns = [leaves.params, leaves.grads, *slots]
     dtypes = tuple([None if column[0] is None else column[0].dtype.to_real() for column in columns])
-    rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
+    rules = tuple([(step.rule, step.maximize, step.defers, form) for step, form in zip(steps, forms)])
     key = (rules, tuple(on_host), dtypes, stepping, inplace)
     if key not in _sources:
         compute = computed_in([dtype for dtype in dtypes if dtype is not None])

@@ -33,10 +33,20 @@ class Printer:
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
+        self.begin: list[str] = []  # of what is the same for all elements
         self.lines: list[str] = []
         self.same: set[int] = set()  # values that are the same for all elements
         self.conditions: set[int] = set()
         self.cast: set[int] = set()  # of these, the ones that are there in the dtype of elements too
+
+    def once(self, name: str, expression: str) -> None:
+        """What is the same for all elements of a tensor."""
+        self.begin.append(f"{name} = {expression}")
+
+    def scalar(self, index: int, expression: str) -> None:
+        """A number that is there before the elements are."""
+        self.once(f"v{index}", expression)
+        self.same.add(index)
 
     def call(self, call: Call, *, exact: bool) -> None:
         """A torch function's result; ``exact`` says whether divisions and roots round as IEEE asks.
@@ -52,9 +62,11 @@ class Printer:
             raise LoweringError(f"no Triton word for {name} with these arguments: {error}") from error
         if expression is None:
             raise LoweringError(f"no Triton word for {name}")
-        self.lines.append(f"v{call.result} = {expression}")
         if same:
+            self.once(f"v{call.result}", expression)
             self.same.add(call.result)
+        else:
+            self.lines.append(f"v{call.result} = {expression}")
         if call.function in COMPARISONS or call.function in LOGIC:
             self.conditions.add(call.result)
 
@@ -105,5 +117,5 @@ class Printer:
             return f"v{x.index}"
         if x.index not in self.cast:
             self.cast.add(x.index)
-            self.lines.append(f"v{x.index}e = v{x.index}.to({self.dtype})")
+            self.once(f"v{x.index}e", f"v{x.index}.to({self.dtype})")
         return f"v{x.index}e"

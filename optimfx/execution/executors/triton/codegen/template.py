@@ -140,7 +140,6 @@ class Statements:
     def __init__(self, recording: Recording, layout: Layout) -> None:
         self.recording, self.layout = recording, layout
         self.places = {call.result: at for at, call in enumerate(call for turn in recording.norms for call in turn)}
-        self.begin: list[str] = []  # what is computed once in a program, of which the names are handed on
         self.printer = Printer(DTYPES[layout.compute])
 
     def stores(self, kernel: str) -> list[str]:
@@ -179,14 +178,14 @@ class Statements:
 
     def _functions(self, kernel: str, run: str, **parts: str) -> list[str]:
         """What is done to the elements, and the kernel that has it done."""
-        recording, lines = self.recording, self.printer.lines
-        names = ", ".join([line.partition(" = ")[0] for line in self.begin]) or "table"
+        recording, begun, lines = self.recording, self.printer.begin, self.printer.lines
+        names = ", ".join([line.partition(" = ")[0] for line in begun]) or "table"
         arguments = [*ARGUMENTS, *[f"s{at}: tl.int64" for at in range(recording.numbers)]]
         begin = BEGIN.format(
             kernel=kernel,
             arguments=", ".join(arguments),
             unspecialized=[argument.partition(":")[0] for argument in arguments],
-            statements="\n    ".join(self.begin),
+            statements="\n    ".join(begun),
             tensors=recording.tensors,
             norms=len(self.places),
         )
@@ -205,23 +204,18 @@ class Statements:
         touched = {rows[c]: c for c in reads} | written
         for row, column in sorted(touched.items()):
             dtype = DTYPES[self.layout.dtypes[column]]
-            self.begin.append(f"a{row} = place(table, {row}, tensors, tensor, {dtype}, ALIGN)")
+            printer.once(f"a{row}", f"place(table, {row}, tensors, tensor, {dtype}, ALIGN)")
         numbers, tensors = itertools.count(), itertools.count()
         for scalar, on_host in zip(recording.scalars, recording.on_host):
             given = f"number(s{next(numbers)})" if on_host else f"tl.load(hyper + {next(tensors)} * width)"
             if scalar.index in wanted:
-                self._once(scalar.index, given)
+                printer.scalar(scalar.index, given)
         for norm, at in self.places.items():
             if norm in wanted:
-                self._once(norm, f"tl.load(norms + {at} * tensors)")
+                printer.scalar(norm, f"tl.load(norms + {at} * tensors)")
         for column, value in reads.items():
             cast = "" if self.layout.dtypes[column] == self.layout.compute else f".to({printer.dtype})"
             printer.lines.append(f"v{value.index} = tl.load(a{rows[column]} + offsets, mask=mask){cast}")
         needed = {call.result for call in recording.calls_for(exact)}
         for call in calls:
             printer.call(call, exact=call.result in needed)
-
-    def _once(self, index: int, expression: str) -> None:
-        """A value that is the same for all elements of a tensor."""
-        self.begin.append(f"v{index} = {expression}")
-        self.printer.same.add(index)
