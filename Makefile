@@ -66,6 +66,8 @@ gpu: $(if $(filter $(VENV)/bin,$(BIN)),$(VENV)/.installed)
 	@$(BIN)/python -c "import torch; exit(not torch.cuda.is_available())" || { echo "$(NO_GPU)"; exit 1; }
 	$(BIN)/python -m pytest -q -n 4 -m cuda tests/gpu
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu_host.py
+	$(BIN)/python benchmarks/gpu_training.py
 	$(BIN)/python benchmarks/readme.py gpu
 
 NO_GPU = $(BIN)/python has no torch that finds a CUDA GPU. On a machine with one, install a CUDA build of torch (make \

@@ -22,7 +22,7 @@ NONE = "None has been measured yet."
 def gpus(folder: Path) -> str:
     """What stands between the marks: the results of each GPU, or that there are none."""
     found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("gpu-*.json"))]
-    parts = ["\n".join(_gpu(content, path.with_suffix(".png"))) for path, content in found]
+    parts = ["\n".join([*_gpu(content, path.with_suffix(".png")), *_beside(path)]) for path, content in found]
     return "\n\n".join(parts) or NONE
 
 
@@ -44,6 +44,47 @@ def _gpu(content: dict[str, Any], picture: Path) -> Iterator[str]:
     if picture.is_relative_to(ROOT):
         sentence += f" Each algorithm: [chart]({picture.relative_to(ROOT).as_posix()})."
     yield textwrap.fill(sentence, WIDTH)
+
+
+def _beside(path: Path) -> Iterator[str]:
+    """The host's time and that of a training step, where they were measured on the same GPU."""
+    slug = path.name.removeprefix("gpu-")
+    host, training = (path.with_name(f"{name}-{slug}") for name in ("host", "training"))
+    if host.exists():
+        yield ""
+        yield from _host(json.loads(host.read_text())["cells"])
+    if training.exists():
+        yield ""
+        yield from _training(json.loads(training.read_text()))
+
+
+def _host(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A row for each algorithm: the host's time over that of torch's fused, by the number of tensors."""
+    counts = list(dict.fromkeys(cell["tensors"] for cell in cells))
+    times = {(cell["algorithm"], cell["tensors"]): cell["microseconds"] for cell in cells}
+    yield f"| host time over torch's fused: class, `fx.step` | {' | '.join(map(str, counts))} tensors |"
+    yield "|---|" + "---|" * len(counts)
+    for algorithm in dict.fromkeys(cell["algorithm"] for cell in cells):
+        ratios = []
+        for count in counts:
+            reference, *ours = times[algorithm, count].values()
+            ratios.append(", ".join(f"{x / reference:.2f}" for x in ours))
+        yield f"| {algorithm} | {' | '.join(ratios)} |"
+
+
+def _training(content: dict[str, Any]) -> Iterator[str]:
+    """The whole training step, eager and compiled."""
+    times: dict[str, dict[str, float]] = content["milliseconds"]
+    ways = list(dict.fromkeys(way for found in times.values() for way in found))
+    yield f"| training step of {content['parameters'] / 1e6:.0f} M parameters, ms | {' | '.join(ways)} |"
+    yield "|---|" + "---|" * len(ways)
+    for name, found in times.items():
+        cells = [f"{found[way]:.2f}" if way in found else "" for way in ways]
+        yield f"| {name} | {' | '.join(cells)} |"
+    if content["compile"]:
+        yield ""
+        seconds = [f"{name} {found:.0f} s" for name, found in content["compile"].items()]
+        yield f"To compile: {', '.join(seconds)}."
 
 
 def _shares(cells: Sequence[Cell]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from optimfx.core.stateless import stateless
 from optimfx.core.tree import global_norm
 from optimfx.describe import describe
 from optimfx.execution import explain, transformation
+from optimfx.execution.capture import capture
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
@@ -82,7 +83,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # torch.optim's classes
     "optim",
     # how it runs
-    "execution", "explain", "describe",
+    "execution", "explain", "describe", "capture",
     # your own rule
     "Rule", "Locality", "transformation", "ops", "global_norm",
 ]

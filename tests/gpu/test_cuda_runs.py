@@ -122,6 +122,25 @@ def test_a_captured_step_whose_count_is_on_the_host_is_refused():
     assert_equal(params, before)
 
 
+def test_a_captured_function_is_called_once_for_each_call():
+    """Launched, recorded and replayed; lr and weight decay are changed between the calls."""
+    lr, decay = (torch.tensor(x, device=DEVICE) for x in (0.1, 0.01))
+    tx = fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(lr=lr, weight_decay=decay))
+    params = [randn(3 * BLOCK + 3), randn(4, 3)]
+    grads, state = random_like(params), begun(tx, params)
+    twins, twin_state = clone(params), copy.deepcopy(state)
+    step = fx.capture(lambda: fx.step(tx, grads, state, params, inplace=True))
+    for i in range(5):
+        lr.fill_(0.1 / (i + 1))
+        decay.fill_(0.01 * i)
+        for g in grads:
+            g.copy_(torch.randn_like(g))
+        before = clone(twins), copy.deepcopy(twin_state)
+        twins, twin_state = fx.step(tx, clone(grads), twin_state, twins)
+        step()
+        assert_close((params, state), (twins, twin_state), before)
+
+
 def test_two_streams_step_at_once():
     """Models of the same shapes, each in the order of its stream, though the device falls behind the host."""
     models = [parameters() for _ in range(2)]
