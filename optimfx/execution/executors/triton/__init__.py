@@ -20,6 +20,7 @@ from optimfx.execution.executors.custom_op.traced import op_step
 from optimfx.execution.executors.triton.codegen.generate import source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
 from optimfx.execution.executors.triton.runtime import build, launch
+from optimfx.execution.executors.triton.runtime.straight import layout_of
 from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.program.specialize import form_of, left_open
 from optimfx.execution.step import Steps
@@ -55,7 +56,7 @@ class Triton(Executor):
         forms = list(map(form_of, steps))
         kernels = build.kernels(source(steps, forms, _on_host(steps, forms), leaves, stepping, inplace)[0])
         positional = any(step.rule.locality is Locality.POSITION for step in steps)
-        layout = launch.layout_of(leaves)
+        layout = layout_of(leaves)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             scalars = _opened(steps, forms)
@@ -108,7 +109,7 @@ def _launch(
     positional = any(step.rule.locality is Locality.POSITION for step in steps)
     how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
     scalars = hyper.flatten(1) if hyper.dim() > 1 else hyper  # of each leaf and member in turn
-    return launch.run(build.kernels(text), scalars, leaves, launch.layout_of(leaves), **how)
+    return launch.run(build.kernels(text), scalars, leaves, layout_of(leaves), **how)
 
 
 LAUNCHES["triton"] = _launch

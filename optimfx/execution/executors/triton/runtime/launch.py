@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimfx.execution.executors.triton.runtime import tables
 from optimfx.execution.executors.triton.runtime.build import Kernels
+from optimfx.execution.executors.triton.runtime.straight import Layout, is_plain, numels, straightened
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 
@@ -27,19 +28,6 @@ PROGRAMS = 2048
 """At most about so many measure norms, block after block of a tensor: 16 on each multiprocessor of the largest GPUs."""
 SUMS = {"BLOCK": 1024, "num_warps": 4}
 """How their sums are added up."""
-
-
-class Layout(NamedTuple):
-    """What a launch has to know of leaves, beside where they lie."""
-
-    sizes: Sequence[int]  # how many reals each holds
-    plain: bool  # whether each lies in memory in the order of its dimensions, without gaps
-
-
-def layout_of(leaves: Leaves) -> Layout:
-    """How leaves like these lie."""
-    columns = [column for column in leaves.columns() if column[0] is not None]
-    return Layout(numels(leaves.grads), all(map(_plain, columns)))
 
 
 def run(
@@ -75,7 +63,7 @@ def run(
     columns = read if inplace else [*read, *written]
     back: list[tuple[Tensor, Tensor]] = []
     if not layout.plain:
-        columns, back = _straightened(columns, written, positional or members > 1)
+        columns, back = straightened(columns, written, positional or members > 1)
     launch(kernels, columns, layout.sizes, scalars, members)
     for own, copy in back:
         own.copy_(copy)
@@ -86,7 +74,7 @@ def run(
 
 def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
     """The norm of all tensors of a column together, as a float64 scalar on their device."""
-    straight = column if _plain(column) else _straightened([column], [], positional=True)[0][0]
+    straight = column if is_plain(column) else straightened([column], [], positional=True)[0][0]
     hyper = launch(kernels, [straight], numels(column), [], together=True)
     return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]
 
@@ -150,34 +138,6 @@ def _blocks(sizes: Sequence[int], block: int) -> int:
     """How many blocks of a tensor one program measures: there are about as many programs as run at once."""
     blocks = max(sum(sizes) // (block * PROGRAMS), 1)
     return 1 << (blocks - 1).bit_length()
-
-
-def numels(column: Sequence[Tensor]) -> list[int]:
-    """How many reals each tensor holds."""
-    sizes = list(map(Tensor.numel, column))
-    return [2 * size for size in sizes] if column[0].is_complex() else sizes
-
-
-def _plain(column: Sequence[Tensor]) -> bool:
-    """Whether memory holds the elements one after the other, in the order of the dimensions, as they are."""
-    conjugate = column[0].is_complex() and any(map(Tensor.is_conj, column))
-    return all(map(Tensor.is_contiguous, column)) and not conjugate and not any(map(Tensor.is_neg, column))
-
-
-def _straightened(
-    columns: Sequence[Sequence[Tensor]], written: Sequence[Sequence[Tensor]], positional: bool
-) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
-    """The columns with copies where leaves do not lie in one order, and what is to be copied back to where."""
-    straight, back = [list(column) for column in columns], []
-    for i, row in enumerate(zip(*columns)):
-        in_order = _plain(row) or (packing.same_order(list(row)) and not positional)
-        if in_order and not any(t.is_neg() or t.is_conj() for t in row):
-            continue
-        for own, column, into in zip(columns, straight, row):
-            column[i] = into.resolve_conj().resolve_neg().contiguous()
-            if column[i] is not into and any(own is other for other in written):
-                back.append((into, column[i]))
-    return straight, back
 
 
 def _count_writes(column: Sequence[Tensor]) -> None:
