@@ -24,6 +24,7 @@ pytestmark = [
 
 BLOCK = 16
 """Each program takes the interpreter ten milliseconds."""
+HOST = tables.Place(torch.device("cpu"), 0, False)
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
@@ -128,7 +129,7 @@ def test_the_global_norm_is_measured_by_kernels_where_these_step(monkeypatch):
 def test_a_chain_is_one_kernel(make, monkeypatch):
     """And the norm of all gradients another."""
     launched = []
-    monkeypatch.setattr(launch, "launch", lambda kernels, *args, **how: launched.append(kernels.kernel))
+    monkeypatch.setattr(launch.Launcher, "launch", lambda self, *args: launched.append(self.kernels.kernel))
     tx, params = make(), [randn(3), randn(2, 2)]
     step("triton", tx, params, tx.init(params), params)
     assert len(list(filter(None, launched))) == 1
@@ -353,19 +354,18 @@ def test_hyperparameters_and_counts_that_are_tensors(make, monkeypatch):
 
 
 def test_plans_are_made_once_and_not_kept_for_ever():
-    host = torch.device("cpu")
-    one = tables.plan((5, 0, 2 * BLOCK), BLOCK, host)
+    one = tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST)
     tensor_of, chunk_of, begins = (torch.tensor(x).int() for x in ([0, 2, 2], [0, 0, 1], [0, 1, 1, 3]))
     assert_equal([*one[:4]], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK])])
-    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, host) is one
+    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST) is one
     for size in range(1000, 1000 + tables.PLANS):
-        tables.plan((size,), BLOCK, host)
+        tables.plan((size,), BLOCK, HOST)
     assert len(tables._plans) == tables.PLANS
-    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, host) is not one
+    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST) is not one
 
 
 def test_tensors_make_one_vector():
-    plan = tables.plan((5,), BLOCK, torch.device("cpu"))
+    plan = tables.plan((5,), BLOCK, HOST)
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor(False)], 0, plan)
     assert_equal((found, width), (torch.tensor([2.5, 0.0], dtype=F64), 1))
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor([1, 2])], 1, plan)
@@ -375,16 +375,16 @@ def test_tensors_make_one_vector():
 
 def test_a_table_is_made_once_for_tensors_that_stay_where_they_are():
     columns = [[torch.zeros(3), torch.zeros(2)]]
-    table, _ = tables.table(columns, torch.device("cpu"))
+    table, _ = tables.table(columns, HOST)
     assert table.tolist() == [t.data_ptr() for t in columns[0]]
-    assert tables.table(columns, torch.device("cpu"))[0] is table
-    assert tables.table([columns[0][::-1]], torch.device("cpu"))[0] is not table
+    assert tables.table(columns, HOST)[0] is table
+    assert tables.table([columns[0][::-1]], HOST)[0] is not table
 
 
 @pytest.mark.parametrize("skipped, align", [(0, 16), (1, 1), (2, 1), (4, 16)])
 def test_alignment_is_that_of_the_worst_tensor(skipped, align):
     columns = [[torch.zeros(64), torch.zeros(64)], [torch.zeros(64), torch.zeros(64)[skipped:]]]
-    assert tables.table(columns, torch.device("cpu"))[1] == align
+    assert tables.table(columns, HOST)[1] == align
 
 
 def test_autograd_learns_of_what_is_written():

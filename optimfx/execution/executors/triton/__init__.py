@@ -19,10 +19,10 @@ from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
 from optimfx.execution.executors.custom_op.traced import op_step
 from optimfx.execution.executors.triton.codegen.generate import source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
-from optimfx.execution.executors.triton.runtime import build, launch
-from optimfx.execution.executors.triton.runtime.straight import layout_of
+from optimfx.execution.executors.triton.runtime import build
+from optimfx.execution.executors.triton.runtime.launch import BoundKernels
 from optimfx.execution.leaves import PLAIN, Leaves, Results
-from optimfx.execution.program.specialize import form_of, left_open
+from optimfx.execution.program.specialize import Open, form_of, left_open
 from optimfx.execution.step import Steps
 
 
@@ -54,16 +54,23 @@ class Triton(Executor):
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
         forms = list(map(form_of, steps))
-        kernels = build.kernels(source(steps, forms, _on_host(steps, forms), leaves, stepping, inplace)[0])
-        positional = any(step.rule.locality is Locality.POSITION for step in steps)
-        layout = layout_of(leaves)
+        on_host = _on_host(steps, forms)
+        kernels = build.kernels(source(steps, forms, on_host, leaves, stepping, inplace)[0])
+        bound = BoundKernels(kernels, leaves, stepping=stepping, inplace=inplace, positional=_is_positional(steps))
+        if all(on_host) and not any([Open.CONDITION in form for form in forms]):
+            return lambda steps, numbers, leaves: bound.run(leaves, numbers, ())
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             scalars = _opened(steps, forms)
-            how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional}
-            return launch.run(kernels, scalars, leaves, layout, **how)
+            tensors = [x for x in scalars if isinstance(x, Tensor)]
+            return bound.run(leaves, [x for x in scalars if not isinstance(x, Tensor)], tensors)
 
         return run
+
+
+def _is_positional(steps: Steps) -> bool:
+    """Whether the order of the elements matters."""
+    return any(step.rule.locality is Locality.POSITION for step in steps)
 
 
 def _opened(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -106,10 +113,9 @@ def _launch(
     text, reason = source(steps, forms, [False] * len(_opened(steps, forms)), leaves, stepping, inplace)
     if reason is not None:
         return None
-    positional = any(step.rule.locality is Locality.POSITION for step in steps)
-    how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": positional, "members": members}
+    how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": _is_positional(steps)}
     scalars = hyper.flatten(1) if hyper.dim() > 1 else hyper  # of each leaf and member in turn
-    return launch.run(build.kernels(text), scalars, leaves, layout_of(leaves), **how)
+    return BoundKernels(build.kernels(text), leaves, members=members, **how).run(leaves, (), scalars)
 
 
 LAUNCHES["triton"] = _launch

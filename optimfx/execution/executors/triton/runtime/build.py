@@ -44,10 +44,9 @@ class Kernel:
             grid: how many, in two dimensions.
             arguments: for which there is one type each.
             constants: for which it is compiled, and further options of the compiler.
-            where: the index of the current device, and the number of its stream.
+            where: the current device, and its stream.
         """
-        index, stream = where
-        key = (index, *constants.values())
+        key = (where.device.index, *constants.values())
         known = self.compiled.get(key)
         if known is None:
             compiled = self.function[grid](*arguments, **constants)
@@ -56,14 +55,14 @@ class Kernel:
                 self.compiled[key] = compiled, [constants[name] for name in names]
             return
         compiled, values = known
-        compiled[(grid[0], grid[1], 1)](*arguments, *values, stream=stream)
+        compiled[(grid[0], grid[1], 1)](*arguments, *values, stream=where.stream)
 
 
 class Kernels(NamedTuple):
     """What one call launches."""
 
     kernel: Kernel | None  # the last; None where only norms are asked for
-    norms: list[Kernel]  # what adds up squares, turn by turn
+    norms: tuple[Kernel, ...]  # what adds up squares, turn by turn
     turns: tuple[int, ...]  # how many norms each turn measures
     total: Kernel | None  # what adds up the sums
     reads: int  # bytes of an element that a program may load
@@ -74,7 +73,7 @@ def kernels(source: str) -> Kernels:
     """The kernels of a module with this source."""
     found = namespace(source)
     made = {name: Kernel(found[name]) for name in ("kernel", "total") if name in found}
-    norms = [Kernel(found[f"norms_{turn}"]) for turn in range(len(found["TURNS"]))]
+    norms = tuple([Kernel(found[f"norms_{turn}"]) for turn in range(len(found["TURNS"]))])
     return Kernels(made.get("kernel"), norms, found["TURNS"], made.get("total"), found["READS"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from optimfx.execution.executors.triton.runtime import tables
 from optimfx.execution.executors.triton.runtime.build import Kernels
-from optimfx.execution.executors.triton.runtime.straight import Layout, is_plain, numels, straightened
+from optimfx.execution.executors.triton.runtime.straight import is_plain, numels, straightened
+from optimfx.execution.executors.triton.runtime.tables import Plan
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 
@@ -30,103 +32,128 @@ SUMS = {"BLOCK": 1024, "num_warps": 4}
 """How their sums are added up."""
 
 
-def run(
-    kernels: Kernels,
-    scalars: Any,
-    leaves: Leaves,
-    layout: Layout,
-    *,
-    stepping: bool,
-    inplace: bool,
-    positional: bool,
-    members: int = 1,
-) -> Results:
-    """The results, and the new slots by column.
+class Launcher:
+    """Launches kernels on tensors of the same sizes: what is known before it is known where they lie.
+
+    Args:
+        kernels: what is launched.
+        sizes: how many reals each tensor holds.
+        device: where they are.
+        members: of how many parts of equal size each tensor consists, along its first dimension.
+        together: whether norms are of all tensors together, and not of each.
+    """
+
+    def __init__(
+        self, kernels: Kernels, sizes: Sequence[int], device: torch.device, *, members: int = 1, together: bool = False
+    ) -> None:
+        self.kernels, self.device, self.members = kernels, device, members
+        self.sizes = tuple([size // members for size in sizes for _ in range(members)])
+        self.tensors = len(self.sizes)
+        self.totals, self.each = (1, self.tensors) if together else (self.tensors, 1)  # norms, and of how many tensors
+        self.block = block_of(kernels.reads)
+        self.blocks = _blocks(self.sizes, self.block) if kernels.norms else 1
+        self.constants = {align: {"BLOCK": self.block, "ALIGN": align, **OPTIONS} for align in (1, tables.ALIGNED)}
+        self.plans: dict[int, tuple[Plan, Plan]] = {}
+
+    def launch(
+        self, columns: Sequence[Sequence[Tensor]], numbers: Sequence[Any], tensors: Tensor | Sequence[Tensor]
+    ) -> Tensor | None:
+        """Run the kernels on columns of tensors that lie in memory in the same order, without gaps.
+
+        Args:
+            columns: what is read, and what is written.
+            numbers: the scalars that are numbers on the host.
+            tensors: those that are tensors: of one number, or of one for each tensor and member; or all in one, a row
+                for each.
+
+        Returns:
+            The hyper vector, if there was anything to do.
+        """
+        device, kernels = self.device, self.kernels
+        with _on(device):
+            where = tables.Place(device, tables.stream(device), tables.capturing(device))
+            plan, spans = self._plans(where)
+            if not plan.programs:
+                return None
+            table, align = tables.table(columns, where, self.members)
+            room = sum(kernels.turns) * self.tensors + max(kernels.turns) * spans.programs if kernels.norms else 0
+            hyper, width = tables.hyper(tensors, room, plan)
+            constants = self.constants[align]
+            given = (hyper, width, self.tensors)
+            numbers = tables.bits(numbers)
+            first = 0
+            for squares, count in zip(kernels.norms, kernels.turns):
+                arguments = (table, spans.tensor_of, spans.chunk_of, spans.numels, *given, self.blocks, *numbers)
+                squares.launch((spans.programs, 1), arguments, constants, where)
+                if kernels.total:
+                    places = (hyper, spans.begins, width, self.tensors, spans.programs, first, self.each)
+                    kernels.total.launch((self.totals, count), places, SUMS, where)
+                first += count
+            if kernels.kernel:
+                arguments = (table, plan.tensor_of, plan.chunk_of, plan.numels, *given, 1, *numbers)
+                kernels.kernel.launch((plan.programs, 1), arguments, constants, where)
+            return hyper
+
+    def _plans(self, where: tables.Place) -> tuple[Plan, Plan]:
+        """Which program takes what: of a step, and of norms."""
+        known = None if where.capturing else self.plans.get(where.stream)
+        if known is None:
+            plan = tables.plan(self.sizes, self.block, where)
+            known = plan, plan if self.blocks == 1 else tables.plan(self.sizes, self.blocks * self.block, where)
+            if not where.capturing:
+                self.plans[where.stream] = known
+        return known
+
+
+class BoundKernels:
+    """A step of leaves that are alike.
 
     Args:
         kernels: for these rules and dtypes.
-        scalars: in the kernel's order, numbers and tensors: of one number, or of one for each member or leaf; or all in
-            one tensor, a row for each.
         leaves: of one shape in each row.
-        layout: how they lie.
         stepping: whether the results are parameters.
         inplace: whether they are written where they come from.
         positional: whether the order of the elements matters.
         members: of how many tensors of equal size each leaf consists, along its first dimension.
     """
-    ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
-    outs = packing.outs_of(ins, stepping)
-    if not inplace:
-        outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]
-    read = [column for column in ins if column[0] is not None]
-    written = [column for column in outs if column[0] is not None]
-    columns = read if inplace else [*read, *written]
-    back: list[tuple[Tensor, Tensor]] = []
-    if not layout.plain:
-        columns, back = straightened(columns, written, positional or members > 1)
-    launch(kernels, columns, layout.sizes, scalars, members)
-    for own, copy in back:
-        own.copy_(copy)
-    for column in written if inplace else ():
-        _count_writes(column)
-    return outs[0], outs[1:]
+
+    def __init__(
+        self, kernels: Kernels, leaves: Leaves, *, stepping: bool, inplace: bool, positional: bool, members: int = 1
+    ) -> None:
+        self.stepping, self.inplace, self.positional = stepping, inplace, positional or members > 1
+        self.is_plain = all([is_plain(column) for column in leaves.columns() if column[0] is not None])
+        self.launcher = Launcher(kernels, numels(leaves.grads), leaves.grads[0].device, members=members)
+
+    def run(self, leaves: Leaves, numbers: Sequence[Any], tensors: Tensor | Sequence[Tensor]) -> Results:
+        """The results, and the new slots by column; of scalars, the numbers and the tensors."""
+        ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
+        outs = packing.outs_of(ins, self.stepping)
+        if not self.inplace:
+            outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]
+        columns = [column for column in (ins if self.inplace else (*ins, *outs)) if column[0] is not None]
+        if self.is_plain:
+            self.launcher.launch(columns, numbers, tensors)
+        else:
+            straight, back = straightened(columns, outs, self.positional)
+            self.launcher.launch(straight, numbers, tensors)
+            for own, copy in back:
+                own.copy_(copy)
+        if self.inplace:
+            _count_writes([t for column in outs if column[0] is not None for t in column])
+        return outs[0], outs[1:]
+
+
+@lru_cache(maxsize=tables.PLANS)
+def _launcher_of_norm(kernels: Kernels, sizes: tuple[int, ...], device: torch.device) -> Launcher:
+    return Launcher(kernels, sizes, device, together=True)
 
 
 def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
     """The norm of all tensors of a column together, as a float64 scalar on their device."""
     straight = column if is_plain(column) else straightened([column], [], positional=True)[0][0]
-    hyper = launch(kernels, [straight], numels(column), [], together=True)
+    launcher = _launcher_of_norm(kernels, tuple(numels(column)), column[0].device)
+    hyper = launcher.launch([straight], (), ())
     return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]
-
-
-def launch(
-    kernels: Kernels,
-    columns: Sequence[Sequence[Tensor]],
-    sizes: Sequence[int],
-    scalars: Any,
-    members: int = 1,
-    together: bool = False,
-) -> Tensor | None:
-    """Run the kernels on columns of tensors of these sizes, that lie in memory in the same order, without gaps.
-
-    With ``together``, norms are not of each tensor, but of all. Returns the hyper vector, if there was anything to do.
-    """
-    device = columns[0][0].device
-    with _on(device):
-        if members > 1:
-            sizes = [size // members for size in sizes for _ in range(members)]
-        shapes, tensors = tuple(sizes), len(sizes)
-        block = block_of(kernels.reads)
-        plan = tables.plan(shapes, block, device)
-        if not plan.programs:
-            return None
-        blocks = _blocks(sizes, block) if kernels.norms else 1
-        spans = plan if blocks == 1 else tables.plan(shapes, blocks * block, device)
-        table, align = tables.table(columns, device, members)
-        room = sum(kernels.turns) * tensors + max(kernels.turns, default=0) * spans.programs
-        if isinstance(scalars, Tensor):
-            hyper, width = scalars.contiguous(), scalars[:1].numel() or 1
-            if room:
-                hyper = torch.cat([hyper.flatten(), hyper.new_empty(room)])
-            numbers = []
-        else:
-            hyper, width = tables.hyper([x for x in scalars if isinstance(x, Tensor)], room, plan)
-            numbers = tables.bits([x for x in scalars if not isinstance(x, Tensor)])
-        where = device.index, tables.stream(device)
-        how = {"BLOCK": block, "ALIGN": align, **OPTIONS}
-        totals, each = (1, tensors) if together else (tensors, 1)
-        first = 0
-        for squares, count in zip(kernels.norms, kernels.turns):
-            given = (table, spans.tensor_of, spans.chunk_of, spans.numels, hyper, width, tensors, blocks, *numbers)
-            squares.launch((spans.programs, 1), given, how, where)
-            places = (hyper, spans.begins, width, tensors, spans.programs, first, each)
-            if kernels.total:
-                kernels.total.launch((totals, count), places, SUMS, where)
-            first += count
-        if kernels.kernel:
-            given = (table, plan.tensor_of, plan.chunk_of, plan.numels, hyper, width, tensors, 1, *numbers)
-            kernels.kernel.launch((plan.programs, 1), given, how, where)
-        return hyper
 
 
 def block_of(reads: int) -> int:
@@ -140,12 +167,12 @@ def _blocks(sizes: Sequence[int], block: int) -> int:
     return 1 << (blocks - 1).bit_length()
 
 
-def _count_writes(column: Sequence[Tensor]) -> None:
+def _count_writes(tensors: Sequence[Tensor]) -> None:
     """Tell autograd, which cannot see what a kernel writes to; with tensors made in inference mode, nobody counts."""
     try:
-        torch.autograd.graph.increment_version(column)
+        torch.autograd.graph.increment_version(tensors)
     except RuntimeError:  # some were made in inference mode
-        torch.autograd.graph.increment_version([t for t in column if not t.is_inference()])
+        torch.autograd.graph.increment_version([t for t in tensors if not t.is_inference()])
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
-from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
-
-
-class Layout(NamedTuple):
-    """What a launch has to know of leaves, beside where they lie."""
-
-    sizes: Sequence[int]  # how many reals each holds
-    plain: bool  # whether each lies in memory in the order of its dimensions, without gaps
-
-
-def layout_of(leaves: Leaves) -> Layout:
-    """How leaves like these lie."""
-    columns = [column for column in leaves.columns() if column[0] is not None]
-    return Layout(numels(leaves.grads), all(map(is_plain, columns)))
 
 
 def numels(column: Sequence[Tensor]) -> list[int]:

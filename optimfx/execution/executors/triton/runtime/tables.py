@@ -26,10 +26,15 @@ class Plan(NamedTuple):
     begins: Tensor  # shape=(tensors + 1,): the first program of each tensor, and the number of all
     numels: Tensor
     no_scalars: Tensor  # a hyper vector that nobody reads
+    programs: int
 
-    @property
-    def programs(self) -> int:
-        return len(self.tensor_of)
+
+class Place(NamedTuple):
+    """Where launches go."""
+
+    device: torch.device
+    stream: int
+    capturing: bool  # whether they are recorded into a CUDA graph
 
 
 _plans: dict[Any, Plan] = {}
@@ -38,13 +43,13 @@ _captured: list[Any] = []
 """What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
-def plan(numels: tuple[int, ...], chunk: int, device: torch.device) -> Plan:
+def plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     """The plan for tensors of so many elements, in chunks of so many."""
-    found: Plan = _kept(_plans, (numels, chunk), device, lambda: _plan(numels, chunk, device))
+    found: Plan = _kept(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
     return found
 
 
-def table(columns: Sequence[Sequence[Tensor]], device: torch.device, parts: int = 1) -> tuple[Tensor, int]:
+def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> tuple[Tensor, int]:
     """The addresses of the tensors of all columns, row by row, on the device, and of what they all are multiples.
 
     Each tensor is entered as so many parts of equal size. Where the tensors lie as in a step before, which is what they
@@ -55,9 +60,9 @@ def table(columns: Sequence[Sequence[Tensor]], device: torch.device, parts: int 
 
     def make() -> tuple[Tensor, int]:
         align = ALIGNED if set(addresses.tobytes()[::8]) <= MULTIPLES else 1
-        return _to(torch.frombuffer(addresses, dtype=torch.int64), device), align
+        return _to(torch.frombuffer(addresses, dtype=torch.int64), where), align
 
-    found: tuple[Tensor, int] = _kept(_tables, addresses.tobytes(), device, make)
+    found: tuple[Tensor, int] = _kept(_tables, addresses.tobytes(), where, make)
     return found
 
 
@@ -66,43 +71,47 @@ def bits(numbers: Sequence[Any]) -> list[int]:
     return array("q", array("d", numbers).tobytes()).tolist()
 
 
-def hyper(scalars: Sequence[Tensor], room: int, plan: Plan) -> tuple[Tensor, int]:
+def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: Plan) -> tuple[Tensor, int]:
     """The scalars that are tensors on the device, and how many numbers each is of: one, or one for each in turns.
 
-    They are joined there, so that nothing waits for the device. Behind them is room for so many numbers that the device
-    itself computes.
+    They are joined there, so that nothing waits for the device; or they have been joined, in rows. Behind them is room
+    for so many numbers that the device itself computes.
     """
-    device, width = plan.no_scalars.device, max(map(Tensor.numel, scalars), default=1)
-    numbers = [_moved(x, device).expand(width) for x in scalars]
-    if room:
-        numbers.append(plan.no_scalars.new_empty(room))
-    if not numbers:
-        return plan.no_scalars, 1
-    return numbers[0].contiguous() if len(numbers) == 1 else torch.cat(numbers), width
+    spare = plan.no_scalars
+    if isinstance(scalars, Tensor):
+        joined, width = scalars.contiguous(), scalars[:1].numel() or 1
+    elif len(scalars) == 1:
+        joined, width = _moved(scalars[0], spare.device).contiguous(), scalars[0].numel()
+    elif scalars:
+        width = max(map(Tensor.numel, scalars))
+        joined = torch.cat([_moved(x, spare.device).expand(width) for x in scalars])
+    else:
+        return (spare.new_empty(room) if room else spare), 1
+    return (torch.cat([joined.flatten(), spare.new_empty(room)]) if room else joined), width
 
 
-def _kept(known: dict[Any, Any], what: Any, device: torch.device, make: Callable[[], Any]) -> Any:
+def _moved(scalar: Tensor, device: torch.device) -> Tensor:
+    """A scalar, or a vector of them, in float64 on the device; from the host without a wait, also in a capture."""
+    scalar = scalar.to(torch.float64)
+    return _to(scalar, Place(device, stream(device), capturing(device))) if scalar.is_cpu else scalar.to(device)
+
+
+def _kept(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
     """What is made for this only once, for as long as there are not too many."""
-    if capturing(device):
+    if where.capturing:
         # Where it is made during a capture, it is there only once the graph has run. What was made before, on any
         # stream, is there when the graph runs.
-        found = next((x for key, x in known.items() if key[:2] == (what, device)), None) or make()
+        found = next((x for key, x in known.items() if key[:2] == (what, where.device)), None) or make()
         _captured.append(found)
         return found
     # Another stream might read it before it is copied, or after its memory has been given to others.
-    key = (what, device, stream(device))
+    key = (what, *where)
     found = known.get(key)
     if found is None:
         while len(known) >= PLANS:
             known.pop(next(iter(known)), None)
         found = known[key] = make()
     return found
-
-
-def _moved(scalar: Tensor, device: torch.device) -> Tensor:
-    """A scalar, or a vector of them, in float64 on the device; from the host without a wait, also in a capture."""
-    scalar = scalar.to(torch.float64)
-    return _to(scalar, device) if scalar.is_cpu else scalar.to(device)
 
 
 def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
@@ -121,22 +130,23 @@ def stream(device: torch.device) -> int:
     return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
-def _plan(numels: tuple[int, ...], chunk: int, device: torch.device) -> Plan:
+def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     sizes = torch.tensor(numels, device="cpu")
     chunks = (sizes + chunk - 1) // chunk
     tensor_of = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), chunks)
     chunk_of = torch.arange(len(tensor_of), device="cpu") - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
-    maps = [_to(x, device) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
-    return Plan(maps[0], maps[1], maps[2], maps[3], torch.empty(1, dtype=torch.float64, device=device))
+    maps = [_to(x, where) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
+    no_scalars = torch.empty(1, dtype=torch.float64, device=where.device)
+    return Plan(maps[0], maps[1], maps[2], maps[3], no_scalars, len(tensor_of))
 
 
-def _to(host: Tensor, device: torch.device) -> Tensor:
+def _to(host: Tensor, where: Place) -> Tensor:
     """A copy on the device that the host does not wait for."""
-    if device.type == "cpu":
+    if where.device.type == "cpu":
         return host
     # From memory of its own each time: the copy may still be under way when the next step begins.
     pinned = host.pin_memory()
-    if capturing(device):
+    if where.capturing:
         _captured.append(pinned)
-    return pinned.to(device, non_blocking=True)
+    return pinned.to(where.device, non_blocking=True)
