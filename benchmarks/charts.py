@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from cells import Cell, ratios
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 matplotlib.use("Agg")
@@ -16,7 +17,10 @@ import matplotlib.pyplot as plt
 SHADES = ["float32", "bfloat16"]
 COLORS = [("#1f4e8c", "#8fb8e8"), ("#c2570c", "#f5b98a")]
 NAMES = {"ours": "default flags", "ours fused": "fused=True"}
-TICKS = [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20]
+TICKS = [0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.5, 2, 3, 5, 10, 20]
+STEEP = 10
+"""From the least ratio to the greatest: above, ticks are left out."""
+FAR_TICKS = [0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
 
 
 def draw(cells: Sequence[Cell], path: Path, where: str = "CPU", names: Mapping[str, str] = NAMES) -> None:
@@ -35,6 +39,8 @@ def draw(cells: Sequence[Cell], path: Path, where: str = "CPU", names: Mapping[s
     series = [(method, dtype) for method in names for dtype in SHADES if (method, dtype) in present]
     colors = {method: shades for method, shades in zip(names, COLORS)}
     width = 0.84 / len(series)
+    found_ratios = [ratio for cell in cells for ratio in ratios(cell).values()]
+    ticks = FAR_TICKS if max(found_ratios) > STEEP * min(found_ratios) else TICKS
     size = max(8.0, 1.5 + 0.85 * len(algorithms)), 1.1 + 2.5 * len(workloads)
     figure, panels = plt.subplots(
         len(workloads), 1, figsize=size, sharex=True, sharey=True, squeeze=False, constrained_layout=True
@@ -49,11 +55,10 @@ def draw(cells: Sequence[Cell], path: Path, where: str = "CPU", names: Mapping[s
                 width,
                 bottom=1,
                 color=colors[method][SHADES.index(dtype)],
-                label=f"{names[method]}, {dtype}",
             )
         panel.axhline(1, color="black", linewidth=1, zorder=3)
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(FixedLocator(TICKS))
+        panel.yaxis.set_major_locator(FixedLocator(ticks))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_locator(NullLocator())
         panel.grid(axis="y", color="0.85")
@@ -65,8 +70,9 @@ def draw(cells: Sequence[Cell], path: Path, where: str = "CPU", names: Mapping[s
     bottom = panels[-1, 0]
     bottom.set_xticks(range(len(algorithms)), algorithms, rotation=30, ha="right")
     bottom.set_xlim(-0.6, len(algorithms) - 0.4)
-    figure.suptitle(f"A step of optimfx.optim over the best of torch.optim's, {where} (below 1: faster)", fontsize=12)
-    handles, labels = bottom.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle(f"A step over the best of torch.optim's (below 1: faster)\n{where}", fontsize=12)
+    # Patches: of a series that is not in the last panel, the bars there have no colour.
+    handles = [Patch(color=colors[m][SHADES.index(dtype)], label=f"{names[m]}, {dtype}") for m, dtype in series]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -28,13 +28,17 @@ def gpus(folder: Path) -> str:
 
 def _gpu(content: dict[str, Any], picture: Path) -> Iterator[str]:
     cells = [cell for cell in content["cells"] if cell["elementwise"]]
+    yield f"**{content['machine'].get('gpu', 'Without a GPU')}**"
+    yield ""
     yield from _shares(cells)
     yield ""
     yield from _beside_fused(cells)
     yield ""
     machine = content["machine"]
+    commit = f" at commit {machine['commit']}" if machine.get("commit") else ""
+    where = machine.get("gpu", machine["processor"])
     sentence = (
-        f"Measured by `make gpu` on {machine['date']}: {machine.get('gpu', machine['processor'])}, whose copies read "
+        f"Measured by `make gpu` on {machine['date']}{commit}: {where}, whose copies read "
         f"and write {content['copy_gigabytes_per_second']:.0f} GB/s; torch {machine['torch']}. Time over that of the "
         "fastest of torch's for-loop, foreach, fused and compiled, as geometric mean over the elementwise algorithms "
         "that torch has, and the worst of them; the share of a copy's bandwidth over all elementwise algorithms, if "
@@ -43,7 +47,7 @@ def _gpu(content: dict[str, Any], picture: Path) -> Iterator[str]:
     )
     if picture.is_relative_to(ROOT):
         sentence += f" Each algorithm: [chart]({picture.relative_to(ROOT).as_posix()})."
-    yield textwrap.fill(sentence, WIDTH)
+    yield textwrap.fill(sentence, WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
 def _beside(path: Path) -> Iterator[str]:

@@ -7,6 +7,8 @@ import json
 import os
 import platform
 import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
     }
 
 
@@ -47,6 +50,14 @@ def load(path: Path) -> dict[str, Any] | None:
     """What was saved there, or None."""
     content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return content
+
+
+def _commit() -> str | None:
+    """The commit that is measured, where git knows it."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        command = "git", "rev-parse", "--short", "HEAD"
+        return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
+    return None
 
 
 def _processor() -> str:
