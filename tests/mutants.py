@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     *mutants(
         "execution/memory/packing.py",
-        "execution/test_mixtures.py execution/test_flat.py",
+        "execution/test_mixtures.py execution/test_flat.py execution/test_plans.py",
         ("_put(outs, places[pack.begin : pack.end], news)", "_put(outs, places[: pack.end - pack.begin], news)"),
         ('torch.empty_like(first, device="meta").stride() == strides', "True"),
         ("if addresses == self.addresses:", "if self.addresses:"),

@@ -134,6 +134,7 @@ ATOMIC = {
     "chain": fx.chain(fx.momentum(0.9), fx.adamw()),
     "partition": fx.partition({0: fx.sgd(momentum=0.9), 1: fx.adamw()}, {"a": 0, "b": 1}),
     "partition in a chain": fx.chain(fx.momentum(0.9), fx.partition({0: fx.sgd(), 1: fx.adamw()}, {"a": 0, "b": 1})),
+    "a function in a chain": fx.chain(fx.momentum(0.9), fx.stateless(lambda u, p: u), fx.adamw()),
     "injected in a chain": fx.chain(fx.momentum(0.9), fx.inject_hyperparams(fx.adamw)()),
 }
 

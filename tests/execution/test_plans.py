@@ -261,6 +261,47 @@ def test_a_plan_keeps_no_tensor_alive(tx):
         gc.enable()
 
 
+@pytest.mark.parametrize("tx", [fx.sgd(0.5), fx.adamw(0.5)], ids=["sgd", "adamw"])
+def test_a_step_that_autograd_records_after_one_that_it_does_not(tx):
+    params, grads = [torch.ones(3, requires_grad=True)], [torch.ones(3)]
+    state = tx.init(params)
+    with torch.no_grad():
+        (silent,), _ = fx.step(tx, grads, state, params)
+    (recorded,), _ = fx.step(tx, grads, state, params)
+    assert not silent.requires_grad and recorded.requires_grad
+    assert_equal(recorded.detach(), silent)
+    with torch.no_grad():
+        assert not fx.step(tx, grads, state, params)[0][0].requires_grad
+
+
+@pytest.mark.parametrize("make", [fx.rmsprop, fx.adam, fx.lion], ids=lambda make: make.__name__)
+def test_the_results_of_a_step_stay_as_they_are(make):
+    """Small leaves are computed in memory that the next step takes again."""
+    tx, params = make(), [torch.randn(5) for _ in range(4)]
+    state = tx.init(params)
+    for _ in range(3):
+        results = fx.step(tx, random_like(params), state, params)
+        kept = clone(results)
+        fx.step(tx, random_like(params), *results[::-1])
+        assert_equal(results, kept)
+        params, state = results
+
+
+def test_counts_that_lie_elsewhere_at_the_next_step():
+    """A plan knows where a row of counts lay, and has to see that one of them lies somewhere else."""
+    tx, params = fx.adam(), [torch.zeros(2) for _ in range(3)]
+    grads = [torch.ones(2)] * 3
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = fx.step(tx, grads, state, params, inplace=True)
+    row = torch.tensor([2.0, 7.0, 2.0], dtype=state.step[0].dtype)
+    apart = torch.tensor(2.0, dtype=row.dtype)
+    for counts in (list(row.unbind()), [row[0], apart, row[2]]):
+        before = [int(count) for count in counts]
+        _, after = fx.step(tx, grads, state._replace(step=counts), params)
+        assert [int(count) for count in after.step] == [count + 1 for count in before]
+
+
 def test_threads_step_by_one_plan():
     def trained(seed):
         generator = torch.Generator().manual_seed(seed)

@@ -122,6 +122,8 @@ def test_a_sequence_resumed_at_an_epoch_is_one_that_was_not_interrupted(name, pa
     for _ in range(12):
         assert numbers(group["lr"] for group in optimizer.param_groups) == near(whole.get_last_lr())
         assert numbers(resumed.get_last_lr()) == near(whole.get_last_lr())
+        epochs = [[getattr(part, "last_epoch", None) for part in each._schedulers] for each in (whole, resumed)]
+        assert epochs[0] == epochs[1]
         advance(whole, resumed)
 
 

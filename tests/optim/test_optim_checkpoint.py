@@ -125,6 +125,16 @@ def test_the_dtypes_of_a_checkpoint_are_kept_on_demand():
     assert kept.state[p]["exp_avg"].dtype == torch.float32
 
 
+def test_a_count_stays_on_the_host_where_dtypes_are_kept():
+    """As in torch: a step that is not captured reads it."""
+    saved = trained(model("a"))
+    elsewhere = [(name, torch.nn.Parameter(p.to("meta"))) for name, p in model("a")]
+    optimizer = optim.AdamW(elsewhere)
+    optimizer.load_state_dict(saved.state_dict(), keep_dtype=True)
+    state = optimizer.state[elsewhere[0][1]]
+    assert (state["step"].device.type, state["exp_avg"].device.type) == ("cpu", "meta")
+
+
 def test_kept_dtypes_are_those_of_what_hooks_make_of_a_checkpoint():
     saved = trained(model("a", "bb"))
     half = [(name, torch.nn.Parameter(p.bfloat16())) for name, p in model("a", "bb")]

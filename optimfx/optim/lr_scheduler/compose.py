@@ -142,7 +142,8 @@ def _go_to(scheduler: torch_schedulers.LRScheduler, epoch: int) -> None:
     if hasattr(scheduler, "_get_closed_form_lr"):
         scheduler._update_lr(epoch)
         return
-    scheduler.last_epoch = -1
+    if hasattr(scheduler, "last_epoch"):  # a chain has none
+        scheduler.last_epoch = -1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has not stepped
         scheduler._initial_step()
