@@ -1,6 +1,12 @@
 """The examples, run as a user runs them. Each checks by itself that its numbers are right."""
 
-from examples import run
+import errno
+import runpy
+
+import pytest
+import torch
+
+from examples import ROOT, run
 
 
 def test_digits(tmp_path):
@@ -18,6 +24,26 @@ def test_gpt_char(tmp_path):
     """What is resumed goes on as what was killed would have."""
     rows = "as trained", "their average", "steps were taken twice, with the same losses"
     run("gpt_char.py", rows, picture=tmp_path / "gpt_char.png")
+
+
+def test_a_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch):
+    """The old one is there until the new one is whole."""
+    example = runpy.run_path(str(ROOT / "examples" / "gpt_char.py"))
+    save, load = example["save"], example["load"]
+    path, write = tmp_path / "checkpoint.pt", torch.save
+    save(path, 1, {"w": torch.ones(3)}, ())
+
+    def full(content, part):
+        write(content, part)
+        part.write_bytes(part.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, 2, {"w": torch.zeros(3)}, ())
+    step, params, _ = load(path)
+    assert step == 1
+    assert torch.equal(params["w"], torch.ones(3))
 
 
 def test_fsdp2():
