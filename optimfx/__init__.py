@@ -53,7 +53,17 @@ from optimfx.transforms.momentum import ema, momentum
 from optimfx.transforms.monitor import monitor
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
-from optimfx.transforms.scale_by import scale_by_adam, scale_by_rms
+from optimfx.transforms.scale_by_adam import (
+    scale_by_adam,
+    scale_by_adamax,
+    scale_by_adan,
+    scale_by_ademamix,
+    scale_by_amsgrad,
+    scale_by_radam,
+)
+from optimfx.transforms.scale_by_rms import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
+from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scale_by_sign
+from optimfx.transforms.scale_by_variance import scale_by_adopt, scale_by_belief, scale_by_novograd, scale_by_yogi
 from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.weight_decay import add_decayed_weights
@@ -72,7 +82,11 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
-    "scale", "scale_by_lr", "scale_by_schedule", "scale_by_adam", "scale_by_rms", "scale_by_trust_ratio",
+    "scale", "scale_by_lr", "scale_by_schedule", "scale_by_trust_ratio",
+    "scale_by_adam", "scale_by_amsgrad", "scale_by_adamax", "scale_by_radam", "scale_by_ademamix", "scale_by_adan",
+    "scale_by_belief", "scale_by_yogi", "scale_by_adopt", "scale_by_novograd",
+    "scale_by_rms", "scale_by_stddev", "scale_by_rss", "scale_by_adadelta",
+    "scale_by_sign", "scale_by_lion", "scale_by_rprop",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators

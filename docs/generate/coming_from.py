@@ -124,7 +124,7 @@ OPTAX = {
         novograd | novograd |
         radam | radam | `eps` is added before the second moment is corrected.
         rmsprop | rmsprop | `decay` is `alpha`; `eps` stands outside the root, `eps_root` inside.
-        rprop scale_by_rprop ScaleByRpropState | rprop | Optax 0.2 gives each step one call late.
+        rprop | rprop | Optax 0.2 gives each step one call late.
         sgd | sgd | `momentum` may be 0, not `None`.
         sign_sgd signum | signsgd | `signum` with `momentum=`.
         yogi | yogi |
@@ -136,21 +136,22 @@ OPTAX = {
         scale ScaleState | scale |
         scale_by_learning_rate | scale_by_lr |
         scale_by_schedule ScaleByScheduleState | scale_by_schedule |
-        scale_by_adam scale_by_amsgrad | scale_by_adam | `amsgrad=True`.
-        scale_by_rms scale_by_stddev | scale_by_rms | `centered=True` for `scale_by_stddev`; `eps` as in \
-            `rmsprop`.
+        scale_by_adam | scale_by_adam |
+        scale_by_amsgrad | scale_by_amsgrad | The maximum is taken before the bias correction.
+        scale_by_adamax | scale_by_adamax |
+        scale_by_adan | scale_by_adan |
+        scale_by_belief | scale_by_belief |
+        scale_by_yogi | scale_by_yogi |
+        scale_by_novograd | scale_by_novograd |
+        scale_by_radam | scale_by_radam | `eps` as in `radam`.
+        scale_by_rms | scale_by_rms | `eps` as in `rmsprop`.
+        scale_by_stddev | scale_by_stddev | `eps` as in `rmsprop`.
+        scale_by_rss | scale_by_rss | `eps` stands outside the root; the sum begins with 0.
+        scale_by_adadelta | scale_by_adadelta |
+        scale_by_lion | scale_by_lion |
+        scale_by_sign | scale_by_sign |
+        scale_by_rprop ScaleByRpropState | scale_by_rprop | Optax 0.2 gives each step one call late.
         scale_by_trust_ratio ScaleByTrustRatioState | scale_by_trust_ratio |
-        scale_by_adadelta | adadelta | With `lr=1`, and `scale(-1.0)` after it: a direction. The same for the next \
-            ones.
-        scale_by_adamax | adamax |
-        scale_by_adan | adan |
-        scale_by_belief | adabelief |
-        scale_by_lion | lion |
-        scale_by_novograd | novograd |
-        scale_by_radam | radam |
-        scale_by_rss | adagrad |
-        scale_by_sign | signsgd |
-        scale_by_yogi | yogi |
         scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_param_block_norm scale_by_param_block_rms \
             scale_by_optimistic_gradient scale_by_distance_over_gradients normalize_by_update_norm scale_gradient | |
         scale_by_backtracking_linesearch scale_by_zoom_linesearch ScaleByBacktrackingLinesearchState \
@@ -214,8 +215,10 @@ OPTAX = {
             `torch.nn.functional`.
     """,
     "optax.contrib": """
-        ademamix ScaleByAdemamixState scale_by_ademamix | ademamix |
-        adopt scale_by_adopt | adopt | `clip` is `use_clipping`.
+        ademamix ScaleByAdemamixState | ademamix |
+        scale_by_ademamix | scale_by_ademamix |
+        scale_by_adopt | scale_by_adopt | `clip` is `use_clipping`.
+        adopt | adopt | `clip` is `use_clipping`.
         muon scale_by_muon MuonState MuonDimensionNumbers | muon | torch's definition: a different average. For \
             other leaves: `partition`.
         reduce_on_plateau ReduceLROnPlateauState | optim.lr_scheduler.ReduceLROnPlateau inject_hyperparams | As a \
@@ -289,12 +292,12 @@ TORCHOPT = {
         add_decayed_weights | add_decayed_weights |
         masked | masked |
         scale_by_adam scale_by_accelerated_adam | scale_by_adam |
-        scale_by_rms scale_by_stddev | scale_by_rms | `centered=True` for `scale_by_stddev`.
-        scale_by_adamax | adamax | With `lr=1`, and `scale(-1.0)` after it: a direction. The same for the next \
-            ones.
-        scale_by_adadelta | adadelta |
-        scale_by_radam | radam |
-        scale_by_rss | adagrad |
+        scale_by_rms | scale_by_rms |
+        scale_by_stddev | scale_by_stddev |
+        scale_by_adamax | scale_by_adamax |
+        scale_by_adadelta | scale_by_adadelta |
+        scale_by_radam | scale_by_radam |
+        scale_by_rss | scale_by_rss |
     """,
     "torchopt.schedule": """
         linear_schedule | schedules.linear | In factors of `lr`.

@@ -330,6 +330,73 @@ LINKS = [
             else optax.scale_by_rms(alpha, eps_root or eps, eps_in_sqrt=bool(eps_root))
         ),
     ),
+    Row("scale_by_amsgrad", [dict(betas=(0.8, 0.9), eps=1e-3, eps_root=1e-4)]),
+    Row(
+        "scale_by_adamax",
+        [dict(betas=(0.8, 0.9), eps=1e-3)],
+        optax=lambda betas, eps: optax.scale_by_adamax(*betas, eps),
+    ),
+    Row(
+        "scale_by_radam",
+        [dict(betas=(0.8, 0.95), eps=0.0), dict(betas=(0.8, 0.95), eps=1e-3)],
+        optax=lambda betas, eps: None if eps else optax.scale_by_radam(*betas, eps),
+    ),
+    Row(
+        "scale_by_ademamix",
+        [dict(betas=(0.8, 0.95, 0.99), alpha=3.0, eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas, alpha, eps, eps_root: optax.contrib.scale_by_ademamix(*betas, alpha, eps, eps_root),
+    ),
+    Row(
+        "scale_by_adan",
+        [dict(betas=(0.9, 0.8, 0.95), eps=1e-6, eps_root=1e-4)],
+        optax=lambda betas, eps, eps_root: optax.scale_by_adan(*betas, eps, eps_root),
+    ),
+    Row(
+        "scale_by_belief",
+        [dict(betas=(0.8, 0.95), eps=1e-6, eps_root=1e-4)],
+        optax=lambda betas, eps, eps_root: optax.scale_by_belief(*betas, eps, eps_root),
+    ),
+    Row(
+        "scale_by_yogi",
+        [dict(betas=(0.8, 0.95), eps=1e-2, initial_accumulator_value=0.5)],
+        optax=lambda betas, eps, initial_accumulator_value: optax.scale_by_yogi(
+            *betas, eps, 0.0, initial_accumulator_value
+        ),
+    ),
+    Row(
+        "scale_by_adopt",
+        [dict(betas=(0.8, 0.95), eps=1e-3, clip=False), dict(betas=(0.8, 0.95), eps=1e-3)],
+        optax=lambda betas, eps, clip=True: optax.contrib.scale_by_adopt(
+            *betas, eps, use_clipping=clip, clip_value_fn=optax_twins.fourth_root
+        ),
+    ),
+    Row(
+        "scale_by_novograd",
+        [dict(betas=(0.8, 0.5), eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas, eps, eps_root: optax.scale_by_novograd(*betas, eps, eps_root),
+    ),
+    Row(
+        "scale_by_stddev",
+        [dict(alpha=0.9), dict(alpha=0.9, eps=0.0, eps_root=1e-3)],
+        optax=lambda alpha, eps=1e-8, eps_root=0.0: optax.scale_by_stddev(
+            alpha, eps_root or eps, eps_in_sqrt=bool(eps_root)
+        ),
+    ),
+    Row(
+        "scale_by_rss",
+        [{}, dict(initial_accumulator_value=0.2, eps=0.0)],
+        optax=lambda initial_accumulator_value=0.0, eps=1e-10: (
+            None if eps else optax.scale_by_rss(initial_accumulator_value, eps)
+        ),
+    ),
+    Row(
+        "scale_by_adadelta",
+        [dict(rho=0.8, eps=1e-2)],
+        optax=lambda rho, eps: optax.scale_by_adadelta(rho, eps),
+    ),
+    Row("scale_by_sign", [{}], optax=optax.scale_by_sign),
+    Row("scale_by_lion", [dict(betas=(0.8, 0.95))], optax=lambda betas: optax.scale_by_lion(*betas)),
+    Row("scale_by_rprop", [dict(lr=0.1, etas=(0.4, 1.3), step_sizes=(0.01, 0.2))]),
     Row(
         "momentum",
         [dict(decay=0.9), dict(decay=0.9, nesterov=True)],

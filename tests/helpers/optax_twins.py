@@ -82,11 +82,13 @@ def ademamix(lr=1e-3, betas=(0.9, 0.999, 0.9999), alpha=5.0, eps=1e-8, weight_de
     return _chain(0.0, maximize, ademamix)
 
 
+def fourth_root(step):
+    """Optax takes that of an integer step, in float32."""
+    return jax.numpy.float64(step) ** 0.25
+
+
 def adopt(lr=1e-3, betas=(0.9, 0.9999), eps=1e-6, clip=True, maximize=False):
-    # Optax takes the fourth root of an integer step, in float32.
-    adopt = optax.contrib.adopt(
-        lr, *betas, eps, use_clipping=clip, clip_value_fn=lambda step: jax.numpy.float64(step) ** 0.25
-    )
+    adopt = optax.contrib.adopt(lr, *betas, eps, use_clipping=clip, clip_value_fn=fourth_root)
     return _chain(0.0, maximize, adopt)
 
 

@@ -33,7 +33,7 @@ SUMS = {"BLOCK": 1024, "num_warps": 4}
 
 
 class Launcher:
-    """Launches kernels on tensors of the same sizes: what is known before it is known where they lie.
+    """Launches kernels on tensors of the same sizes.
 
     Args:
         kernels: what is launched.
@@ -78,10 +78,8 @@ class Launcher:
             table, align = tables.table(columns, where, self.members)
             room = sum(kernels.turns) * self.tensors + max(kernels.turns) * spans.programs if kernels.norms else 0
             hyper, width = tables.hyper(tensors, room, plan)
-            constants = self.constants[align]
+            constants, numbers, first = self.constants[align], tables.bits(numbers), 0
             given = (hyper, width, self.tensors)
-            numbers = tables.bits(numbers)
-            first = 0
             for squares, count in zip(kernels.norms, kernels.turns):
                 arguments = (table, spans.tensor_of, spans.chunk_of, spans.numels, *given, self.blocks, *numbers)
                 squares.launch((spans.programs, 1), arguments, constants, where)
