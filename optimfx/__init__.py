@@ -46,11 +46,15 @@ from optimfx.rules.sgd import sgd
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.yogi import yogi
+from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
+from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
 from optimfx.transforms.monitor import monitor
+from optimfx.transforms.nonnegative import keep_params_nonnegative
+from optimfx.transforms.normalize import normalize_by_update_norm
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by_adam import (
@@ -66,9 +70,10 @@ from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scal
 from optimfx.transforms.scale_by_variance import scale_by_adopt, scale_by_belief, scale_by_novograd, scale_by_yogi
 from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
+from optimfx.transforms.unit import adaptive_grad_clip, centralize
 from optimfx.transforms.weight_decay import add_decayed_weights
 from optimfx.transforms.zero_nans import zero_nans
-from optimfx.update import apply_updates, step
+from optimfx.update import apply_updates, incremental_update, periodic_update, step
 
 __version__ = "0.1.0"
 
@@ -76,6 +81,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
+    "incremental_update", "periodic_update",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
@@ -88,6 +94,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "scale_by_rms", "scale_by_stddev", "scale_by_rss", "scale_by_adadelta",
     "scale_by_sign", "scale_by_lion", "scale_by_rprop",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
+    "clip_by_block_rms", "adaptive_grad_clip", "normalize_by_update_norm", "centralize", "scale_by_param_block_norm",
+    "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "skip_not_finite",

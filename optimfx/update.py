@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from optimfx.core import GradientTransformation, Params, State, Updates, check_transformation, tree
+from torch import Tensor
+
+from optimfx import ops
+from optimfx.core import (
+    REAL,
+    GradientTransformation,
+    Params,
+    State,
+    Updates,
+    check_hyper,
+    check_transformation,
+    tree,
+)
 from optimfx.execution import add_updates, run
 
 
@@ -64,3 +76,62 @@ def step(
     """
     check_transformation("tx", tx)
     return run(tx, grads, state, params, stepping=True, inplace=inplace, **extra)
+
+
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: float | Tensor) -> Params:
+    r"""Go a part of the way from old tensors to new ones, as a target network follows a trained one.
+
+    .. math::
+        \theta' \to \theta' + \tau (\theta - \theta')
+
+    Args:
+        new_tensors: :math:`\theta`.
+        old_tensors: :math:`\theta'`, a tree like them; ``None`` in either stays ``None``.
+        step_size: :math:`\tau`, a number or a 0-d tensor, mostly in [0, 1].
+
+    Returns:
+        New tensors, in the dtypes of the old ones.
+
+    Raises:
+        ValueError, TypeError: the trees do not fit together; the message names the leaf.
+
+    As a link that keeps the average in the state: :func:`~optimfx.ema_params`.
+
+    >>> import torch, optimfx as fx
+    >>> fx.incremental_update({"w": torch.tensor([2.0])}, {"w": torch.tensor([0.0])}, 0.25)
+    {'w': tensor([0.5000])}
+    """
+    old, spec = tree.flatten(old_tensors)
+    new = tree.flatten_as(spec, new_tensors, "new_tensors", "old_tensors")
+    check_hyper(REAL, step_size=step_size)
+    parts = [None if x is None or y is None else x + (y - x) * step_size for x, y in zip(old, new)]
+    return tree.unflatten(spec, [None if p is None else p.to(x.dtype) for p, x in zip(parts, old)])
+
+
+def periodic_update(
+    new_tensors: Params, old_tensors: Params, steps: int | Tensor, update_period: int | Tensor
+) -> Params:
+    r"""The new tensors where ``steps`` is a multiple of ``update_period``, and else the old ones.
+
+    Args:
+        new_tensors: a tree.
+        old_tensors: a tree like it.
+        steps: how many steps have been taken: a number, or a 0-d tensor, for which nothing waits.
+        update_period: at least 1.
+
+    Returns:
+        One of the trees; of tensors, where ``steps`` is one, new ones.
+
+    Raises:
+        ValueError, TypeError: the trees do not fit together; the message names the leaf.
+
+    >>> import torch, optimfx as fx
+    >>> new, old = {"w": torch.tensor([2.0])}, {"w": torch.tensor([0.0])}
+    >>> [fx.periodic_update(new, old, steps, 3)["w"].item() for steps in (2, 3, 4)]
+    [0.0, 2.0, 0.0]
+    """
+    old, spec = tree.flatten(old_tensors)
+    new = tree.flatten_as(spec, new_tensors, "new_tensors", "old_tensors")
+    due = steps % update_period == 0
+    chosen = [None if x is None or y is None else ops.choose(due, y, x) for x, y in zip(old, new)]
+    return tree.unflatten(spec, chosen)

@@ -152,27 +152,33 @@ OPTAX = {
         scale_by_sign | scale_by_sign |
         scale_by_rprop ScaleByRpropState | scale_by_rprop | Optax 0.2 gives each step one call late.
         scale_by_trust_ratio ScaleByTrustRatioState | scale_by_trust_ratio |
-        scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_param_block_norm scale_by_param_block_rms \
-            scale_by_optimistic_gradient scale_by_distance_over_gradients normalize_by_update_norm scale_gradient | |
+        scale_by_param_block_norm | scale_by_param_block_norm |
+        scale_by_param_block_rms | scale_by_param_block_rms |
+        normalize_by_update_norm | normalize_by_update_norm |
+        scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_optimistic_gradient \
+            scale_by_distance_over_gradients scale_gradient | |
         scale_by_backtracking_linesearch scale_by_zoom_linesearch ScaleByBacktrackingLinesearchState \
             ScaleByZoomLinesearchState ZoomLinesearchInfo value_and_grad_from_state | | \
             `lbfgs(line_search_fn="strong_wolfe")` has its own.
         trace TraceState | momentum |
         ema EmaState | ema |
-        incremental_update | ema_params swa_params | As a link: the average is in the state.
-        periodic_update | |
+        incremental_update | incremental_update | As a link, `ema_params`: the average is in the state.
+        periodic_update | periodic_update |
         add_decayed_weights AddDecayedWeightsState | add_decayed_weights |
         clip ClipState | clip_by_value |
         clip_by_global_norm ClipByGlobalNormState | clip_by_global_norm |
         global_norm | global_norm |
-        adaptive_grad_clip AdaptiveGradClipState clip_by_block_rms per_example_global_norm_clip \
+        adaptive_grad_clip AdaptiveGradClipState | adaptive_grad_clip | Units are in the first dimension, as torch's \
+            layers have them.
+        clip_by_block_rms | clip_by_block_rms |
+        per_example_global_norm_clip \
             per_example_layer_norm_clip differentially_private_aggregate DifferentiallyPrivateAggregateState | |
         zero_nans ZeroNansState | zero_nans | Remembers nothing; `monitor` counts.
-        centralize keep_params_nonnegative NonNegativeParamsState | | A function of the \
-            updates, and of the parameters, is a link with `stateless`.
+        centralize | centralize |
+        keep_params_nonnegative NonNegativeParamsState | keep_params_nonnegative |
         add_noise AddNoiseState | |
         MultiSteps MultiStepsState | multi_steps | On the mean; `every` is a number.
-        apply_every ApplyEvery | multi_steps | Of `identity()`: the mean, not the sum.
+        apply_every ApplyEvery | apply_every |
         ShouldSkipUpdateFunction skip_large_updates skip_not_finite | skip_large_updates skip_not_finite |
         apply_if_finite ApplyIfFiniteState | apply_if_finite |
         microbatch | |

@@ -216,8 +216,8 @@ def stack(rows: Sequence[Any]) -> Array:
     )
 
 
-def mean(x: Array, dim: int) -> Array:
-    """The mean along a dimension, which is kept."""
+def mean(x: Array, dim: int | tuple[int, ...]) -> Array:
+    """The mean along the dimensions, which are kept."""
     return x.mean(dim, keepdim=True)
 
 

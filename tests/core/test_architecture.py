@@ -39,7 +39,7 @@ ROOMS = {
     "execution.plan": {"core", "execution.dispatch", "execution.executors.base", "execution.leaves", "execution.step"},
     "execution.explanation": {"core", "execution.dispatch", "execution.leaves", "execution.plan", "execution.step"},
     "execution": {"core"},
-    "update": {"core", "execution"},
+    "update": {"core", "execution", "ops"},
     "combinators": {"core", "execution", "ops"},
     "rules": {"core", "execution", "ops"},
     "transforms": {"combinators", "core", "execution", "ops", "rules"},

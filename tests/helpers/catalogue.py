@@ -309,6 +309,7 @@ def _half(step):
     return 0.5 / (step + 1)
 
 
+OF_UNITS = {"complex": "the units of a complex leaf are not those of its parts"}
 LINKS = [
     Row("identity", [{}], optax=optax.identity),
     Row("set_to_zero", [{}], optax=optax.set_to_zero),
@@ -420,6 +421,35 @@ LINKS = [
         [dict(max_norm=100.0), dict(max_norm=1.0)],
         optax=lambda max_norm: optax.clip_by_global_norm(max_norm),
     ),
+    Row(
+        "clip_by_block_rms",
+        [dict(threshold=0.5), dict(threshold=100.0)],
+        optax=lambda threshold: optax.clip_by_block_rms(threshold),
+    ),
+    Row("adaptive_grad_clip", [dict(clipping=0.1, eps=0.5)], reasons=OF_UNITS),
+    Row(
+        "centralize",
+        [{}],
+        optax=optax.centralize,
+        reasons={"complex": "the units of a complex leaf are not those of its parts"},
+    ),
+    Row(
+        "normalize_by_update_norm",
+        [{}, dict(scale_factor=2.0, eps=0.1)],
+        optax=lambda **options: optax.normalize_by_update_norm(**options),
+    ),
+    Row(
+        "scale_by_param_block_norm",
+        [{}, dict(min_scale=2.0)],
+        optax=lambda min_scale=1e-3: optax.scale_by_param_block_norm(min_scale),
+    ),
+    Row(
+        "scale_by_param_block_rms",
+        [{}, dict(min_scale=0.8)],
+        optax=lambda min_scale=1e-3: optax.scale_by_param_block_rms(min_scale),
+    ),
+    Row("keep_params_nonnegative", [{}], optax=optax.keep_params_nonnegative),
+    Row("apply_every", [{}, dict(k=3)], optax=lambda k=1: optax.apply_every(k)),
     Row("clip_by_value", [dict(clip_value=0.3)], optax=lambda clip_value: optax.clip(clip_value)),
     Row(
         "scale_by_trust_ratio",

@@ -1,0 +1,40 @@
+"""Updates of one size."""
+
+from __future__ import annotations
+
+from optimfx.core import NON_NEGATIVE, REAL, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.execution import transformation
+from optimfx.transforms.scale import SCALE, Scale
+
+
+def scalars(step: Scalar | None, scale_factor: Scalar, eps: Scalar, global_norm: Scalar) -> Scale:
+    return Scale(scale_factor / (global_norm + eps))
+
+
+NORMALIZE = Rule(SCALE.leaf, scalars, needs_global_norm=True, sparse=lambda s: True)
+
+
+def normalize_by_update_norm(scale_factor: Hyper = 1.0, eps: Hyper = 1e-6) -> GradientTransformation:
+    r"""Scale the updates, all by one factor, to a global 2-norm of ``scale_factor``.
+
+    .. math::
+        u \to \alpha \, \frac{u}{\lVert u \rVert_2 + \epsilon}
+
+    Args:
+        scale_factor: :math:`\alpha`, the norm of the result.
+        eps: :math:`\epsilon \ge 0`, added to the norm, in gradient units.
+
+    Returns:
+        A transformation without state (a step count, when an argument is a schedule).
+
+    Raises:
+        ValueError, TypeError: ``eps`` is negative, or an argument is not a scalar.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.normalize_by_update_norm(eps=0.0)
+    >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([0.6000, 0.8000])}
+    """
+    check_hyper(REAL, scale_factor=scale_factor)
+    check_hyper(NON_NEGATIVE, eps=eps)
+    return transformation("normalize_by_update_norm", NORMALIZE, scale_factor=scale_factor, eps=eps)
