@@ -8,7 +8,7 @@ An optimizer is a pair of pure functions over pytrees of tensors::
     params, state = fx.step(tx, grads, state, params)
 """
 
-from optimfx import execution, ops, optim, schedules
+from optimfx import execution, ops, optim, projections, schedules
 from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
 from optimfx.combinators.identity import identity
@@ -102,6 +102,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "skip_large_updates", "apply_if_finite", "inject_hyperparams",
     # hyperparameters over time
     "schedules",
+    # sets that parameters stay in
+    "projections",
     # torch.optim's classes
     "optim",
     # how it runs

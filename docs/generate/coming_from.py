@@ -241,7 +241,20 @@ OPTAX = {
     "optax.losses": "* | | `torch.nn.functional` has losses.",
     "optax.tree": "* | | `torch.utils._pytree` and `optree` map over trees; `fx.global_norm` is a tree's 2-norm.",
     "optax.tree_utils": "* | | The same.",
-    "optax.projections": "* | |",
+    "optax.projections": """
+        projection_box | projections.projection_box |
+        projection_halfspace | projections.projection_halfspace |
+        projection_hypercube | projections.projection_hypercube |
+        projection_hyperplane | projections.projection_hyperplane |
+        projection_l1_ball | projections.projection_l1_ball |
+        projection_l1_sphere | projections.projection_l1_sphere |
+        projection_l2_ball | projections.projection_l2_ball |
+        projection_l2_sphere | projections.projection_l2_sphere |
+        projection_linf_ball | projections.projection_linf_ball |
+        projection_non_negative | projections.projection_non_negative |
+        projection_simplex | projections.projection_simplex |
+        projection_vector | projections.projection_vector |
+    """,
     "optax.second_order": "* | | `torch.func.jvp` of `torch.func.grad`.",
     "optax.assignment": "* | | `scipy.optimize.linear_sum_assignment`.",
     "optax.perturbations": "* | |",

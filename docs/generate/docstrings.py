@@ -7,7 +7,7 @@ from typing import Any
 
 import optimfx as fx
 
-MODULES = ("", "schedules", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops")
+MODULES = ("", "schedules", "projections", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops")
 """The public modules, in the order in which a bare name is looked for."""
 
 

@@ -16,6 +16,7 @@ API = {
     "links": "Links",
     "combinators": "Combinators",
     "schedules": "Schedules",
+    "projections": "Projections",
     "optim": "Optimizer classes",
     "lr_scheduler": "Scheduler classes",
     "swa_utils": "Averages of a model",
@@ -122,7 +123,7 @@ def reference() -> dict[str, list[str]]:
             continue
         kind = "links" if where.startswith(("transforms.", "core.stateless")) else "functions"
         pages["combinators" if where.startswith("combinators.") else kind].append(name)
-    for module in ("schedules", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops"):
+    for module in ("schedules", "projections", "optim", "optim.lr_scheduler", "optim.swa_utils", "execution", "ops"):
         names = [f"{module}.{name}" for name in public_names()[module]]
         pages[module.rpartition(".")[2]] += [name for name in names if not inspect.ismodule(at(name))]
     return {

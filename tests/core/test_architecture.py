@@ -40,6 +40,7 @@ ROOMS = {
     "execution.explanation": {"core", "execution.dispatch", "execution.leaves", "execution.plan", "execution.step"},
     "execution": {"core"},
     "update": {"core", "execution", "ops"},
+    "projections": {"core"},
     "combinators": {"core", "execution", "ops"},
     "rules": {"core", "execution", "ops"},
     "transforms": {"combinators", "core", "execution", "ops", "rules"},

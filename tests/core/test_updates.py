@@ -2,6 +2,7 @@
 
 import numpy as np
 import optax
+import optax_runs  # noqa: F401 - float64 in JAX
 import pytest
 import torch
 from trees import assert_equal, clone
