@@ -68,6 +68,12 @@ from optimfx.transforms.scale_by_adam import (
 from optimfx.transforms.scale_by_rms import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scale_by_sign
 from optimfx.transforms.scale_by_variance import scale_by_adopt, scale_by_belief, scale_by_novograd, scale_by_yogi
+from optimfx.transforms.schedule_free import (
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
+)
 from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.unit import adaptive_grad_clip, centralize
@@ -100,6 +106,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "skip_not_finite",
     "skip_large_updates", "apply_if_finite", "inject_hyperparams",
+    "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
     # hyperparameters over time
     "schedules",
     # sets that parameters stay in

@@ -231,6 +231,10 @@ OPTAX = {
             class; or replace `state.hyperparams["lr"]`.
         split_real_and_imaginary SplitRealAndImaginaryState | | Not needed: complex parameters step as pairs of \
             reals.
+        schedule_free ScheduleFreeState | schedule_free | `b1` is `beta`; a schedule weighs a step by its own rate.
+        schedule_free_sgd | schedule_free_sgd |
+        schedule_free_adamw | schedule_free_adamw |
+        schedule_free_eval_params | schedule_free_eval_params |
         * | |
     """,
     "optax.schedules": """

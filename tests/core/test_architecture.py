@@ -43,7 +43,7 @@ ROOMS = {
     "projections": {"core"},
     "combinators": {"core", "execution", "ops"},
     "rules": {"core", "execution", "ops"},
-    "transforms": {"combinators", "core", "execution", "ops", "rules"},
+    "transforms": {"combinators", "core", "execution", "ops", "rules", "schedules"},
     "describe": {"core", "execution"},
     "optim.adapter": {"combinators", "core", "execution", "ops"},
     "optim.lr_scheduler": {"core", "schedules"},
@@ -176,8 +176,9 @@ def test_an_algorithm_says_where_it_comes_from(path):
 def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
 
-    # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py
+    # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py
     elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
+    elsewhere |= {"schedule_free", "schedule_free_sgd", "schedule_free_adamw"}
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
     } - {"transformation"}
