@@ -129,7 +129,8 @@ OPTAX = {
         sign_sgd signum | signsgd | `signum` with `momentum=`.
         yogi | yogi |
         fromage noisy_sgd dpsgd polyak_sgd sm3 optimistic_adam optimistic_adam_v2 optimistic_gradient_descent | |
-        lookahead LookaheadParams LookaheadState | |
+        lookahead LookaheadState | lookahead | The slow parameters are in the state.
+        LookaheadParams | |
         identity | identity |
         set_to_zero | set_to_zero |
         stateless stateless_with_tree_map | stateless | The function gets whole trees.

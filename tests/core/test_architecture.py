@@ -176,9 +176,10 @@ def test_an_algorithm_says_where_it_comes_from(path):
 def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
 
-    # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py
+    # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py,
+    # test_lookahead.py
     elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
-    elsewhere |= {"schedule_free", "schedule_free_sgd", "schedule_free_adamw"}
+    elsewhere |= {"schedule_free", "schedule_free_sgd", "schedule_free_adamw", "lookahead"}
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
     } - {"transformation"}
