@@ -50,6 +50,7 @@ from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
+from optimfx.transforms.freeze import freeze, selective_transform
 from optimfx.transforms.lookahead import lookahead
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.momentum import ema, momentum
@@ -105,8 +106,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
-    "chain", "named_chain", "masked", "partition", "is_matrix", "multi_steps", "skip_not_finite",
-    "skip_large_updates", "apply_if_finite", "inject_hyperparams",
+    "chain", "named_chain", "masked", "partition", "is_matrix", "freeze", "selective_transform", "inject_hyperparams",
+    "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
     "lookahead",
     # hyperparameters over time

@@ -100,8 +100,9 @@ OPTAX = {
         chain | chain |
         named_chain | named_chain |
         masked MaskedState MaskedNode MaskOrFn | masked | What is masked out is `None` in the state.
-        partition multi_transform PartitionState MultiTransformState selective_transform | partition |
-        freeze | partition set_to_zero | Under a label of its own.
+        partition multi_transform PartitionState MultiTransformState | partition |
+        selective_transform | selective_transform |
+        freeze | freeze |
         inject_hyperparams InjectHyperparamsState | inject_hyperparams | Numbers become 0-d tensors in \
             `state.hyperparams`.
         inject_stateful_hyperparams InjectStatefulHyperparamsState WrappedSchedule | | A schedule is a function of \

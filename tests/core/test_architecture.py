@@ -177,9 +177,16 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
 
     # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py,
-    # test_lookahead.py
+    # test_lookahead.py, test_freeze.py
     elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
-    elsewhere |= {"schedule_free", "schedule_free_sgd", "schedule_free_adamw", "lookahead"}
+    elsewhere |= {
+        "schedule_free",
+        "schedule_free_sgd",
+        "schedule_free_adamw",
+        "lookahead",
+        "freeze",
+        "selective_transform",
+    }
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"
     } - {"transformation"}
