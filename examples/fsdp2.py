@@ -71,6 +71,7 @@ def process(rank: int, training: Training) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=training.world)
     try:
         train(rank, *training)
+        dist.barrier()  # who left before the others would take the connection from them
     finally:
         dist.destroy_process_group()
 
