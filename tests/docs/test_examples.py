@@ -26,6 +26,11 @@ def test_gpt_char(tmp_path):
     run("gpt_char.py", rows, picture=tmp_path / "gpt_char.png")
 
 
+def test_captured_step():
+    """Without a GPU, uncaptured."""
+    run("captured_step.py", ("60 tensors, 200 steps: loss 2.196 -> 1.", "launched"))
+
+
 def test_a_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch):
     """The old one is there until the new one is whole."""
     example = runpy.run_path(str(ROOT / "examples" / "gpt_char.py"))
