@@ -77,6 +77,7 @@ def main() -> None:
     console = Console()
     launched, milliseconds = run(captured=False)
     console.print(f"{2 * LAYERS} tensors, {STEPS} steps: loss {launched[0]:.3f} -> {launched[-1]:.3f}")
+    assert launched[-1] < launched[0]
     console.print(f"launched: {milliseconds:.2f} ms a step")
     if not HAS_GPU:
         console.print("There is no CUDA GPU: nothing is captured.")
