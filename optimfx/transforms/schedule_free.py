@@ -265,7 +265,11 @@ def _found(state: State) -> ScheduleFreeState | None:
     if isinstance(state, ScheduleFreeState):
         return state
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (tuple, list)) else ()
-    return next((found for part in parts if (found := _found(part)) is not None), None)
+    for part in parts:
+        found = _found(part)
+        if found is not None:
+            return found
+    return None
 
 
 def _warmed_up(lr: Hyper, warmup_steps: int | None) -> Hyper:
