@@ -52,8 +52,8 @@ MUTANTS = [
     *mutants(
         "transforms/clip.py",
         "transforms/test_clip.py rules/test_derivatives_at_zero.py",
-        ("within = global_norm <= max_norm", "within = global_norm < max_norm"),
-        ("max_norm / ops.where(within, 1, global_norm)", "max_norm / global_norm"),
+        ("within = size <= most", "within = size < most"),
+        ("most / ops.where(within, 1, size)", "most / size"),
     ),
     *mutants("transforms/zero_nans.py", "transforms/test_guards.py", ("update == update", "update != update")),
     *mutants(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, DType, GradientTransformation, PyTree, Rule, Scalar
+from optimfx.core import FROM_ONE, Array, DType, GradientTransformation, PyTree, Rule, Scalar, check_count
 from optimfx.execution import transformation
 
 
@@ -46,7 +46,7 @@ def apply_every(k: int = 1, *, state_dtype: DType | None = None) -> GradientTran
         A transformation with state :class:`ApplyEveryState`.
 
     Raises:
-        ValueError, TypeError: ``k`` is less than 1 or not an integer.
+        ValueError: ``k`` is not an integer of at least 1.
 
     Around an algorithm, :func:`~optimfx.multi_steps` steps on the mean of gradients; this adds up updates that an
     algorithm has made.
@@ -60,8 +60,5 @@ def apply_every(k: int = 1, *, state_dtype: DType | None = None) -> GradientTran
     tensor([0., 0.])
     tensor([2., 4.])
     """
-    if type(k) is not int:
-        raise TypeError(f"k must be an integer, got {k!r}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_count(FROM_ONE, k=k)
     return transformation("apply_every", APPLY_EVERY, state_dtype=state_dtype, k=k)

@@ -8,6 +8,7 @@ from optimfx import ops
 from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
 from optimfx.rules.adafactor import rms
+from optimfx.transforms.clip import shrink, shrinking
 
 
 class Threshold(NamedTuple):
@@ -27,9 +28,7 @@ def least_scalars(step: Scalar | None, min_scale: Scalar) -> Least:
 
 
 def clip_leaf(base: Array, param: Array, update: Array, s: Threshold) -> tuple[Array]:
-    size = rms(update)
-    within = size <= s.threshold
-    return (ops.add(base, update, alpha=ops.where(within, 1, s.threshold / ops.where(within, 1, size))),)
+    return shrink(base, param, update, shrinking(rms(update), s.threshold))
 
 
 def norm_leaf(base: Array, param: Array, update: Array, s: Least) -> tuple[Array]:

@@ -53,12 +53,17 @@ class Shrink(NamedTuple):
     factor: Scalar | None  # None where the norm is known to be within the bound
 
 
-def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Scalar) -> Shrink:
-    within = global_norm <= max_norm
+def shrinking(size: Scalar, most: Scalar) -> Shrink:
+    """What brings updates of this size to the greatest that they may have; also where both are 0."""
+    within = size <= most
     if within is True:
         return Shrink(None)
     # Of what is not chosen too, the derivative must be finite.
-    return Shrink(ops.where(within, 1, max_norm / ops.where(within, 1, global_norm)))
+    return Shrink(ops.where(within, 1, most / ops.where(within, 1, size)))
+
+
+def norm_scalars(step: Scalar | None, max_norm: Scalar, global_norm: Scalar) -> Shrink:
+    return shrinking(global_norm, max_norm)
 
 
 def shrink(base: Array, param: Array, update: Array, s: Shrink) -> tuple[Array]:

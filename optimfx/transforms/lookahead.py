@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.combinators.chain import chain
 from optimfx.core import (
+    FROM_ONE,
     Array,
     DType,
     GradientTransformation,
@@ -14,6 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
+    check_count,
     check_hyper,
     check_transformation,
 )
@@ -93,10 +95,7 @@ def lookahead(
     tensor([1.])
     """
     check_transformation("fast_optimizer", fast_optimizer)
-    if type(sync_period) is not int:
-        raise TypeError(f"sync_period must be an integer, got {sync_period!r}")
-    if sync_period < 1:
-        raise ValueError(f"sync_period must be at least 1, got {sync_period}")
+    check_count(FROM_ONE, sync_period=sync_period)
     check_hyper(PART, slow_step_size=slow_step_size)
     link = transformation(
         "lookahead", LOOKAHEAD, state_dtype=state_dtype, sync_period=sync_period, slow_step_size=slow_step_size

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from optimfx import ops
 from optimfx.core import Array, GradientTransformation, Rule
 from optimfx.execution import transformation
+from optimfx.transforms.set_to_zero import NoScalars, no_scalars
 
 
-class Nothing(NamedTuple):
-    pass
-
-
-def leaf(base: Array, param: Array, update: Array, s: Nothing) -> tuple[Array]:
+def leaf(base: Array, param: Array, update: Array, s: NoScalars) -> tuple[Array]:
     return (ops.add(base, ops.where(param + update < 0, -param, update)),)
 
 
-NONNEGATIVE = Rule(leaf, lambda step: Nothing(), reads_param=lambda s: True)
+NONNEGATIVE = Rule(leaf, no_scalars, reads_param=lambda s: True)
 
 
 def keep_params_nonnegative() -> GradientTransformation:

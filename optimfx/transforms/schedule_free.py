@@ -21,6 +21,7 @@ from optimfx.core import (
     Scalar,
     State,
     check_betas,
+    check_count,
     check_hyper,
     check_transformation,
     tree,
@@ -275,7 +276,7 @@ def _found(state: State) -> ScheduleFreeState | None:
 def _warmed_up(lr: Hyper, warmup_steps: int | None) -> Hyper:
     if warmup_steps is None:
         return lr
-    check_hyper(FROM_ONE, warmup_steps=warmup_steps)
+    check_count(FROM_ONE, warmup_steps=warmup_steps)
     if callable(lr):
         raise TypeError("lr must be a number where there are warmup_steps; or warm up in the schedule itself.")
     return schedules.linear(lr, 0.0, total_iters=warmup_steps)

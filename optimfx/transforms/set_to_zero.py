@@ -13,7 +13,7 @@ class NoScalars(NamedTuple):
     pass
 
 
-def scalars(step: Scalar | None) -> NoScalars:
+def no_scalars(step: Scalar | None) -> NoScalars:
     return NoScalars()
 
 
@@ -21,7 +21,7 @@ def leaf(base: Array, param: Array, update: Array, s: NoScalars) -> tuple[Array]
     return (ops.zeros_like(update) if base is None else base,)
 
 
-ZERO = Rule(leaf, scalars)
+ZERO = Rule(leaf, no_scalars)
 
 
 def set_to_zero() -> GradientTransformation:

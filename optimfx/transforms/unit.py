@@ -7,10 +7,7 @@ from typing import NamedTuple
 from optimfx import ops
 from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
 from optimfx.execution import transformation
-
-
-class Nothing(NamedTuple):
-    pass
+from optimfx.transforms.set_to_zero import NoScalars, no_scalars
 
 
 class Scalars(NamedTuple):
@@ -27,7 +24,7 @@ def unsupported_reason(param: Array) -> str | None:
     return "the units of a complex leaf are not those of its parts" if param.is_complex() else None
 
 
-def centralize_leaf(base: Array, param: Array, update: Array, s: Nothing) -> tuple[Array]:
+def centralize_leaf(base: Array, param: Array, update: Array, s: NoScalars) -> tuple[Array]:
     centred = update - ops.mean(update, dims(update)) if update.dim() > 1 else update
     return (ops.add(base, centred),)
 
@@ -41,9 +38,7 @@ def clip_leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Arr
 
 LEAST = 1e-6
 """The least norm of a unit's update that is divided by."""
-CENTRALIZE = Rule(
-    centralize_leaf, lambda step: Nothing(), locality=Locality.TENSOR, unsupported_reason=unsupported_reason
-)
+CENTRALIZE = Rule(centralize_leaf, no_scalars, locality=Locality.TENSOR, unsupported_reason=unsupported_reason)
 CLIP = Rule(
     clip_leaf,
     lambda step, clipping, eps: Scalars(clipping, eps),

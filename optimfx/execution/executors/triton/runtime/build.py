@@ -38,7 +38,7 @@ class Kernel:
         self.compiled: dict[Any, Any] = {}
 
     def launch(self, grid: tuple[int, int], arguments: Sequence[Any], constants: dict[str, Any], where: Any) -> None:
-        """Launch so many programs.
+        """Launch a grid of programs.
 
         Args:
             grid: how many, in two dimensions.

@@ -21,13 +21,13 @@ BLOCK = 1024
 """Elements that one program takes at once: with four warps, each thread loads 16 bytes of float32 twice, and no
 registers spill."""
 MANY = 20
-"""Bytes of each of so many elements that a program may load. Of more it takes half as many elements: Adan in float32
-(24 bytes) reaches 97 % of a copy's bandwidth with 512 of them on an H200, 76 % with 1024."""
+"""Bytes that a program may load for one element before its block is half as large: Adan in float32 (24 bytes) reaches
+97 % of a copy's bandwidth with 512 elements on an H200, 76 % with 1024."""
 WARPS = 4
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 """Every operation rounds, as they do one by one."""
 PROGRAMS = 2048
-"""At most about so many measure norms, block after block of a tensor: 16 on each multiprocessor of the largest GPUs."""
+"""Programs that measure norms, about, each of several blocks of a tensor: 16 for each multiprocessor of a large GPU."""
 SUMS = {"BLOCK": 1024, "num_warps": 4}
 """How their sums are added up."""
 

@@ -44,7 +44,7 @@ _captured: list[Any] = []
 
 
 def plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
-    """The plan for tensors of so many elements, in chunks of so many."""
+    """The plan for tensors with these numbers of elements, in chunks of ``chunk`` elements."""
     found: Plan = _kept(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
     return found
 
@@ -52,8 +52,8 @@ def plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
 def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> tuple[Tensor, int]:
     """The addresses of the tensors of all columns, row by row, on the device, and of what they all are multiples.
 
-    Each tensor is entered as so many parts of equal size. Where the tensors lie as in a step before, which is what they
-    mostly do, nothing is copied.
+    Each tensor is entered as ``parts`` parts of equal size. Nothing is copied if the tensors lie where they did at an
+    earlier step, as they mostly do.
     """
     rows = [map(Tensor.data_ptr, column) if parts == 1 else _inside(column, parts) for column in columns]
     addresses = array("q", chain.from_iterable(rows))
