@@ -86,3 +86,13 @@ def test_the_norm_in_a_graph_is_of_the_dtype_that_it_has_outside(dtype, fresh_co
     torch.testing.assert_close(
         torch.compile(fx.global_norm, fullgraph=True, backend="eager")(tree), fx.global_norm(tree)
     )
+
+
+def test_the_derivative_at_zero_is_that_of_what_is_within_the_bound():
+    """A factor that is not chosen would divide by a norm of 0."""
+    tx, params = fx.clip_by_global_norm(1.0), torch.zeros(3, dtype=torch.float64)
+
+    def total(grads):
+        return tx.update(grads, tx.init(params))[0].sum()
+
+    assert torch.equal(torch.func.grad(total)(torch.zeros_like(params)), torch.ones_like(params))
