@@ -19,11 +19,12 @@ from optimfx.execution.step import first_step
 from optimfx.optim.adapter import group_step
 from optimfx.optim.adapter.amp import Scaling
 from optimfx.optim.adapter.checkpoint import Mismatch, matched_by_name, restore_dtypes
+from optimfx.optim.adapter.constructor import constructor
 from optimfx.optim.adapter.group_step import Batch
 from optimfx.optim.adapter.hooks import hooked
 from optimfx.optim.adapter.scalar_columns import Scalars
 from optimfx.optim.adapter.settings import Algorithm, Group, Settings
-from optimfx.optim.adapter.validation import check_flags, check_fused
+from optimfx.optim.adapter.validation import check_fused
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -46,6 +47,9 @@ class Optimizer(torch.optim.Optimizer):
 
     ``maximize=True``, where there is such an argument, ascends.
 
+    A class of torch that is inherited after this one gives the constructor, with its signature, defaults and checks,
+    and reads old checkpoints.
+
     Attributes:
         factory: the pure algorithm; its arguments are found in the groups by name.
         algorithm: the factory with its arguments, made of it.
@@ -67,23 +71,21 @@ class Optimizer(torch.optim.Optimizer):
     fused: bool | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Look into the factory and the constructor once, and not into those of subclasses."""
+        """Take over torch's constructor, and look into it and the factory once."""
         super().__init_subclass__(**kwargs)
+        twin: Any = cls.__bases__[-1]
+        if not issubclass(twin, Optimizer):
+            cls._inherit(twin)
         if "factory" in vars(cls):
             cls.algorithm = Algorithm.of(cls.factory)
             defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
             off = {name: value for name, value in defaults.items() if value is None or value is False}
             cls.later = {**off, **cls.later}
 
-    def __init__(self, params: Any, defaults: dict[str, Any], fused: bool | None = None) -> None:
-        check_flags({"fused": fused, **defaults})
-        super().__init__(params, defaults)
-        self.fused = fused
-        self._prepare()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled."""
-        return {**super().__getstate__(), "fused": self.fused}
+    @classmethod
+    def _inherit(cls, twin: Any) -> None:
+        """Take the constructor of torch's class."""
+        cls.__init__ = constructor(twin.__init__, inspect.signature(twin.__init__))  # type: ignore[method-assign]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickled or loaded state; what an older version did not have yet gets its default.
@@ -92,16 +94,10 @@ class Optimizer(torch.optim.Optimizer):
             KeyError: a parameter's state is another algorithm's.
         """
         super().__setstate__(state)
-        scalars = self._scalars()
         for group in self.param_groups:
             for name, value in self.later.items():
                 if name in self.defaults:
                     group.setdefault(name, value)
-            for param in group["params"]:
-                kept: dict[str, Any] = self.state.get(param) or {}
-                for name in scalars if kept else ():
-                    if not isinstance(kept[name], Tensor):
-                        kept[name] = group_step.scalar(float(kept[name]), param, on_device=_on_device(group))
         self._prepare()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -162,6 +158,16 @@ class Optimizer(torch.optim.Optimizer):
             for state, moved in zip(states, group_step.together(states)):
                 state.update(moved)
 
+    def _begin_early(self) -> None:
+        """Begin by the rule, with each group's own values, the state that torch's constructor has begun."""
+        if not self.state:
+            return
+        self.state.clear()
+        with torch.no_grad():
+            for index, group in enumerate(self.param_groups):
+                params = group["params"]
+                self._begin_states(dict.fromkeys(range(len(params)), self._prepared(index, group)), params)
+
     @hooked
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient.
@@ -197,11 +203,6 @@ class Optimizer(torch.optim.Optimizer):
             torch._C._set_grad_enabled(before)
         return loss
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a ``GradScaler`` leaves it to the step to unscale the gradients."""
-        return bool(self.defaults.get("fused"))
-
     def _groups(self) -> list[tuple[int, Group]]:
         """The groups, read in a way in which Dynamo does not take every number in them for a constant."""
         return list(enumerate(self.__dict__["param_groups"]))
@@ -209,14 +210,15 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with hyperparameters of their own."""
         super().add_param_group(param_group)
-        if hasattr(self, "_updates"):
-            self._prepare(len(self.param_groups) - 1)
+        self._prepare(len(self.param_groups) - 1)
 
     def _prepare(self, start: int = 0) -> None:
         """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
         if not start:
             self._updates: dict[int, Settings] = {}
             self._plans: dict[int, group_step.BatchPlan] = {}
+            # Tells a GradScaler to leave it to the step to unscale the gradients.
+            self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
@@ -359,12 +361,6 @@ class Optimizer(torch.optim.Optimizer):
         """The update with the hyperparameters that the optimizer was made with."""
         return self.algorithm.live(self.defaults).update  # type: ignore[return-value]
 
-    def _scalars(self) -> tuple[str, ...]:
-        """What torch once kept as a number in the state, and now as a tensor."""
-        if not hasattr(type(self), "algorithm") or self.numeric_step or not self.counts:
-            return ()
-        return ("step", *self._own().rule.carries)
-
 
 def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters of a group that have gradients, and these."""
@@ -374,8 +370,3 @@ def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
         params = [p for p, grad in zip(params, grads) if grad is not None]
         grads = [grad for grad in grads if grad is not None]
     return params, grads
-
-
-def _on_device(group: Group) -> bool:
-    """Whether torch keeps the scalars of a group's parameters where these are."""
-    return bool(group.get("capturable") or group.get("fused"))

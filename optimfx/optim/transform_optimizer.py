@@ -63,11 +63,12 @@ class TransformOptimizer(Optimizer):
         check_transformation("tx", tx)
         self.tx = tx
         self._forms: dict[tuple[int, int], Form] = {}
-        super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1}, fused)
+        self.fused = fused
+        super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1})
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled; a transformation made of lambdas can be neither."""
-        return {**super().__getstate__(), "tx": self.tx}
+        return {**super().__getstate__(), "tx": self.tx, "fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickled or loaded state."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from optimfx.optim.adapter.validation import check_no_schedule
+from optimfx.optim.adapter import group_step
+from optimfx.optim.adapter.validation import check_flags, check_no_schedule
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adan import adan
@@ -46,7 +47,22 @@ class Beyond(Optimizer):
             pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
         check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name)})
         self.factory(**pure)
+        check_flags(defaults)
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled or loaded state; counts that are numbers, as other libraries write them, become tensors.
+
+        Raises:
+            KeyError: a parameter's state is another algorithm's.
+        """
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for p in filter(self.state.get, group["params"]):
+                step = self.state[p]["step"]
+                if not isinstance(step, Tensor):
+                    on_device = bool(group["capturable"] or group.get("fused"))
+                    self.state[p]["step"] = group_step.scalar(float(step), p, on_device=on_device)
 
 
 class SignSGD(Beyond):

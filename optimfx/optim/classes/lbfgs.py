@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from optimfx.optim.adapter.hooks import hooked
-from optimfx.optim.adapter.validation import check_lr
 from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.rules.lbfgs import LBFGSState, lbfgs
 
@@ -16,7 +15,7 @@ LISTS = ("old_dirs", "old_stps", "ro")
 """What torch keeps as lists, and the algorithm as rows, the oldest first and zeros before it."""
 
 
-class LBFGS(Optimizer):
+class LBFGS(Optimizer, torch.optim.LBFGS):
     """L-BFGS: many iterations in a step, of one group, with a closure that evaluates the model.
 
     Arguments: see :func:`optimfx.lbfgs`.
@@ -24,25 +23,6 @@ class LBFGS(Optimizer):
 
     factory = staticmethod(lbfgs)
     counts = False
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float | Tensor = 1,
-        max_iter: int = 20,
-        max_eval: int | None = None,
-        tolerance_grad: float = 1e-7,
-        tolerance_change: float = 1e-9,
-        history_size: int = 100,
-        line_search_fn: str | None = None,
-    ) -> None:
-        check_lr(lr)
-        max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
-        limits = dict(max_iter=max_iter, max_eval=max_eval, history_size=history_size)
-        tolerances = dict(tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
-        super().__init__(params, dict(lr=lr, **limits, **tolerances, line_search_fn=line_search_fn))
-        if len(self.param_groups) != 1:
-            raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
     @hooked
     @torch.no_grad()
