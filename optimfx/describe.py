@@ -10,7 +10,7 @@ from optimfx.execution import explain
 
 
 def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
-    """What a transformation is made of: a line for each part, which is the call that makes it.
+    """Describe what a transformation is made of: a line for each part, which is the call that makes it.
 
     Arguments that are switched off by default, and are, stay out of it.
 
@@ -37,7 +37,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
 
 
 def _lines(tx: GradientTransformation) -> Iterator[str]:
-    """The lines of a part, each as far to the left as if it stood alone."""
+    """Split a part into lines, each as far to the left as if it stood alone."""
     if not hasattr(tx.update, "outline"):
         yield name_of(tx.update)
         return

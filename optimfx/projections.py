@@ -68,7 +68,7 @@ def project(projection: Callable[[Params], Params]) -> GradientTransformation:
 
 
 def projection_non_negative(pytree: Params) -> Params:
-    r"""The nearest tree without negative elements: :math:`\max(x, 0)`.
+    r"""Project a tree to the nearest without negative elements: :math:`\max(x, 0)`.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_non_negative({"w": torch.tensor([-1.0, 2.0])})
@@ -78,7 +78,7 @@ def projection_non_negative(pytree: Params) -> Params:
 
 
 def projection_box(pytree: Params, lower: Any, upper: Any) -> Params:
-    r"""The nearest tree within bounds: :math:`\min(\max(x, l), u)`.
+    r"""Project a tree to the nearest within bounds: :math:`\min(\max(x, l), u)`.
 
     Args:
         pytree: the tree.
@@ -95,7 +95,7 @@ def projection_box(pytree: Params, lower: Any, upper: Any) -> Params:
 
 
 def projection_hypercube(pytree: Params, scale: Any = 1) -> Params:
-    """The nearest tree whose elements are in ``[0, scale]``; ``scale`` is a number, or a tree of them.
+    """Project a tree to the nearest whose elements are in ``[0, scale]``; ``scale`` is a number, or a tree of them.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_hypercube({"w": torch.tensor([-1.0, 2.0])})
@@ -105,7 +105,7 @@ def projection_hypercube(pytree: Params, scale: Any = 1) -> Params:
 
 
 def projection_simplex(pytree: Params, scale: float | Tensor = 1) -> Params:
-    r"""The nearest tree without negative elements whose sum is ``scale``.
+    r"""Project a tree to the nearest without negative elements whose sum is ``scale``.
 
     .. math:: \max(x - \tau, 0), \qquad \sum_i \max(x_i - \tau, 0) = s
 
@@ -124,7 +124,7 @@ def projection_simplex(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_l1_sphere(pytree: Params, scale: float | Tensor = 1) -> Params:
-    """A nearest tree whose 1-norm is ``scale``.
+    """Project a tree to a nearest whose 1-norm is ``scale``.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_l1_sphere({"w": torch.tensor([-0.25, 0.25])})
@@ -134,7 +134,7 @@ def projection_l1_sphere(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_l1_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
-    """The nearest tree whose 1-norm is at most ``scale``.
+    """Project a tree to the nearest whose 1-norm is at most ``scale``.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_l1_ball({"w": torch.tensor([-2.0, 0.25])})
@@ -144,7 +144,7 @@ def projection_l1_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_l2_sphere(pytree: Params, scale: float | Tensor = 1) -> Params:
-    """The nearest tree whose 2-norm is ``scale``; NaN for one of zeros.
+    """Project a tree to the nearest whose 2-norm is ``scale``; NaN for one of zeros.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_l2_sphere({"w": torch.tensor([3.0, 4.0])})
@@ -154,7 +154,7 @@ def projection_l2_sphere(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_l2_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
-    """The nearest tree whose 2-norm is at most ``scale``.
+    """Project a tree to the nearest whose 2-norm is at most ``scale``.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_l2_ball({"w": torch.tensor([3.0, 4.0])}, 10.0)
@@ -171,7 +171,7 @@ def projection_l2_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_linf_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
-    """The nearest tree whose elements are in ``[-scale, scale]``.
+    """Project a tree to the nearest whose elements are in ``[-scale, scale]``.
 
     >>> import torch, optimfx as fx
     >>> fx.projections.projection_linf_ball({"w": torch.tensor([3.0, -0.5])})
@@ -181,7 +181,7 @@ def projection_linf_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
 
 
 def projection_vector(x: Params, a: Params) -> Params:
-    r"""The nearest multiple of a tree.
+    r"""Project a tree to the nearest multiple of another.
 
     .. math:: \frac{\langle x, a \rangle}{\langle a, a \rangle} \, a
 
@@ -193,7 +193,7 @@ def projection_vector(x: Params, a: Params) -> Params:
 
 
 def projection_hyperplane(x: Params, a: Params, b: float | Tensor) -> Params:
-    r"""The nearest tree with :math:`\langle x, a \rangle = b`.
+    r"""Project a tree to the nearest with :math:`\langle x, a \rangle = b`.
 
     .. math:: x - \frac{\langle x, a \rangle - b}{\langle a, a \rangle} \, a
 
@@ -205,7 +205,7 @@ def projection_hyperplane(x: Params, a: Params, b: float | Tensor) -> Params:
 
 
 def projection_halfspace(x: Params, a: Params, b: float | Tensor) -> Params:
-    r"""The nearest tree with :math:`\langle x, a \rangle \le b`.
+    r"""Project a tree to the nearest with :math:`\langle x, a \rangle \le b`.
 
     .. math:: x - \frac{\max(\langle x, a \rangle - b, 0)}{\langle a, a \rangle} \, a
 
@@ -217,7 +217,7 @@ def projection_halfspace(x: Params, a: Params, b: float | Tensor) -> Params:
 
 
 def _simplex(x: Tensor, scale: float | Tensor) -> Tensor:
-    """The projection of a vector, by the largest elements: so many that the threshold is less than each of them."""
+    """Project a vector, by the largest elements: so many that the threshold is less than each of them."""
     ordered = x.sort(descending=True).values
     counts = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device)
     thresholds = (ordered.cumsum(0) - scale) / counts
@@ -240,7 +240,7 @@ def _each(pytree: Params, function: Callable[[Tensor], Tensor]) -> Params:
 
 
 def _together(pytree: Params, function: Callable[..., Tensor], *others: Sequence[Any]) -> Params:
-    """A function of the vector of all elements, back in the tree; and of further ones, leaf by leaf alike."""
+    """Apply a function to the vector of all elements, back in the tree; to further trees, leaf by leaf alike."""
     leaves, spec = tree.flatten(pytree)
     there = [x for x in leaves if x is not None]
     if not there:

@@ -181,7 +181,7 @@ def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_mi
 
 
 def restart(step: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
-    """Steps since the last warm restart, and from it to the next."""
+    """Return the steps since the last warm restart, and from it to the next."""
     if T_mult == 1:
         return step % T_0, T_0
 
@@ -249,7 +249,7 @@ def cyclic(
 
 
 def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
-    """A mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
+    """Return a mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
     modes: dict[str, tuple[Callable[[Any], Any], str]] = {
         "triangular": (partial(_power, 1.0), "cycle"),
         "triangular2": (_halve, "cycle"),
@@ -313,7 +313,7 @@ def one_cycle(
 
 
 def one_cycle_ends(total_steps: int, pct_start: float, three_phase: bool) -> list[float]:
-    """The steps at which the phases of :func:`one_cycle` end: up, down in three phases, and far down."""
+    """Return the steps at which the phases of :func:`one_cycle` end: up, down in three phases, and far down."""
     back = [float(2 * pct_start * total_steps) - 2] if three_phase else []
     return [float(pct_start * total_steps) - 1, *back, total_steps - 1]
 
@@ -495,5 +495,5 @@ def _ramp(start: Any, end: Any, steps: int) -> Schedule:
 
 
 def _at(schedule: Hyper, step: Any) -> Any:
-    """The value of a schedule, or of what needs none."""
+    """Return the value of a schedule, or of what needs none."""
     return schedule(step) if callable(schedule) else schedule

@@ -111,7 +111,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: floa
 def periodic_update(
     new_tensors: Params, old_tensors: Params, steps: int | Tensor, update_period: int | Tensor
 ) -> Params:
-    r"""The new tensors where ``steps`` is a multiple of ``update_period``, and else the old ones.
+    r"""Return the new tensors where ``steps`` is a multiple of ``update_period``, and else the old ones.
 
     Args:
         new_tensors: a tree.

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from griffe import Class, Extension, Function, Object, Parameter, ParameterKind, Parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,10 +22,10 @@ class Docstrings(Extension):
             obj.docstring.value = markdown(obj.docstring.value)
 
     def on_class(self, *, cls: Class, **kwargs: Any) -> None:
-        """Find the arguments of a class that takes them from its algorithm, which its source does not show."""
+        """Find the arguments of an optimizer whose source does not show them: they are torch's or its algorithm's."""
         if cls.path.startswith("optimfx.optim.") and "__init__" not in cls.members:
             found = getattr(importlib.import_module(cls.module.path), cls.name, None)
-            if "__signature__" in vars(found or object):
+            if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
                 init = Function("__init__", parameters=Parameters(Parameter("self", kind=SELF), *_parameters(found)))
                 cls.set_member("__init__", init)
 

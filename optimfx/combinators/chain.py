@@ -72,7 +72,7 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
 
 
 def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
-    """A :func:`chain` whose state is a dict, so that each link's state can be found by its name.
+    """Chain transformations under names: the state is a dict, in which each link's state is found by its name.
 
     Args:
         links: pairs ``(name, transformation)``.

@@ -142,7 +142,7 @@ def _is_hyper(value: Any) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    """A number as a float64 tensor, a tensor as it is, and tuples of them."""
+    """Make a float64 tensor of a number, also within tuples; leave a tensor as it is."""
     if isinstance(value, (tuple, list)):
         return tuple(_tensor(item) for item in value)
     return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64, device="cpu")

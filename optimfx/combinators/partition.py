@@ -78,7 +78,7 @@ class Partition(Lowering):
         return state.inner_states
 
     def _labels(self, params: Params) -> list[Any]:
-        """The label of each leaf."""
+        """Return the label of each leaf."""
         given = self.labels(params) if callable(self.labels) else self.labels
         labels = tree.broadcast(given, params, self.name, "params")
         leaves, spec = tree.flatten(params)

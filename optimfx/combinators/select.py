@@ -30,7 +30,7 @@ def zeros_like(tensors: Sequence[Any], where: Sequence[Any]) -> list[Any]:
 
 
 def copy_into(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-    """The new values in the memory of the old ones."""
+    """Copy the new values into the memory of the old ones."""
     with tracing.donating(True, old):
         return [x if x is y else x.copy_(y) for x, y in zip(old, new)]
 

@@ -32,7 +32,7 @@ class ClosedForm:
 
 
 def _given(x: Any) -> Any:
-    """An argument, with Python's numbers for those of an array."""
+    """Return an argument, with Python's numbers for those of an array."""
     is_array = hasattr(x, "__array__") and not isinstance(x, Tensor)
     return x.tolist() if is_array else plain(x)
 
@@ -41,7 +41,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Schedule])
 
 
 def closed_form(factory: Factory) -> Factory:
-    """A factory of functions as one of schedules."""
+    """Make a factory of schedules from a factory of plain functions."""
 
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Schedule:

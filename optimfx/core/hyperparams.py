@@ -13,14 +13,14 @@ from optimfx.core.validation import plain
 
 
 def count(step: Any) -> Any:
-    """A number of steps as schedules and rules compute with it: an integer, or a float64 tensor."""
+    """Convert a number of steps to what schedules and rules compute with: an integer, or a float64 tensor."""
     if type(step) is not float:
         step = number(step)
     return widened(step) if isinstance(step, Tensor) else int(step)
 
 
 def resolve(hyper: Any, step: Any) -> Any:
-    """A hyperparameter's value for the update that follows ``step`` updates."""
+    """Return a hyperparameter's value for the update that follows ``step`` updates."""
     if type(hyper) in PLAIN_VALUES:
         return hyper
     if isinstance(hyper, (tuple, list)):
@@ -33,7 +33,7 @@ def resolve(hyper: Any, step: Any) -> Any:
 
 
 def _asked(schedule: Schedule, step: Any) -> Any:
-    """A schedule's value, or for a vector of steps one for each."""
+    """Call a schedule; for a vector of steps, return one value for each."""
     if not isinstance(step, Tensor) or step.dim() == 0:
         return schedule(step)
     return torch.vmap(lambda one: torch.as_tensor(schedule(one), dtype=torch.float64, device=one.device))(step)
@@ -49,7 +49,7 @@ def is_constant(hyper: Any) -> bool:
 
 
 def switch(hyper: Any) -> Any:
-    """What of a hyperparameter decides which terms there are: which flag it is, or whether it is the number 0."""
+    """Return what of a hyperparameter decides which terms there are: its value as a flag, or whether it is 0."""
     if isinstance(hyper, (tuple, list)):
         return tuple(map(switch, hyper))
     if isinstance(hyper, (int, float)) and not isinstance(hyper, bool):
@@ -58,5 +58,5 @@ def switch(hyper: Any) -> Any:
 
 
 def widened(x: Any) -> Any:
-    """A scalar in float64, so that a bias correction such as 1 - 0.999**t keeps its digits when it is on tensors."""
+    """Widen a scalar to float64, so that a bias correction such as 1 - 0.999**t of tensors keeps its digits."""
     return x.to(torch.float64) if isinstance(x, Tensor) else x

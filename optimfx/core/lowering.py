@@ -17,7 +17,7 @@ class Call(NamedTuple):
     places: int | None = None  # bit i is set for leaf i; None for all leaves
 
     def within(self, places: int) -> Call:
-        """The same for no other leaves than these."""
+        """Restrict the call to these leaves."""
         return self._replace(places=places if self.places is None else self.places & places)
 
 
@@ -28,12 +28,12 @@ class Lowered(NamedTuple):
     state_of: Callable[[list[State]], State]
 
     def within(self, places: int) -> Lowered:
-        """The same for no other leaves than these."""
+        """Restrict the call to these leaves."""
         return self._replace(calls=[call.within(places) for call in self.calls])
 
 
 def join(parts: Sequence[Lowered], state_of: Callable[[list[State]], State]) -> Lowered:
-    """The calls of several transformations, one after the other; ``state_of`` makes a state of theirs."""
+    """Join the calls of several transformations, one after the other; ``state_of`` makes a state of theirs."""
 
     def states_of(states: list[State]) -> State:
         mine = []
@@ -48,6 +48,6 @@ def join(parts: Sequence[Lowered], state_of: Callable[[list[State]], State]) -> 
 
 
 def only(states: list[Any]) -> Any:
-    """The state of a transformation that is a single call."""
+    """Return the state of a transformation that is a single call."""
     (state,) = states
     return state

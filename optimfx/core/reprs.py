@@ -23,7 +23,7 @@ State = TypeVar("State")
 
 
 def call(name: str, hyper: dict[str, Any], parts: Sequence[str] = ()) -> str:
-    """A transformation as the call that makes it, without what is switched off by default."""
+    """Write a transformation as the call that makes it, without what is switched off by default."""
     defaults = _defaults(name, hyper)
     if defaults is not None:
         hyper = {key: value for key, value in hyper.items() if key in defaults and (_on(value) or _on(defaults[key]))}
@@ -33,7 +33,7 @@ def call(name: str, hyper: dict[str, Any], parts: Sequence[str] = ()) -> str:
 
 
 def _defaults(name: str, hyper: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments of our factory of this name, if it is what made a transformation with these hyperparameters.
+    """Return the arguments of our factory of this name, if it made a transformation with these hyperparameters.
 
     These are at least the factory's arguments: a rule of several factories has those of the others too.
     """
@@ -45,7 +45,7 @@ def _defaults(name: str, hyper: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def name_of(function: Any) -> str:
-    """The name of a function, or of what made it."""
+    """Return the name of a function, or of what made it."""
     return str(getattr(function, "__qualname__", type(function).__name__)).partition(".")[0]
 
 
@@ -113,7 +113,7 @@ def _leaf(leaf: Any) -> str:
 
 
 def _amount(tensors: Sequence[Tensor]) -> str:
-    """What many tensors come to."""
+    """Sum up many tensors: how many elements, of which dtypes, on which devices; or the range of numbers."""
     values = [_read(tensor) for tensor in tensors]
     if all(isinstance(value, (int, float)) for value in values):
         low, high = _number(min(values)), _number(max(values))
@@ -142,7 +142,7 @@ def _device(tensor: Tensor) -> str:
 
 
 def _read(tensor: Tensor) -> Any:
-    """The number of a 0-d tensor that is there to be read: on the host, and not in the hands of a tracer."""
+    """Return the number of a 0-d tensor that can be read: on the host, and not in the hands of a tracer."""
     if type(tensor) is not Tensor or tensor.dim() or tensor.device.type != "cpu" or tracing.active():
         return None
     try:
@@ -175,7 +175,7 @@ def _on(value: Any) -> bool:
 
 
 def state_class(cls: type[State]) -> type[State]:
-    """A NamedTuple that a prompt shows as dtypes and shapes, and that ``torch.load`` takes for safe.
+    """Make a NamedTuple that a prompt shows as dtypes and shapes, and that ``torch.load`` takes for safe.
 
     >>> import io, torch, optimfx as fx
     >>> file = io.BytesIO()

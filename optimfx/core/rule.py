@@ -168,7 +168,7 @@ def _numbered(rule: Rule) -> int:
 
 
 def rule_of(number: int) -> Rule:
-    """The rule of this number, for as long as it is there: graphs hold numbers, strings and tensors, and no rules."""
+    """Look up a rule by its number, while it exists: graphs hold numbers, strings and tensors, and no rules."""
     return _rules[number]
 
 

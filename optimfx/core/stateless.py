@@ -34,7 +34,7 @@ class Stateless:
 
 
 def stateless(function: Function) -> GradientTransformation:
-    """A function of the updates and the parameters as a transformation.
+    """Make a transformation of a function of the updates and the parameters.
 
     Args:
         function: ``(updates, params) -> updates``, on whole trees; ``params`` is ``None`` where the caller gave none.

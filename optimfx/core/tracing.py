@@ -81,7 +81,7 @@ def is_derived(x: Tensor) -> bool:
 
 
 def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
-    """The mode in which buffers are reused: outside of autograd, though a ``torch.func`` transform may be at work."""
+    """Enter the mode in which buffers are reused: outside of autograd, under any ``torch.func`` transform."""
     if torch.compiler.is_compiling():
         # Dynamo does not say whether a transform is at work; but in one, no leaf requires gradients.
         records = not any(p is not None and p.is_leaf and p.requires_grad for p in params)
@@ -91,7 +91,7 @@ def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractCon
 
 
 def number(x: Any) -> Any:
-    """A plain host tensor of one number as that; what a tracer, autograd or another device holds stays a tensor.
+    """Read a plain host tensor of one number; leave what a tracer, autograd or another device holds a tensor.
 
     Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
     """
@@ -108,5 +108,5 @@ def numbers(xs: Sequence[Any]) -> list[Any]:
 
 
 def decided(condition: Any) -> Any:
-    """A condition as a bool, waiting for the device that computes it; what a tracer holds stays a tensor."""
+    """Read a condition as a bool, waiting for the device that computes it; leave what a tracer holds a tensor."""
     return condition if active() else bool(condition)

@@ -25,7 +25,7 @@ has for all namespaces. In it, dicts keep the order of their keys; only so can t
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
-    """The leaves of a tree, and the structure that puts them back."""
+    """Flatten a tree to its leaves and the structure that puts them back."""
     if torch.compiler.is_compiling():
         dynamo.teach()
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
@@ -35,7 +35,7 @@ LEAF_TYPES = {Tensor, torch.nn.Parameter, type(None)}
 
 
 def flatten_with_key(tree: PyTree) -> tuple[Sequence[Any], Any]:
-    """The leaves of a tree, and what is equal for trees of one structure.
+    """Flatten a tree to its leaves and a key that is equal for trees of one structure.
 
     A dict or a list of nothing but tensors is taken apart here: optree takes ten times as long, as it asks of each leaf
     whether its class is registered.
@@ -50,7 +50,7 @@ def flatten_with_key(tree: PyTree) -> tuple[Sequence[Any], Any]:
 
 
 def builder_of(key: Any) -> Callable[[Sequence[Any]], PyTree]:
-    """What makes a tree of this key from its leaves."""
+    """Return the function that makes a tree of this key from its leaves."""
     if not isinstance(key, tuple):
         return lambda leaves: unflatten(key, leaves)
     kind, *names = key
@@ -58,7 +58,7 @@ def builder_of(key: Any) -> Callable[[Sequence[Any]], PyTree]:
 
 
 def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
-    """The subtrees of ``tree`` that stand at the leaves of ``spec``.
+    """Return the subtrees of ``tree`` that stand at the leaves of ``spec``.
 
     Raises:
         ValueError: the structures differ; the message names the first path at which they do.
@@ -75,7 +75,7 @@ def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any
 
 
 def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
-    """The tree that has this structure and these leaves."""
+    """Build the tree that has this structure and these leaves."""
     return optree.tree_unflatten(spec, leaves)
 
 
@@ -104,7 +104,7 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
 
 
 def global_norm(tree: PyTree) -> Tensor:
-    """The 2-norm of all elements of all leaves, as a 0-d tensor, in float32 at least.
+    """Measure the 2-norm of all elements of all leaves, as a 0-d tensor, in float32 at least.
 
     Elements whose squares would overflow are measured in float64, on a CPU only where they do.
 
@@ -120,7 +120,7 @@ def global_norm(tree: PyTree) -> Tensor:
 
 
 def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
-    """The 2-norm of all elements of these tensors."""
+    """Measure the 2-norm of all elements of these tensors."""
     if not leaves:
         return torch.zeros(())
     if True in {leaf.is_sparse for leaf in leaves}:
@@ -138,7 +138,7 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
 
 
 def norm(leaf: Tensor) -> Tensor:
-    """The 2-norm of the elements of a tensor, whose squares may overflow where it does not.
+    """Measure the 2-norm of the elements of a tensor, whose squares may overflow where it does not.
 
     On a CPU it is measured again where it is infinite: in float64 from the start, it would take seven times as long.
     A device without float64 has no such help.
@@ -163,7 +163,7 @@ def _widest_on(device: torch.device) -> torch.dtype:
 
 
 def _joint(norms: Sequence[Tensor]) -> Tensor:
-    """The norm of all, from that of each."""
+    """Combine the norms of all tensors."""
     return norm(_stacked(norms))
 
 
@@ -174,7 +174,7 @@ def _stacked(norms: Sequence[Tensor]) -> Tensor:
 
 
 def added(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
-    """The sum, in the dtype of the first, and in its memory if ``inplace``."""
+    """Add two tensors, in the dtype of the first, and in its memory if ``inplace``."""
     return param.add_(increment) if inplace else (param + increment).to(param.dtype)
 
 
@@ -221,7 +221,7 @@ def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str
 
 
 def _advice(leaf: Any, name: str) -> str:
-    """What to give in place of something that is no tensor."""
+    """Suggest what to give in place of something that is no tensor."""
     if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"):
         return f"Give {name} as a tree of tensors, such as dict(model.named_parameters())."
     if isinstance(leaf, (bool, int, float, complex)) or hasattr(leaf, "__array__"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def plain(x: Any) -> Any:
-    """A number of another library's, a 0-d array or a fraction, as Python's; of a tuple, list or dict, each entry."""
+    """Convert another library's number, 0-d array or fraction to Python's; in a tuple, list or dict, each entry."""
     if type(x) in (tuple, list):
         return type(x)(map(plain, x))
     if type(x) is dict:

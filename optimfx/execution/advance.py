@@ -31,7 +31,7 @@ def advance(
     lines: Sequence[Line | None] = (),
     global_norm: Any = None,
 ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
-    """The results of a step of every leaf, and the columns of each link's new state.
+    """Step every leaf: return the results, and the columns of each link's new state.
 
     Args:
         links: rules that follow one another.
@@ -78,12 +78,12 @@ def advance(
 
 
 def _beside(grad: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
-    """What a leaf shares, vectors on its device: there, torch computes with a 0-d tensor of the host, but no vector."""
+    """Move the vectors that leaves share to their device: there, torch computes with a 0-d tensor of the host alone."""
     return tuple([x.to(grad.device) if isinstance(x, Tensor) and x.dim() else x for x in numbers])
 
 
 def of_links(links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:
-    """The columns of each link's state: what is shared, then its slots."""
+    """Split columns by link: what its leaves share, then its slots."""
     left = iter(slots)
     return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
 
@@ -91,7 +91,7 @@ def of_links(links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequ
 def steps_of(
     link: Link, counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None, global_norm: Any = None
 ) -> list[Step]:
-    """The steps to these counts, each with the scalars that are carried to it.
+    """Make the steps to these counts, each with the scalars that are carried to it.
 
     ``hyper`` are the values of the hyperparameters, where they are known and do not depend on the count.
     """
@@ -137,7 +137,7 @@ def check_leaves(link: Link, scalars: Any, columns: Columns, rows: Sequence[int]
 def _next(
     columns: Columns, every: Sequence[Sequence[Any]], vectors: Sequence[Tensor | None], *, traced: bool
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
-    """The leaves in runs that share everything; for each, by link, the next count and what is carried to it.
+    """Group the leaves in runs that share everything; return for each, by link, the next count and what it carries.
 
     Where counts cannot be read, all leaves are one run that shares vectors.
     """
@@ -169,14 +169,14 @@ def _next(
 
 
 def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """What a leaf shares, by link, with the count of the next step."""
+    """Return what a leaf shares, by link, with the count of the next step."""
     left = iter(row)
     each = [[next(left) for _ in own] for own in shared]
     return [(own[0] + 1, *own[1:]) if own else () for own in each]
 
 
 def _values(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
-    """The numbers in a shared column; what is on another device, or differentiated, stays a tensor."""
+    """Read the numbers in a shared column; leave what is on another device, or differentiated, a tensor."""
     if vector is not None:
         values: list[Any] = vector.tolist()
         return values
@@ -203,7 +203,7 @@ def _stored(
     inplace: bool,
     traced: bool,
 ) -> Sequence[Any]:
-    """A shared column with the new values of each run, every leaf with a tensor of its own.
+    """Store the new values of each run in a shared column, every leaf with a tensor of its own.
 
     It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
     """
@@ -243,7 +243,7 @@ def _copies(value: Any, count: int, dtype: torch.dtype, device: torch.device) ->
 
 
 def _stored_in_trace(before: Sequence[Any], runs: Sequence[Sequence[int]], values: Sequence[Any]) -> Sequence[Any]:
-    """The same with one tensor for each run: a graph has few nodes then, and nothing is written in place."""
+    """Store one tensor for each run: a graph has few nodes then, and nothing is written in place."""
     after = list(before)
     for run, value in zip(runs, values):
         old = before[run[0]]
@@ -259,7 +259,7 @@ EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 
 
 def _dtype_for(value: Any, old: Tensor) -> torch.dtype:
-    """The dtype of a scalar's new value: its own, or a wider one where that cannot count so far."""
+    """Choose the dtype of a scalar's new value: its own, or a wider one where that cannot count so far."""
     if isinstance(value, Tensor) or value <= EXACT.get(old.dtype, 0):
         return old.dtype
     return torch.float64 if old.dtype is torch.float64 or value > EXACT[torch.float32] else torch.float32

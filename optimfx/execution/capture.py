@@ -32,7 +32,7 @@ class Captured(Generic[T]):
         return result
 
     def _warm_up(self) -> T:
-        """The first call: kernels are compiled, and state begins."""
+        """Make the first call, which compiles kernels and begins the state."""
         # On a stream of its own, so that what libraries keep for a stream is not kept for the default one alone.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())

@@ -85,12 +85,12 @@ def use(*names: str) -> Iterator[None]:
 
 
 def forced() -> tuple[str, ...]:
-    """The executors that the user asked for; in a graph, the compiler decides."""
+    """Return the executors that the user asked for; in a graph, the compiler decides."""
     return () if torch.compiler.is_compiling() else _asked.get()
 
 
 def norm_of(grads: Sequence[Any]) -> Tensor:
-    """The 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
+    """Measure the 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
 
     They have no derivative; a graph takes them for one node.
     """
@@ -119,7 +119,7 @@ def has_kernels(leaves: Sequence[Any]) -> bool:
 def select(
     steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool, names: tuple[str, ...] | None = None
 ) -> Choice:
-    """The executor for leaves that take the same steps and share device, layout and dtypes.
+    """Choose the executor for leaves that take the same steps and share device, layout and dtypes.
 
     Args:
         steps: what the leaves take.

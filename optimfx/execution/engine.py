@@ -128,7 +128,7 @@ class TreePlan:
         ]
 
     def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:
-        """The leaves of each tree as columns, if they are as they were."""
+        """Return the leaves of each tree as columns, if they are as they were."""
         columns = iter([each if pick is None else pick(each) for pick, each in zip(self.pick, leaves)])
         params = next(columns) if self.has_params else [None] * len(leaves[0])
         grads = next(columns)
@@ -149,7 +149,7 @@ class TreePlan:
         return [t for column in columns for t in column if t is not None]
 
     def run(self, links: Sequence[Link], columns: Columns, *, spare_updates: bool) -> tuple[PyTree, list[PyTree]]:
-        """The results, and the new states."""
+        """Run the plan: return the results, and the new states."""
         if self.steps_in_place:
             _check_apart(columns, [None if p is None else p.data_ptr() or None for p in columns.leaves.params])
         recording = torch.is_grad_enabled()
@@ -189,7 +189,7 @@ def _check_apart(columns: Columns, places: Sequence[Any]) -> None:
 def _picker(
     subtree: PyTree, leaves: Sequence[Any], key: Any, spec: PyTreeSpec, size: int
 ) -> Callable[[Sequence[Any]], list[Any]] | None:
-    """What finds a column among the leaves of its tree; ``None`` if these are the column."""
+    """Return what picks a column from the leaves of its tree; ``None`` if these are the column."""
     if key == ():
         return lambda leaves: [None] * size
     # The same tree with numbers in place of its leaves says where each leaf is.

@@ -25,14 +25,14 @@ class Explanation(list[Row]):
 
 
 def explain_function(update: Any, params: PyTree) -> list[Row]:
-    """The rows of a function of whole trees, which runs as its author wrote it."""
+    """Explain a function of whole trees, which runs as its author wrote it, in one row."""
     name = update.outline().name if hasattr(update, "outline") else name_of(update)
     groups = _groups(tree.flatten(params)[0])
     return [_row(name, "as given", group, "a function of the whole tree") for group in groups]
 
 
 def explain_rules(calls: Sequence[Call], params: PyTree) -> list[Row]:
-    """The rows of rules in turn: for each pass the groups of leaves, and the choice for each."""
+    """Explain rules in turn: for each pass the groups of leaves, and the choice for each."""
     leaves = tree.flatten(params)[0]
     rows = []
     for stage in stages_of(calls, leaves, measures_leaves=has_kernels(leaves)).stages:
@@ -53,7 +53,7 @@ def _measures_norms(step: Step) -> bool:
 
 
 def _groups(params: Sequence[Any]) -> list[Leaves]:
-    """The parameters by device and dtype, standing for their gradients too."""
+    """Group the parameters by device and dtype; they stand for their gradients too."""
     groups: dict[Any, list[Any]] = {}
     for leaf in params:
         if leaf is not None:

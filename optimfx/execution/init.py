@@ -20,7 +20,7 @@ from optimfx.execution.step import carried_at_first, first_step, tensor_like
 
 
 def init(link: Link, params: PyTree) -> PyTree:
-    """The state of a rule for these parameters: each has a step count, and small tensors lie end to end in memory."""
+    """Begin the state of a rule for these parameters: a step count for each, and small tensors end to end in memory."""
     leaves, spec = tree.flatten(params)
     for i, leaf in enumerate(leaves):
         if leaf is not None:
@@ -46,14 +46,14 @@ def init(link: Link, params: PyTree) -> PyTree:
 
 
 def count_from_zero(params: PyTree) -> Tensor:
-    """The count of a transformation that has taken no step: an int64 scalar on the host."""
+    """Begin the count of a transformation that has taken no step: an int64 scalar on the host."""
     zero = torch.zeros((), dtype=torch.int64, device="cpu")
     leaf = next((leaf for leaf in tree.flatten(params)[0] if leaf is not None), None)
     return zero if leaf is None else _of_members(zero, leaf)
 
 
 def _of_members(scalar: Tensor, leaf: Any) -> Tensor:
-    """A scalar that under ``vmap`` each member has in memory of its own, as after a step: a graph is for one layout."""
+    """Give each member under ``vmap`` a scalar in memory of its own, as after a step: a graph is for one layout."""
     if not tracing.mapped(leaf):
         return scalar
     own: Tensor = scalar + leaf.new_zeros((), dtype=scalar.dtype, device="cpu")

@@ -25,7 +25,7 @@ class Leaves(NamedTuple):
         return zip(self.params, self.grads, *self.slots)
 
     def columns(self) -> list[Sequence[Any]]:
-        """The parameters, the gradients, and the slots."""
+        """List the parameters, the gradients, and the slots."""
         return [self.params, self.grads, *self.slots]
 
     @property
@@ -34,7 +34,7 @@ class Leaves(NamedTuple):
         return {*map(type, self.params), *map(type, self.grads)} <= PLAIN
 
     def take(self, indices: Iterable[int]) -> Leaves:
-        """The rows at these places."""
+        """Take the rows at these places."""
         pick = list(indices)
         if len(pick) == len(self.grads):  # each is there once, in order
             return self

@@ -20,7 +20,7 @@ class Lowering(Stepper):
     """A transformation that comes to calls of rules and functions, of which subclasses say which in ``lower``."""
 
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
-        """The calls for leaves of this tree: of the parameters, or of the updates without any.
+        """Return the calls for leaves of this tree: of the parameters, or of the updates without any.
 
         Args:
             reference: the tree.
@@ -61,7 +61,7 @@ class Lowering(Stepper):
 
 
 def lower(tx: GradientTransformation, reference: PyTree, state: State | None) -> Lowered:
-    """The calls of any transformation; one that cannot tell is a function of whole trees."""
+    """Lower any transformation to calls; one that cannot tell is a function of whole trees."""
     if isinstance(tx.update, Lowering):
         return tx.update.lower(reference, state)
     return Lowered([Call(tx.update, state)], only)
@@ -78,7 +78,7 @@ def run(
     spare_updates: bool = False,
     **extra: Any,
 ) -> tuple[PyTree, State]:
-    """The update of any transformation, or with ``stepping`` the step."""
+    """Run the update of any transformation, or with ``stepping`` the step."""
     how = {"stepping": stepping, "inplace": inplace, "spare_updates": spare_updates}
     if isinstance(tx.update, Stepper):
         return tx.update.run(updates, state, params, **how, **extra)
@@ -87,7 +87,7 @@ def run(
 
 
 def check(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """The check of any transformation; one that has none is taken at its word."""
+    """Check any transformation's updates and state; one that has no check is taken at its word."""
     if isinstance(tx.update, Stepper):
         tx.update.check(updates, state, params)
 
@@ -112,7 +112,7 @@ def _explain(update: Any, params: PyTree) -> list[Row]:
 
 
 def add_updates(params: Sequence[Any], updates: Sequence[Any], spec: PyTreeSpec, *, inplace: bool) -> list[Any]:
-    """The sums of parameters and updates; a leaf without an update stays as it is.
+    """Add updates to parameters; a leaf without an update stays as it is.
 
     Raises:
         ValueError, TypeError: an update does not fit its parameter.
@@ -184,7 +184,7 @@ def _call(
     spare_updates: bool,
     **extra: Any,
 ) -> tuple[list[Any], list[State]]:
-    """What a function gives, as a column, of which the leaves that end here are parameters."""
+    """Return what a function gives, as a column, of which the leaves that end here are parameters."""
     if isinstance(call.update, Stepper):
         how = {"stepping": stepping and ends != 0, "inplace": inplace, "spare_updates": spare_updates}
         results, state = call.update.run(updates, call.state, params, **how, **extra)
@@ -213,7 +213,7 @@ def _pieces(calls: Sequence[Call]) -> list[list[Call]]:
 
 
 def _union(calls: Sequence[Call], every: int) -> int:
-    """The leaves that go through one of the calls."""
+    """Return the leaves that go through one of the calls."""
     bits = 0
     for call in calls:
         bits |= every if call.places is None else call.places
@@ -232,7 +232,7 @@ def _check_calls(calls: Sequence[Call], updates: PyTree, params: PyTree | None) 
 
 
 def _within(whole: PyTree, places: int | None) -> PyTree:
-    """The tree with ``None`` at the leaves that are not at these places."""
+    """Put ``None`` at the leaves of a tree that are not at these places."""
     if places is None:
         return whole
     leaves, spec = tree.flatten(whole)

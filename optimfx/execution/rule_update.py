@@ -37,7 +37,7 @@ class RuleUpdate(Link, Lowering):
 def transformation(
     name: str, rule: Rule, *, maximize: bool = False, state_dtype: DType | None = None, **hyper: Any
 ) -> GradientTransformation:
-    """A rule and its hyperparameters as a :class:`GradientTransformation` over pytrees.
+    """Make a :class:`GradientTransformation` over pytrees of a rule and its hyperparameters.
 
     Args:
         name: what messages and :func:`optimfx.explain` call it.

@@ -43,14 +43,14 @@ class BoundSegment:
         ]
 
     def take(self, columns: Columns, grads: Sequence[Any]) -> Columns:
-        """The leaves of the segment, with gradients from among these."""
+        """Take the leaves of the segment, with gradients from among these."""
         params, _, slots = columns.leaves
         mine = Leaves(self._own(params), self._own(grads), [self._own(slots[j]) for j in self.slots])
         shared = [[self._own(column) for column in columns.shared[k]] for k in self.order]
         return columns._replace(leaves=mine, shared=shared, places=self.places)
 
     def put(self, column: Sequence[Any], old: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
-        """The column with these values at the leaves of the segment, where the old ones were taken from it."""
+        """Put these values at the leaves of the segment, into the column from which the old ones were taken."""
         if not self.one_pass.traced and values is old:  # written in place
             return column
         if self.places is None:
@@ -123,7 +123,7 @@ class StagedPlan:
     def run(
         self, links: Sequence[Link], columns: Columns, *, spare_updates: bool
     ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
-        """The results, and the columns of each link's new state.
+        """Run the stages: return the results, and the columns of each link's new state.
 
         Raises:
             RuntimeError: the step is captured into a CUDA graph, and its counts are on the host.
@@ -186,7 +186,7 @@ class StagedPlan:
         )
 
     def _norm(self, stage: Sequence[BoundSegment], grads: Sequence[Any]) -> Any:
-        """That of the gradients of all leaves of a stage, if their first rule wants it."""
+        """Measure the norm of the gradients of all leaves of a stage, if their first rule wants it."""
         if not stage[0].measures:
             return None
         parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]

@@ -17,7 +17,7 @@ from optimfx.execution.memory.dtypes import real
 
 
 def tensor_like(x: Any, like: Tensor) -> Tensor:
-    """A scalar as a 0-d tensor of its own, with the dtype and device of another."""
+    """Make a 0-d tensor of a scalar, with the dtype and device of another."""
     return x.to(like, copy=True) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
 
 
@@ -67,14 +67,14 @@ class Step:
         return (self.count, *self.hyper.values()) if self.defers else self.scalars
 
     def with_arguments(self, arguments: Any) -> Step:
-        """The step with others."""
+        """Return the step with other arguments."""
         if not self.defers:
             return self.with_scalars(arguments)
         count, *hyper = arguments
         return Step(self.name, self.rule, count, dict(zip(self.hyper, hyper)), self.maximize)
 
     def with_scalars(self, scalars: Any, rule: Rule | None = None) -> Step:
-        """The step with other scalars, and perhaps another rule."""
+        """Return the step with other scalars, and perhaps another rule."""
         return Step(self.name, rule or self.rule, self.count, self.hyper, self.maximize, scalars)
 
 
@@ -88,7 +88,7 @@ def is_own(steps: Steps) -> bool:
 
 
 def own(steps: Steps, places: Any) -> Steps:
-    """The steps of the leaf at one of the places, or of the leaves at several."""
+    """Return the steps of the leaf at one of the places, or of the leaves at several."""
     vectors = vectors_of(steps)
     index = (
         _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
@@ -105,7 +105,7 @@ def own(steps: Steps, places: Any) -> Steps:
 
 
 def _index(places: list[int], device: torch.device) -> Tensor:
-    """The places on the device, by a copy for which the host does not wait."""
+    """Copy the places to the device; the host does not wait."""
     index = torch.tensor(places, device="cpu")
     return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
@@ -116,7 +116,7 @@ def wants_dtype(steps: Steps) -> bool:
 
 
 def typed(steps: Steps, param: Tensor | None) -> Steps:
-    """The steps with the dtype of the parameter, or of its parts if it is complex, where a rule asks for it."""
+    """Tell rules that ask for it the dtype of the parameter, or of its parts if it is complex."""
     if param is None or not wants_dtype(steps):
         return steps
     given = {"param_dtype": real(param).dtype}
@@ -128,17 +128,17 @@ def _is_vector(x: Any) -> bool:
 
 
 def flat_scalars(scalars: Any) -> list[Any]:
-    """The scalars of a rule, or of several, and of the rules that they are made of, one after the other."""
+    """Flatten the scalars of a rule, or of several, and of the rules that they are made of."""
     return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
 
 
 def vectors_of(steps: Steps) -> list[Tensor]:
-    """The scalars that are vectors, with a number for each leaf."""
+    """Return the scalars that are vectors, with a number for each leaf."""
     return [x for step in steps for x in flat_scalars(step.scalars) if _is_vector(x)]
 
 
 def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[[Tensor], Any] | None = None) -> Steps:
-    """The steps with something else in place of these scalars, made of each number, and of each vector."""
+    """Replace these scalars in the steps by something made of each number, and of each vector."""
 
     def replaced(x: Any) -> Any:
         if isinstance(x, (tuple, list)):
@@ -152,7 +152,7 @@ def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[
 
 
 def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
-    """What a plan is made for, and what it is given at each step: the values of the arguments that are numbers."""
+    """Split steps into what a plan is made for, and the numbers among the arguments, given at each step."""
     key: list[Any] = []
     numbers: list[Any] = []
     for step in steps:
@@ -179,7 +179,7 @@ def _static(x: Any) -> Any:
 
 
 def step_at(link: Link, step: Any, **given: Any) -> Step:
-    """The step that takes the count to ``step``: a number, a tensor, or ``None``.
+    """Make the step that takes the count to ``step``: a number, a tensor, or ``None``.
 
     ``given`` are the scalars that come from the state or the gradients rather than from the user.
     """
@@ -191,18 +191,18 @@ def step_at(link: Link, step: Any, **given: Any) -> Step:
 
 
 def step_with(link: Link, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
-    """The step with these values of the hyperparameters."""
+    """Make the step with these values of the hyperparameters."""
     if given:
         hyper = {**hyper, **{name: widened(given[name]) for name in link.rule.scalar_names if name in given}}
     return Step(link.name, link.rule, step, hyper, link.maximize)
 
 
 def first_step(link: Link) -> Step:
-    """The first step, with a gradient above every bound: what its scalars are made of, if not their values."""
+    """Make a first step, with a gradient above every bound: it shows what scalars are made of, not their values."""
     return step_at(link, 1 if link.counts else None, **carried_at_first(link), global_norm=math.inf)
 
 
 def carried_at_first(link: Link) -> dict[str, Any]:
-    """The values with which the scalars that the rule carries begin."""
+    """Return the values with which the scalars that the rule carries begin."""
     rule = link.rule
     return dict(zip(rule.carries, rule.begin(**{name: link.hyper[name] for name in rule.begin_names})))

@@ -96,27 +96,27 @@ def decay_terms(lr: Array, weight_decay: Array, decoupled: bool = True) -> tuple
 
 
 def zeros_like(x: Array) -> Array:
-    """A new state slot: zeros with the shape, dtype, device and layout of ``x``."""
+    """Make a new state slot: zeros with the shape, dtype, device and layout of ``x``."""
     return torch.zeros_like(x)
 
 
 def zeros(x: Array, shape: tuple[int, ...]) -> Array:
-    """A new state slot of this shape: zeros with the dtype and device of ``x``, real where ``x`` is complex."""
+    """Make a new state slot of this shape: zeros with the dtype and device of ``x``, real where ``x`` is complex."""
     return (x.real if x.is_complex() else x).new_zeros(shape)
 
 
 def full_like(x: Array, value: Array) -> Array:
-    """A new state slot filled with a scalar, in each part of a complex number."""
+    """Make a new state slot filled with a scalar, in each part of a complex number."""
     return (torch.zeros_like(x) + (value * (1 + 1j) if x.is_complex() else value)).to(x.dtype)
 
 
 def initial(hyper: Array) -> Array:
-    """A hyperparameter's value before the first step."""
+    """Return a hyperparameter's value before the first step."""
     return hyper(0) if callable(hyper) else hyper
 
 
 def add(base: Array, x: Array, alpha: Array = 1) -> Array:
-    """``base + alpha x``."""
+    """Compute ``base + alpha x``."""
     if base is None:
         return x * alpha
     if isinstance(alpha, Tensor):
@@ -125,7 +125,7 @@ def add(base: Array, x: Array, alpha: Array = 1) -> Array:
 
 
 def addcmul(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
-    """``base + value a b``."""
+    """Compute ``base + value a b``."""
     if base is None:
         return a * value * b
     if isinstance(value, Tensor):
@@ -134,7 +134,7 @@ def addcmul(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
 
 
 def addcdiv(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
-    """``base + value a / b``."""
+    """Compute ``base + value a / b``."""
     if base is None:
         return a * value / b
     if isinstance(value, Tensor):
@@ -162,7 +162,7 @@ def addmm(base: Array, a: Array, b: Array, beta: Array = 1, alpha: Array = 1) ->
 
 
 def transpose(x: Array) -> Array:
-    """A matrix, or each of a stack, with rows and columns exchanged."""
+    """Exchange rows and columns of a matrix, or of each of a stack."""
     return x.mT
 
 
@@ -176,7 +176,7 @@ def whole(x: Array) -> Array:
 
 
 def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Array:
-    """The norm of a leaf, as a scalar; or along the dimensions, which are kept."""
+    """Measure the norm of a leaf, as a scalar; or along the dimensions, which are kept."""
     if dim is None and ord == 2 and not has_torch_function_unary(x):
         return number(cast(tree.norm(x), torch.float64))
     if dim is None:
@@ -185,7 +185,7 @@ def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> 
 
 
 def magnitude(x: Array) -> Array:
-    """The 2-norm of a leaf: as :func:`norm`, but always a tensor, even on the CPU, that nobody waits for."""
+    """Measure the 2-norm of a leaf: as :func:`norm`, but always a tensor, even on the CPU, that nobody waits for."""
     return torch.linalg.vector_norm(x)
 
 
@@ -195,17 +195,17 @@ def nonfinite(x: Array) -> Array:
 
 
 def largest(x: Array) -> Array:
-    """The largest absolute value in a leaf, as a scalar; 0 if it is empty."""
+    """Find the largest absolute value in a leaf, as a scalar; 0 if it is empty."""
     return norm(x, ord=math.inf) if x.numel() else 0.0
 
 
 def dot(x: Array, y: Array) -> Array:
-    """The inner product of two vectors, as a scalar."""
+    """Compute the inner product of two vectors, as a scalar."""
     return number(torch.dot(x, y).to(torch.float64))
 
 
 def rows(x: Array) -> list[Any]:
-    """The entries along the first dimension: vectors, or scalars."""
+    """Split along the first dimension, into vectors or scalars."""
     return [number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
 
 
@@ -217,12 +217,12 @@ def stack(rows: Sequence[Any]) -> Array:
 
 
 def mean(x: Array, dim: int | tuple[int, ...]) -> Array:
-    """The mean along the dimensions, which are kept."""
+    """Average along the dimensions, which are kept."""
     return x.mean(dim, keepdim=True)
 
 
 def size(x: Array) -> Array:
-    """The number of elements of a leaf: an integer, or what a tracer has for one."""
+    """Count the elements of a leaf: an integer, or what a tracer has for one."""
     return x.numel()
 
 
@@ -234,7 +234,7 @@ def cast(x: Array, dtype: torch.dtype) -> Array:
 
 
 def epsilon(x: Array) -> float:
-    """The distance from 1 to the next number in the dtype of ``x``."""
+    """Return the distance from 1 to the next number in the dtype of ``x``."""
     return torch.finfo(x.dtype).eps
 
 
@@ -264,7 +264,7 @@ def log(x: Array) -> Array:
 
 
 def floor(x: Array) -> Array:
-    """The largest integer not above ``x``."""
+    """Round down to an integer."""
     return math.floor(x) if isinstance(x, _NUMBERS) else torch.floor(x)
 
 
@@ -284,14 +284,14 @@ def clamp(x: Array, min: Array, max: Array) -> Array:
 
 
 def maximum(x: Array, y: Array) -> Array:
-    """The larger of the two, element by element."""
+    """Take the larger of the two, element by element."""
     if isinstance(y, _NUMBERS):
         return (x if x > y else y) if isinstance(x, _NUMBERS) else torch.clamp_min(x, y)
     return torch.clamp_min(y, x) if isinstance(x, _NUMBERS) else torch.maximum(x, y)
 
 
 def minimum(x: Array, y: Array) -> Array:
-    """The smaller of the two, element by element."""
+    """Take the smaller of the two, element by element."""
     if isinstance(y, _NUMBERS):
         return (x if x < y else y) if isinstance(x, _NUMBERS) else torch.clamp_max(x, y)
     return torch.clamp_max(y, x) if isinstance(x, _NUMBERS) else torch.minimum(x, y)

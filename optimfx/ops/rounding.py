@@ -48,7 +48,7 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
 
 
 def _differentiable(x: Tensor, image: Tensor) -> Tensor:
-    """The image, which bits were made into, with the derivative of a cast."""
+    """Give the image, which bits were made into, the derivative of a cast."""
     if not (tracing.active() or tracing.differentiated(x)):
         return image
     return torch.where(image.isfinite(), image + (x - x.detach()), image)
@@ -62,7 +62,7 @@ def _whole(x: Any, like: Tensor) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A permutation of 32 bits in which each depends on all (Wellons, hash-prospector, 2018), in 64-bit integers."""
+    """Mix 32 bits so that each depends on all (Wellons, hash-prospector, 2018), in 64-bit integers."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _LOW
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _LOW
     return x ^ (x >> 16)

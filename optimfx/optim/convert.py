@@ -20,7 +20,7 @@ from optimfx.optim.transform_optimizer import TransformOptimizer
 
 
 def as_transformation(optimizer: torch.optim.Optimizer) -> tuple[GradientTransformation, State]:
-    """The transformation that an optimizer is, and its state now, for the list of its parameters.
+    """Convert an optimizer to the transformation that it is, and its state now, for the list of its parameters.
 
     Args:
         optimizer: one of torch.optim or of optimfx.optim, at any time of its life. It is left as it is, and nothing is
@@ -59,7 +59,7 @@ def as_transformation(optimizer: torch.optim.Optimizer) -> tuple[GradientTransfo
 
 
 def _part(optimizer: torch.optim.Optimizer, index: int, group: Group) -> tuple[GradientTransformation, State]:
-    """The transformation and the state of one group."""
+    """Convert one group to its transformation and state."""
     if isinstance(optimizer, TransformOptimizer):
         return optimizer.tx, _copy(optimizer.state_of(index))
     ours = getattr(optim, type(optimizer).__name__, None)
@@ -76,7 +76,7 @@ def _part(optimizer: torch.optim.Optimizer, index: int, group: Group) -> tuple[G
 
 
 def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]], counts: bool) -> State:
-    """The pure state of a group's parameters from what torch keeps for each."""
+    """Make the pure state of a group's parameters from what torch keeps for each."""
     names = update.state_type._fields
     columns: dict[str, list[Any]] = {name: [] for name in names}
     shared: dict[tuple[str, float], Tensor] = {}
@@ -96,7 +96,7 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
 
 
 def _spread(state: Any, places: list[int], size: int) -> Any:
-    """A state for a list of parameters, at their places in a longer one."""
+    """Spread a state for a list of parameters to their places in a longer one."""
 
     def spread(column: list[Any]) -> list[Any]:
         whole: list[Any] = [ABSENT] * size

@@ -204,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _groups(self) -> list[tuple[int, Group]]:
-        """The groups, read in a way in which Dynamo does not take every number in them for a constant."""
+        """Read the groups in a way in which Dynamo does not take every number in them for a constant."""
         return list(enumerate(self.__dict__["param_groups"]))
 
     def add_param_group(self, param_group: Group) -> None:
@@ -225,7 +225,7 @@ class Optimizer(torch.optim.Optimizer):
                     self._prepared(index, group)
 
     def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]], in_trace: bool) -> Iterator[Batch]:
-        """The groups, with those together that differ in no flag; counts that are on several devices make no vector."""
+        """Join the groups that differ in no flag; counts that are on several devices make no vector."""
         together: dict[Any, list[tuple[Settings, list[Tensor], list[Tensor]]]] = {}
         alone = len(groups) == 1 or in_trace
         for settings, params, grads in groups:
@@ -281,7 +281,7 @@ class Optimizer(torch.optim.Optimizer):
         self._count(counts, step, states, scaling)
 
     def _kept(self, settings: Settings, in_trace: bool) -> list[str]:
-        """What is kept for every parameter of a group."""
+        """Return what is kept for every parameter of a group."""
         if in_trace and torch.compiler.is_compiling():
             return group_step.kept(settings.update, counts=self.counts)
         if settings.kept is None:
@@ -289,11 +289,11 @@ class Optimizer(torch.optim.Optimizer):
         return settings.kept
 
     def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
-        """The gradients in the form in which the algorithm takes them."""
+        """Convert the gradients to the form in which the algorithm takes them."""
         return grads
 
     def _executors(self, settings: Settings) -> tuple[str, ...] | None:
-        """What a group's flags ask for, or the context does."""
+        """Return what a group's flags ask for, or the context does."""
         if not settings.update.rule.elementwise:
             return forced()
         if settings.fused or self.fused:
@@ -342,7 +342,7 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
     def _prepared(self, index: int, group: Group, in_trace: bool = False) -> Settings:
-        """What the group says; made anew when it is another group.
+        """Read what the group says, anew when it is another group.
 
         Raises:
             KeyError: the group lacks a hyperparameter.
@@ -358,12 +358,12 @@ class Optimizer(torch.optim.Optimizer):
         return known
 
     def _own(self) -> RuleUpdate:
-        """The update with the hyperparameters that the optimizer was made with."""
+        """Return the update with the hyperparameters that the optimizer was made with."""
         return self.algorithm.live(self.defaults).update  # type: ignore[return-value]
 
 
 def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters of a group that have gradients, and these."""
+    """Return the parameters of a group that have gradients, and these."""
     params = group["params"]
     grads = [p.grad for p in params]
     if type(None) in set(map(type, grads)):

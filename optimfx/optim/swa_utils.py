@@ -60,7 +60,7 @@ def _swa(blend: Callable[..., Any], averaged: Any, current: Any, num_averaged: T
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
-    r"""An exponential moving average of parameters, in place: :math:`a \leftarrow \beta a + (1 - \beta) \theta`.
+    r"""Make an exponential moving average of parameters, in place: :math:`a \leftarrow \beta a + (1 - \beta) \theta`.
 
     Args:
         decay: :math:`\beta`, in [0, 1].
@@ -85,7 +85,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
 
 
 def get_swa_multi_avg_fn() -> MultiAvgFn:
-    r"""The mean of parameters, in place: :math:`a \leftarrow a + (\theta - a) / (n + 1)` after :math:`n`.
+    r"""Make a mean of parameters, in place: :math:`a \leftarrow a + (\theta - a) / (n + 1)` after :math:`n`.
 
     Returns:
         A function for ``AveragedModel(multi_avg_fn=)``; it can be pickled, as torch's cannot.
@@ -104,7 +104,7 @@ def get_swa_multi_avg_fn() -> MultiAvgFn:
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
-    r"""An exponential moving average of one parameter: :math:`\beta a + (1 - \beta) \theta`.
+    r"""Make an exponential moving average of one parameter: :math:`\beta a + (1 - \beta) \theta`.
 
     Args:
         decay: :math:`\beta`, in [0, 1].
@@ -125,7 +125,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
 
 
 def get_swa_avg_fn() -> AvgFn:
-    r"""The mean of one parameter: :math:`a + (\theta - a) / (n + 1)` after :math:`n` of them.
+    r"""Make a mean of one parameter: :math:`a + (\theta - a) / (n + 1)` after :math:`n` of them.
 
     Returns:
         A function for ``AveragedModel(avg_fn=)``; it can be pickled, as torch's cannot.
@@ -199,7 +199,7 @@ class AveragedModel(Module):
         self.use_buffers = use_buffers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the averaged model makes of the arguments."""
+        """Call the averaged model."""
         return self.module(*args, **kwargs)
 
     def update_parameters(self, model: Module) -> None:

@@ -67,7 +67,7 @@ class TransformOptimizer(Optimizer):
         super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1})
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled; a transformation made of lambdas can be neither."""
+        """Return what is copied and pickled; a transformation made of lambdas can be neither."""
         return {**super().__getstate__(), "tx": self.tx, "fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class TransformOptimizer(Optimizer):
         return loss
 
     def state_of(self, index: int = 0) -> State:
-        """The state of a group as the transformation has it: for a list of the group's parameters."""
+        """Return the state of a group as the transformation has it: for a list of the group's parameters."""
         form, leaves = self._begun(index, self._rows(self.param_groups[index]))
         return optree.tree_unflatten(form.structure, leaves)
 
@@ -162,11 +162,11 @@ class TransformOptimizer(Optimizer):
                 self.state.update(zip(group["params"], rows))
 
     def _rows(self, group: Group) -> Rows:
-        """What is kept under each parameter of a group, or is to be."""
+        """Return what is kept under each parameter of a group, or is to be."""
         return [row or {} for row in map(self.state.get, group["params"])]
 
     def _begun(self, index: int, rows: Rows) -> tuple[Form, list[Any]]:
-        """The form and the leaves of a group's state; what is not there begins."""
+        """Return the form and the leaves of a group's state; begin what is not there."""
         group = self.param_groups[index]
         try:
             form = self._forms[index, len(rows)]
@@ -177,7 +177,7 @@ class TransformOptimizer(Optimizer):
             return form, form.read(rows, group)
 
     def _new(self, index: int) -> tuple[Form, list[Any]]:
-        """The form and the leaves of a new state of a group."""
+        """Return the form and the leaves of a new state of a group."""
         params = self.param_groups[index]["params"]
         state = self.tx.init(params)
         form = self._forms[index, len(params)] = Form.of(state, len(params))
@@ -197,7 +197,7 @@ def _apart(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None
 
 
 def _injected(tx: GradientTransformation) -> dict[str, list[Any]]:
-    """The hyperparameters that a transformation or a part of it injects, with each of their values."""
+    """Collect the hyperparameters that a transformation or a part of it injects, with each of their values."""
     found: dict[str, list[Any]] = {}
     for update in _injections(tx):
         for name, value in update.injected.items():
@@ -208,7 +208,7 @@ def _injected(tx: GradientTransformation) -> dict[str, list[Any]]:
 
 
 def _injections(tx: GradientTransformation) -> Iterator[Inject]:
-    """The parts of a transformation that inject."""
+    """Find the parts of a transformation that inject."""
     if isinstance(tx.update, Inject):
         yield tx.update
     if isinstance(tx.update, Stepper):
@@ -217,7 +217,7 @@ def _injections(tx: GradientTransformation) -> Iterator[Inject]:
 
 
 def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str, Any]]:
-    """The hyperparameters that a transformation and its parts have: the name of the part, theirs, and the value."""
+    """Collect the hyperparameters that a transformation and its parts have: the part's name, theirs, and the value."""
     if isinstance(tx.update, Stepper):
         outline = tx.update.outline()
         yield from ((outline.name, name, value) for name, value in outline.hyper.items())
@@ -226,6 +226,6 @@ def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    """What a group shows of a hyperparameter before the first step."""
+    """Return what a group shows of a hyperparameter before the first step."""
     value = value(0) if callable(value) else value
     return tuple(map(_number, value)) if isinstance(value, (tuple, list)) else float(value)

@@ -58,7 +58,7 @@ def scalars(
 
 
 def rms(x: Array, unit: Scalar = 1) -> Array:
-    """The root mean square of a leaf, over a unit."""
+    """Compute the root mean square of a leaf, over a unit."""
     return ops.norm(x) / (ops.sqrt(max(1, ops.size(x))) * unit)
 
 

@@ -19,7 +19,7 @@ class Scalars(NamedTuple):
 
 
 def trust_ratio(param: Array, update: Array, trust_coefficient: Scalar, eps: Scalar, min_norm: Scalar = 0.0) -> Array:
-    """The size of a leaf over that of its update; 1 where either is 0. Each is taken to be at least ``min_norm``."""
+    """Divide the size of a leaf by that of its update, each ``min_norm`` at least; return 1 where either is 0."""
     param_norm = ops.maximum(ops.norm(param), min_norm)
     update_norm = ops.maximum(ops.norm(update), min_norm)
     either_is_zero = (param_norm == 0) | (update_norm == 0)

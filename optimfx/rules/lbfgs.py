@@ -47,7 +47,7 @@ def begin(x: Any, history_size: int, **hyper: Any) -> LBFGSState:
 def search(
     now: Point, slope: Scalar, evaluate: Callable[[Any], Evaluation], tolerance_change: Scalar, most: int
 ) -> tuple[Point, int]:
-    """The point that the line search finds along the direction, and the evaluations that it took."""
+    """Search along the direction; return the point, and the evaluations that it took."""
     d = now.state.d
 
     def at(t: Scalar) -> Trial:

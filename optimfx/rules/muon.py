@@ -72,7 +72,7 @@ def scalars(
 
 
 def shape_factor(matrix: Array, adjust_lr_fn: str | None) -> Array:
-    """What makes one learning rate right for matrices of every shape."""
+    """Compute what makes one learning rate right for matrices of every shape."""
     rows, columns = matrix.shape[-2:]
     matched = adjust_lr_fn == "match_rms_adamw"
     return 0.2 * ops.sqrt(max(rows, columns)) if matched else ops.sqrt(max(1, rows / max(1, columns)))

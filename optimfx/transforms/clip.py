@@ -54,7 +54,7 @@ class Shrink(NamedTuple):
 
 
 def shrinking(size: Scalar, most: Scalar) -> Shrink:
-    """What brings updates of this size to the greatest that they may have; also where both are 0."""
+    """Return what brings updates of this size to the greatest that they may have; also where both are 0."""
     within = size <= most
     if within is True:
         return Shrink(None)

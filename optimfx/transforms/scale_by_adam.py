@@ -19,7 +19,7 @@ def scale_by_adam(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adam`.
+    r"""Replace updates by the direction of :func:`~optimfx.adam`.
 
     .. math:: g_t \to \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
 
@@ -55,7 +55,7 @@ def scale_by_amsgrad(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adam` with ``amsgrad=True``.
+    r"""Replace updates by the direction of :func:`~optimfx.adam` with ``amsgrad=True``.
 
     .. math:: g_t \to \frac{\hat m_t}{\sqrt{\max_{s \le t} v_s / (1 - \beta_2^t) + \epsilon_{\text{root}}} + \epsilon}
 
@@ -91,7 +91,7 @@ def scale_by_adamax(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adamax`.
+    r"""Replace updates by the direction of :func:`~optimfx.adamax`.
 
     .. math:: g_t \to \frac{\hat m_t}{u_t}
 
@@ -124,7 +124,7 @@ def scale_by_radam(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.radam`.
+    r"""Replace updates by the direction of :func:`~optimfx.radam`.
 
     The mean :math:`\hat m_t` until the variance of Adam's step is known; then that step, times :math:`r_t`.
 
@@ -159,7 +159,7 @@ def scale_by_ademamix(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.ademamix`.
+    r"""Replace updates by the direction of :func:`~optimfx.ademamix`.
 
     .. math:: g_t \to \frac{\hat m_t + \alpha m'_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
 
@@ -195,7 +195,7 @@ def scale_by_adan(
     eps_root: Hyper = 1e-8,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adan`.
+    r"""Replace updates by the direction of :func:`~optimfx.adan`.
 
     .. math:: g_t \to \frac{\hat m_t + \beta_2 \hat d_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}
 

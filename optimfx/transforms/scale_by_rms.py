@@ -17,7 +17,7 @@ def scale_by_rms(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.rmsprop`.
+    r"""Replace updates by the direction of :func:`~optimfx.rmsprop`.
 
     .. math:: g_t \to \frac{g_t}{\sqrt{v_t + \epsilon_{\text{root}}} + \epsilon}
 
@@ -54,7 +54,7 @@ def scale_by_stddev(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.rmsprop` with ``centered=True``.
+    r"""Replace updates by the direction of :func:`~optimfx.rmsprop` with ``centered=True``.
 
     .. math:: g_t \to \frac{g_t}{\sqrt{v_t - \bar g_t^2 + \epsilon_{\text{root}}} + \epsilon}
 
@@ -89,7 +89,7 @@ def scale_by_rss(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adagrad`.
+    r"""Replace updates by the direction of :func:`~optimfx.adagrad`.
 
     .. math:: g_t \to \frac{g_t}{\sqrt{\sum_{s \le t} g_s^2} + \epsilon}
 
@@ -122,7 +122,7 @@ def scale_by_adadelta(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adadelta`.
+    r"""Replace updates by the direction of :func:`~optimfx.adadelta`.
 
     .. math:: g_t \to \sqrt{\frac{u_{t-1} + \epsilon}{v_t + \epsilon}} \, g_t
 

@@ -13,7 +13,7 @@ from optimfx.transforms.direction import direction_of
 
 
 def scale_by_sign() -> GradientTransformation:
-    r"""The sign of every element: the direction of :func:`~optimfx.signsgd`.
+    r"""Replace updates by the sign of every element: the direction of :func:`~optimfx.signsgd`.
 
     .. math:: g \to \operatorname{sgn}(g)
 
@@ -33,7 +33,7 @@ def scale_by_lion(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.lion`.
+    r"""Replace updates by the direction of :func:`~optimfx.lion`.
 
     .. math:: g_t \to \operatorname{sgn}(\beta_1 m_{t-1} + (1 - \beta_1) g_t)
 
@@ -64,7 +64,7 @@ def scale_by_rprop(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.rprop`: steps uphill, each of a size of its own.
+    r"""Replace updates by the direction of :func:`~optimfx.rprop`: steps uphill, each of a size of its own.
 
     .. math:: g_t \to \eta_t \operatorname{sgn}(g_t)
 

@@ -17,7 +17,7 @@ def scale_by_belief(
     eps_root: Hyper = 1e-16,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adabelief`.
+    r"""Replace updates by the direction of :func:`~optimfx.adabelief`.
 
     .. math:: g_t \to \frac{\hat m_t}{\sqrt{\hat s_t} + \epsilon}
 
@@ -52,7 +52,7 @@ def scale_by_yogi(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.yogi`.
+    r"""Replace updates by the direction of :func:`~optimfx.yogi`.
 
     .. math:: g_t \to \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
 
@@ -87,7 +87,7 @@ def scale_by_adopt(
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.adopt`, which at the first step is 0.
+    r"""Replace updates by the direction of :func:`~optimfx.adopt`, which at the first step is 0.
 
     .. math:: g_t \to m_t, \quad m_t = \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}
 
@@ -120,7 +120,7 @@ def scale_by_novograd(
     eps_root: Hyper = 0.0,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`~optimfx.novograd`.
+    r"""Replace updates by the direction of :func:`~optimfx.novograd`.
 
     .. math::
         g_t \to m_t, \quad

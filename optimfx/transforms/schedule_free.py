@@ -225,7 +225,7 @@ def schedule_free_adamw(
 
 
 def schedule_free_eval_params(state: State, params: Params) -> Params:
-    r"""The parameters at which a schedule-free model is evaluated: the average.
+    r"""Return the parameters at which a schedule-free model is evaluated: the average.
 
     .. math:: x = \frac{y - (1 - \beta) z}{\beta}
 
@@ -262,7 +262,7 @@ def schedule_free_eval_params(state: State, params: Params) -> Params:
 
 
 def _found(state: State) -> ScheduleFreeState | None:
-    """The first of its kind in a state."""
+    """Find the first of its kind in a state."""
     if isinstance(state, ScheduleFreeState):
         return state
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (tuple, list)) else ()
@@ -283,6 +283,6 @@ def _warmed_up(lr: Hyper, warmup_steps: int | None) -> Hyper:
 
 
 def _correction_root(beta: float, factor: float, step: Scalar) -> Scalar:
-    """The root of the bias correction of a second moment at the update after so many steps, times a factor."""
+    """Return the root of the bias correction of a second moment at the update after so many steps, times a factor."""
     root: Scalar = ops.sqrt(1 - beta ** (step + 1))
     return root * factor

@@ -16,7 +16,7 @@ class Scalars(NamedTuple):
 
 
 def dims(x: Array) -> tuple[int, ...]:
-    """The dimensions within a unit; of a vector, the only one."""
+    """Return the dimensions within a unit; of a vector, the only one."""
     return tuple(range(1, x.dim())) or (0,)
 
 

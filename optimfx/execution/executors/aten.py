@@ -127,7 +127,7 @@ def _changes(steps: Steps, leaves: Leaves) -> bool:
 
 
 def _last(steps: Steps, leaves: Leaves) -> Leaves:
-    """The leaves with the slots of the last of the steps."""
+    """Return the leaves with the slots of the last of the steps."""
     return leaves._replace(slots=leaves.slots[len(leaves.slots) - len(steps[-1].rule.slots) :])
 
 
@@ -142,12 +142,12 @@ def _mismatch(step: Step, leaves: Leaves) -> str | None:
 
 
 def _present(slots: Sequence[Any]) -> list[Any]:
-    """The slots, empty where there is none."""
+    """Return the slots, empty where there is none."""
     return [column if column[0] is not None else [] for column in slots]
 
 
 def _counts(step: Step, params: Sequence[Any]) -> list[Tensor]:
-    """The step of each parameter, for the kernel to read."""
+    """Return the step of each parameter, for the kernel to read."""
     # A product takes a microsecond; to make a tensor of a number, five.
     return [_ONE * step.count] * len(params)
 

@@ -44,7 +44,7 @@ class Executor(ABC):
 
     @abstractmethod
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
-        """What runs the rules on leaves like these, at these steps and at those with other numbers."""
+        """Bind the rules to leaves like these, at these steps and at those with other numbers."""
 
 
 class Unplanned(Executor):
@@ -52,14 +52,14 @@ class Unplanned(Executor):
 
     @abstractmethod
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-        """The results, and the new slots by column."""
+        """Run the rules: return the results, and the new slots by column."""
 
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         return lambda steps, numbers, leaves: self.run(steps, leaves, stepping=stepping, inplace=inplace)
 
 
 def symbolic_reason(steps: Steps, leaves: Leaves) -> str | None:
-    """What makes the leaves more than their values."""
+    """Say what makes the leaves more than their values."""
     if tracing.active():
         return "inside a torch.func transform or a tracer"
     if not torch.is_grad_enabled():

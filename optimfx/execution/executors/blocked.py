@@ -117,7 +117,7 @@ def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dt
 
 
 def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, over: bool) -> tuple[Kernel, bool]:
-    """The rules as they are run on each block, and whether for these numbers only."""
+    """Record the rules as they run on each block; say whether for these numbers only."""
     tape = Tape(vectors=True)
     dtype = compute_dtype([t for t in row if t is not None])
     inputs = [None if t is None else tape.value() for t in row]
@@ -138,12 +138,12 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
 
 
 def _computed_in(dtype: torch.dtype, vector: Tensor) -> Tensor:
-    """A vector of numbers in the dtype; one of conditions as it is."""
+    """Cast a vector of numbers to the dtype; leave one of conditions as it is."""
     return vector if vector.dtype is torch.bool else vector.to(dtype)
 
 
 def _leaf_of(stretch: packing.Stretch) -> Tensor:
-    """The leaf of each element."""
+    """Return the leaf of each element."""
     places, offsets = (torch.tensor(each, device="cpu") for each in stretch)
     return torch.repeat_interleave(places, offsets.diff(), output_size=stretch.offsets[-1])
 
@@ -161,7 +161,7 @@ _plans: dict[Any, tuple[Guard, BoundStep]] = {}
 def _launch(
     steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
 ) -> Results | None:
-    """The blocks of an op."""
+    """Run the blocks of an op."""
     if members > 1:
         first = hyper[..., :1]
         if not torch.equal(hyper, first.expand_as(hyper)):

@@ -73,7 +73,7 @@ class Compiled(Executor):
 def _compile(
     steps: Steps, forms: Sequence[tuple[Any, ...]], row: packing.Row, outs: packing.Row | None, stepping: bool
 ) -> Callable[..., Any]:
-    """The rules as a function ``(scalars, *row, *outs)`` of the tensors that are there, of any size."""
+    """Compile the rules to a function ``(scalars, *row, *outs)`` of the tensors that are there, of any size."""
     # Inductor takes a second to import.
     from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -33,7 +33,7 @@ class Eager(Unplanned):
 
 
 def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-    """The results, and the new slots by column."""
+    """Run the rules leaf by leaf: return the results, and the new slots by column."""
     rows = []
     alike = not is_own(steps)
     for i, (param, grad, *old) in enumerate(leaves.rows()):

@@ -74,7 +74,7 @@ class Foreach(Unplanned):
 
 
 def run_on_lists(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-    """The results, and the new slots by column."""
+    """Run the rules over lists: return the results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
     lists: list[Any] = [None if column[0] is None else TensorList(_loaded(column, dtype)) for column in columns]

@@ -24,7 +24,7 @@ class Sparse(Unplanned):
         return None if leaves.grads[0].is_sparse else "the gradients are dense"
 
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-        """The results (sparse updates, or with ``stepping`` whole parameters), and the new slots by column."""
+        """Run the rules: return sparse updates, or with ``stepping`` whole parameters, and the new slots."""
         results = []
         columns: list[list[Any]] = [[] for _ in leaves.slots]
         for param, grad, *slots in leaves.rows():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A view of the tensor in which complex numbers are pairs of reals, and a single number is a row of one.
+    """View complex numbers as pairs of reals, and a single number as a row of one.
 
     Beside a row of float32, a 0-d float64 scalar leaves the result in float32; beside a 0-d one it would not.
     """
@@ -21,7 +21,7 @@ def real(tensor: Tensor) -> Tensor:
 
 
 def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype in which a rule computes on these tensors.
+    """Return the dtype in which a rule computes on these tensors.
 
     Half precision is computed in float32, so that each stored value is rounded once.
     """
@@ -29,25 +29,25 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def computed_in(dtypes: Sequence[torch.dtype]) -> torch.dtype:
-    """The dtype in which a rule computes on reals of these dtypes."""
+    """Return the dtype in which a rule computes on reals of these dtypes."""
     dtype = reduce(torch.promote_types, dtypes)
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as the rule sees it."""
+    """Convert the tensor to what the rule sees."""
     return _as(real(tensor), dtype)
 
 
 def kept_as(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """A new slot in the dtype that the user wants the state in; a complex one in the complex dtype of its precision."""
+    """Cast a new slot to the user's dtype for states; a complex one to the complex dtype of that precision."""
     if slot is None or dtype is None:
         return slot
     return slot.to(torch.promote_types(dtype, torch.complex32) if slot.is_complex() else dtype)
 
 
 def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
-    """A rule's values, copied where one stands in another place too: a state must not hold the caller's gradient."""
+    """Copy a rule's value where it stands in another place too: a state must not hold the caller's gradient."""
     inputs = [x for x in inputs if x is not None]
     apart: list[Any] = []
     for value, own in zip(values, owns):
@@ -57,7 +57,7 @@ def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> 
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
-    """The rule's result, stored as ``like``: in its dtype, and in its memory if ``inplace``."""
+    """Store the rule's result as ``like``: in its dtype, and in its memory if ``inplace``."""
     if inplace and not _written_in_vain(like):
         real(like).copy_(value)
         return like

@@ -104,7 +104,7 @@ class Layout:
         self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
     def run(self, kernel: Kernel, leaves: Leaves) -> Results:
-        """The results, and the new slots by column."""
+        """Run the packs: return the results, and the new slots by column."""
         stepping, inplace, ins = self.stepping, self.inplace, leaves.columns()
         if self.is_one_pack:
             outs = self._run_pack(kernel, self.packed[0][1][0], ins)
@@ -129,7 +129,7 @@ class Layout:
         return outs[0], outs[1:]
 
     def _run_pack(self, kernel: Kernel, pack: Pack, columns: Sequence[Any]) -> list[Any]:
-        """The results and the new slots of the leaves of one pack, by column."""
+        """Run one pack: return the results and the new slots of its leaves, by column."""
         stepping, inplace = self.stepping, self.inplace
         try:
             workspace = pack.spare.pop()
@@ -173,7 +173,7 @@ class Layout:
 
 
 def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The tensors with the small ones end to end in memory, so that no step has to copy them."""
+    """Lay the small ones of the tensors end to end in memory, so that no step has to copy them."""
     moved = list(tensors)
     kinds: dict[Any, dict[int, Tensor]] = {}
     for i, t in enumerate(tensors):
@@ -236,19 +236,19 @@ class Line:
 
 
 def outs_of(ins: Sequence[Any], stepping: bool) -> list[Any]:
-    """What a rule gives back takes after what it was given: the parameter or the gradient, and the slots."""
+    """Return what each result takes after: the parameter or the gradient, and the slots."""
     return [ins[0 if stepping else 1], *ins[2:]]
 
 
 def _put(outs: list[Row], places: list[int], columns: list[Any]) -> None:
-    """The new leaves, which are reals, where they belong."""
+    """Put the new leaves, which are reals, where they belong."""
     for out, parts in zip(outs, columns):
         for i, part in zip(places, parts):
             out[i] = torch.view_as_complex(part) if part is not None and out[i].is_complex() else part
 
 
 def _taken(columns: Sequence[Any], places: list[int]) -> list[Row]:
-    """The leaves at these places, as reals."""
+    """Take the leaves at these places, as reals."""
     taken = [c if len(places) == len(c) else [c[i] for i in places] for c in columns]
     return [[torch.view_as_real(t) for t in c] if c[0] is not None and c[0].is_complex() else c for c in taken]
 
@@ -272,13 +272,13 @@ def _stretches(row: Row) -> list[Any] | None:
 
 
 def _shapes(leaves: Leaves, places: Sequence[int]) -> list[torch.Size]:
-    """The shapes of the leaves as reals."""
+    """Return the shapes of the leaves as reals."""
     pairs = leaves.grads[0].is_complex()
     return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
 
 
 def _packs(leaves: Leaves, places: Sequence[int], columns: int, clones: bool) -> list[Pack]:
-    """The leaves at these places in runs that fit into a workspace."""
+    """Group the leaves at these places in runs that fit into a workspace."""
     shapes = _shapes(leaves, places)
     packs = []
     begin = elements = 0

@@ -21,7 +21,7 @@ a function return."""
 
 
 def state_of(link: Link, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
-    """The columns as a state; a slot that no leaf keeps is ``ABSENT`` as a whole."""
+    """Make a state of the columns; a slot that no leaf keeps is ``ABSENT`` as a whole."""
     trees = []
     for column in columns:
         kept = any(slot is not None for slot in column)
@@ -70,19 +70,19 @@ class Columns(NamedTuple):
         return tree.path(self.spec, i if self.places is None else self.places[i], name)
 
     def with_grads(self, grads: Sequence[Any]) -> Columns:
-        """The same with other gradients."""
+        """Return the same with other gradients."""
         return self._replace(leaves=self.leaves._replace(grads=grads))
 
     def trees(
         self, links: Sequence[Link], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
     ) -> tuple[PyTree, list[PyTree]]:
-        """The results, and the columns of each link's new state, as trees."""
+        """Build trees of the results, and of the columns of each link's new state."""
         states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
         return tree.unflatten(self.spec, results), states
 
 
 def those_of(column: Sequence[Any], places: int) -> list[Any]:
-    """The column with ``None`` for leaves that are not at these places, given as bits."""
+    """Put ``None`` in a column for leaves that are not at these places, given as bits."""
     return [x if places >> i & 1 else None for i, x in enumerate(column)]
 
 
@@ -104,7 +104,7 @@ def writable(grads: Sequence[Any]) -> list[Any]:
 
 
 def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[Any], PyTreeSpec]:
-    """The parameters and updates as columns, checked against each other."""
+    """Return the parameters and updates as columns, checked against each other."""
     reference, spec = tree.flatten(updates if params is None else params)
     given = [None] * len(reference) if params is None else reference
     grads = reference if params is None else tree.flatten_as(spec, updates, "updates", "params")
@@ -145,7 +145,7 @@ def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
 def _columns_of(
     link: Link, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
 ) -> tuple[list[list[Any]], list[list[Any]]]:
-    """What leaves share, and their slots, as columns of a rule's state, which has the structure of ``like``."""
+    """Split a rule's state into what leaves share, and their slots, as columns with the structure of ``like``."""
     check_state(link.name, link.state_type, state)
     columns = []
     for field, slots in zip(state._fields, state):
@@ -163,7 +163,7 @@ def _columns_of(
 
 
 def _present(column: list[Any]) -> list[Any]:
-    """The column with ``None`` for what is absent."""
+    """Put ``None`` in a column for what is absent."""
     return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
 
 
@@ -177,7 +177,7 @@ def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec
 
 
 def needed(link: Link, hyper: Mapping[str, Any]) -> list[str]:
-    """The slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
+    """Return the slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not link.rule.elementwise:
         return []
     given = {name: hyper[name] for name in link.rule.init_names}

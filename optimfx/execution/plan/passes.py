@@ -96,7 +96,7 @@ class Pass:
         self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # of each run, with what it is known again by
 
     def run(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
-        """The results, and the new slots, of leaves that all take these steps.
+        """Step leaves that all take these steps: return the results, and the new slots.
 
         Scalars may be vectors, a number for each leaf.
 
@@ -112,7 +112,7 @@ class Pass:
     def run_each(
         self, leaves: Leaves, runs: Sequence[Sequence[int]], steps: Sequence[Steps], likes: Sequence[Any]
     ) -> Results:
-        """The results, and the new slots, of runs of leaves with their steps; what is in no run stays as it is.
+        """Step runs of leaves: return the results, and the new slots; what is in no run stays as it is.
 
         Every run is planned before one of them writes.
         """
@@ -133,7 +133,7 @@ class Pass:
         return results, slots
 
     def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps, like: Any) -> tuple[Plan, Sequence[Any]]:
-        """The plan of a run, and the numbers among the scalars of its steps."""
+        """Plan a run; return the plan, and the numbers among the scalars of its steps."""
         if self.traced:
             return Plan(steps, leaves, **self.how), ()
         known = self.last.get(run)
@@ -147,7 +147,7 @@ class Pass:
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
-    """The value, kept under the key until there are too many."""
+    """Keep the value under the key until there are too many."""
     while len(kept) >= KEPT:
         kept.pop(next(iter(kept)), None)
     kept[key] = value
@@ -155,7 +155,7 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
 
 
 def _groups(leaves: Leaves) -> Sequence[list[int] | None]:
-    """The places of leaves that share device, layout and dtypes; ``None`` for those of all."""
+    """Return the places of leaves that share device, layout and dtypes; ``None`` for those of all."""
     groups: dict[Any, list[int]] = {}
     for i, (grad, *rest) in enumerate(zip(leaves.grads, leaves.params, *leaves.slots)):
         kind = (grad.device, grad.layout, *[None if t is None else t.dtype for t in (grad, *rest)])

@@ -30,7 +30,7 @@ class Stages(NamedTuple):
 def stages_of(
     calls: Sequence[Call], leaves: Sequence[Any], *, measures_leaves: bool, ends: int | None = None
 ) -> Stages:
-    """The segments into which the leaves fall.
+    """Divide the leaves into segments.
 
     Args:
         calls: rules in turn, each with the leaves that go through it.
@@ -60,7 +60,7 @@ def stages_of(
 
 
 def _passes(lane: Sequence[int], rules: Sequence[Any], measures_leaves: bool) -> list[tuple[int, ...]]:
-    """The rules that run as one: elementwise ones. Only the first may depend on the norm of all updates."""
+    """Divide rules into passes that run as one: elementwise ones, of which the first may need the global norm."""
     passes: list[tuple[int, ...]] = []
     joins = False
     for k in lane:

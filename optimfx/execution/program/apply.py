@@ -10,7 +10,7 @@ from optimfx.execution.step import Steps
 
 
 def apply_rules(steps: Steps, param: Any, grad: Any, slots: Sequence[Any], stepping: bool) -> list[Any]:
-    """The rules on one leaf, or on what stands for several: the result and the new slots, none of them an input."""
+    """Apply the rules to one leaf, or to what stands for several: return the result and new slots, no input itself."""
     result = grad
     new: list[Any] = []
     for i, step in enumerate(steps):

@@ -20,7 +20,7 @@ class Open(Enum):
 
 
 def form_of(step: Step) -> tuple[Any, ...]:
-    """The arguments, one after the other, with those that may change from step to step left open."""
+    """Return the arguments, one after the other, with those that may change from step to step left open."""
     scalars = flat_scalars(step.arguments)
     flags = [isinstance(x, bool) for x in scalars]
     numbers = [isinstance(x, (int, float, Tensor)) and not flag for x, flag in zip(scalars, flags)]
@@ -37,18 +37,18 @@ def form_of(step: Step) -> tuple[Any, ...]:
 
 
 def left_open(step: Step, form: tuple[Any, ...]) -> list[Any]:
-    """The values of the arguments that are left open."""
+    """Return the values of the arguments that are left open."""
     return [x for x, part in zip(flat_scalars(step.arguments), form) if isinstance(part, Open)]
 
 
 def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
-    """The step with the arguments that are left open taken from the numbers."""
+    """Fill the arguments that are left open with the numbers."""
     values = [next(numbers) if isinstance(part, Open) else part for part in form]
     arguments = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
     return step.with_arguments(_nested(step.arguments, iter(arguments)))
 
 
 def _nested(like: Any, scalars: Iterator[Any]) -> Any:
-    """The scalars in the place of those of the like."""
+    """Nest the scalars as those of ``like`` are."""
     parts = [_nested(x, scalars) if isinstance(x, (tuple, list)) else next(scalars) for x in like]
     return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)

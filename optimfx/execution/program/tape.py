@@ -59,12 +59,12 @@ class Tape:
     vectors: bool = False
 
     def value(self) -> Value:
-        """A new value."""
+        """Add a value."""
         self.values += 1
         return Value(self, self.values - 1)
 
     def number(self, value: float) -> Number:
-        """The next of the numbers that the step gives."""
+        """Return the next of the numbers that the step gives."""
         self.numbers += 1
         return Number(value, f"s{self.numbers - 1}", self)
 
@@ -130,7 +130,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 
 
 def copied(x: Tensor, out: Tensor) -> Tensor:
-    """A copy, in the dtype of ``out``."""
+    """Copy a value, in the dtype of ``out``."""
     return out.copy_(x)
 
 
@@ -168,7 +168,7 @@ def print_kernel(
     direct: Sequence[bool],
     over: Sequence[Value | None],
 ) -> Kernel:
-    """A function that makes the tape's calls, with a place for each result.
+    """Print a function that makes the tape's calls, with a place for each result.
 
     Args:
         tape: what to print.
@@ -181,7 +181,7 @@ def print_kernel(
     last = _last_uses(tape.calls, outs)
 
     def place_of(at: int, call: Call) -> int | None:
-        """The last place that it may be written to: of a result that it is, over an input that is read no more."""
+        """Return the last place that it may be written to: a result's own, or an input's that is read no more."""
         places = [
             place
             for place, (result, safe, below) in enumerate(zip(outs, direct, over))

@@ -22,14 +22,14 @@ class Scaling(NamedTuple):
 
     @classmethod
     def told(cls, optimizer: Any) -> Scaling:
-        """What the scaler has set on the optimizer, if there is one."""
+        """Return what the scaler has set on the optimizer, if there is one."""
         if not (hasattr(optimizer, "grad_scale") or hasattr(optimizer, "found_inf")):
             return UNSCALED
         scale, found_inf = (tracing.number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
         return cls(None if scale is None else 1 / scale, found_inf)
 
     def on(self, param: Tensor) -> Scaling:
-        """The same where a parameter is; the host waits only if that is the host."""
+        """Move to where a parameter is; the host waits only if that is the host."""
         if self is UNSCALED:
             return self
         device = param.device
@@ -47,7 +47,7 @@ class Scaling(NamedTuple):
         return 1 - (self.found_inf > 0).float() if isinstance(self.found_inf, Tensor) else 1
 
     def around(self, step: Step) -> Step:
-        """The step on gradients that are scaled, which changes nothing where one overflowed."""
+        """Wrap a step for gradients that are scaled, so that it changes nothing where one overflowed."""
         found_inf = self.found_inf if isinstance(self.found_inf, Tensor) else None
         if self.unscale is None and found_inf is None:
             return step
@@ -65,7 +65,7 @@ def _fields(*names: str) -> Any:
 
 @lru_cache(maxsize=64)
 def _guarded(rule: Any) -> Any:
-    """The rule with two scalars more; torch's own kernels do not have them."""
+    """Give the rule two scalars more; torch's own kernels do not have them."""
 
     def leaf(base: Any, param: Any, grad: Any, *slots: Any) -> tuple[Any, ...]:
         *slots, s = slots  # type: ignore[assignment]

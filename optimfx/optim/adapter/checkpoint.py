@@ -20,7 +20,7 @@ class Mismatch(NamedTuple):
 def matched_by_name(
     state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], strict: bool
 ) -> tuple[dict[str, Any], Mismatch]:
-    """A checkpoint in the order of these groups, and what it has no counterpart for."""
+    """Reorder a checkpoint as these groups are, and return what it has no counterpart for."""
     if not all("param_names" in group for group in (*groups, *state_dict["param_groups"])):
         raise ValueError(
             "match='names' needs names on both sides: make the optimizer, and the one that was saved, from "

@@ -11,7 +11,7 @@ from optimfx.optim.adapter.validation import check_no_schedule
 
 
 def constructor(init: Callable[..., None], signature: inspect.Signature) -> Callable[..., None]:
-    """A constructor of torch's that refuses schedules in words, and leaves it to the rule to begin a state."""
+    """Wrap a constructor of torch's: it refuses schedules in words, and leaves it to the rule to begin a state."""
     _, _, *hyper = signature.parameters
 
     @functools.wraps(init)

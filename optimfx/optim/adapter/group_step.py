@@ -32,7 +32,7 @@ Columns = dict[str, list[Any]]
 
 
 def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
-    """The state of a parameter before its first step, under torch's keys.
+    """Begin the state of a parameter before its first step, under torch's keys.
 
     Args:
         update: the algorithm.
@@ -50,7 +50,7 @@ def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -
 
 
 def scalar(value: Any, param: Tensor, *, on_device: bool) -> Tensor:
-    """A number as torch keeps it for a parameter: in the default dtype, if that is not narrower than float32."""
+    """Make of a number what torch keeps for a parameter: in the default dtype, if that is not narrower than float32."""
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     return torch.as_tensor(value, dtype=dtype, device=param.device if on_device else "cpu")
 
@@ -67,7 +67,7 @@ def turns(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[
 
 
 def together(states: Sequence[ParamState]) -> list[ParamState]:
-    """The states of one algorithm, with the small tensors of each name end to end in memory."""
+    """Lay the small tensors of each name end to end in memory, in the states of one algorithm."""
     names = {name: None for state in states for name in state}
     columns = [[state.get(name) for state in states] for name in names]
     moved = [packing.together([x if isinstance(x, Tensor) else None for x in column]) for column in columns]
@@ -76,7 +76,7 @@ def together(states: Sequence[ParamState]) -> list[ParamState]:
 
 
 def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
-    """What the algorithm keeps for every parameter with these hyperparameters, as far as that is known beforehand."""
+    """Return what the algorithm keeps for every parameter with these hyperparameters, whatever its shape."""
     shared = ["step", *update.rule.carries] if counts else list(update.rule.carries)
     if not update.rule.elementwise:
         return ["step"] if counts else list(update.rule.slots)
@@ -84,7 +84,7 @@ def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
 
 
 def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
-    """What the states hold under these names: a value for each parameter, or ``None``.
+    """Collect what the states hold under these names: a value for each parameter, or ``None``.
 
     A rule on whole tensors, whose shapes decide what it keeps, has every slot.
     """
@@ -93,7 +93,7 @@ def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[st
 
 
 def unbegun(columns: Columns, names: Sequence[str]) -> set[int]:
-    """The places of the parameters that lack one of these."""
+    """Return the places of the parameters that lack one of these."""
     lacking = [name for name in names if type(None) in set(map(type, columns[name]))]
     return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
 
@@ -168,7 +168,7 @@ class BatchPlan:
         self.hyper = self._joint(batch) if self.may_join and self.runs and len(self.runs) > FEW else None
 
     def _joint(self, batch: Batch) -> dict[str, Any] | None:
-        """The hyperparameters of all groups, vectors with a number for each parameter where they differ."""
+        """Join the hyperparameters of all groups, to vectors with a number for each parameter where they differ."""
         first = batch.owners[0]
         if any(owner.hyper is None or owner.likeness != first.likeness for owner in batch.owners):
             return None
@@ -186,7 +186,7 @@ def is_joinable(rule: Rule) -> bool:
 
 
 def _joint(values: Sequence[Any]) -> Any:
-    """The value, if it is one; or a vector of the numbers."""
+    """Return the value, if it is one; or a vector of the numbers."""
     first = values[0]
     if isinstance(first, tuple):
         return tuple(map(_joint, zip(*values)))
@@ -279,7 +279,7 @@ def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[T
 
 
 def _hyper(owner: Settings) -> dict[str, Any]:
-    """The values of a group's hyperparameters, which are the same for all counts."""
+    """Return the values of a group's hyperparameters, which are the same for all counts."""
     return _resolved(owner.update, owner.update.user_names) if owner.hyper is None else owner.hyper
 
 
@@ -288,7 +288,7 @@ def _resolved(update: RuleUpdate, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _shards(leaves: Leaves) -> Leaves:
-    """What of distributed tensors is on this process: all that an elementwise rule needs, and written in place."""
+    """Return what of distributed tensors is on this process: an elementwise rule needs no more, and writes in place."""
     grads = []
     for param, grad in zip(leaves.params, leaves.grads):
         if hasattr(grad, "redistribute") and grad.placements != param.placements:
@@ -315,7 +315,7 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
 def _runs(
     before: Any, carried: Sequence[Scalars], plan: BatchPlan
 ) -> tuple[list[list[int]] | None, list[tuple[Any, ...]], list[Settings]]:
-    """The parameters in runs of equal hyperparameters, step and carried scalars, and for each what these are.
+    """Group the parameters in runs of equal hyperparameters, step and carried scalars; for each, return what these are.
 
     ``None`` is one run of all. Tensors are runs by themselves; a vector of steps is one run, with vectors of what is
     carried.
@@ -335,7 +335,7 @@ def _runs(
 
 
 def _joined(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
-    """Runs of equal numbers as one, and the place at which each stood first; a tensor is taken to equal none."""
+    """Join runs of equal numbers, and return the place at which each stood first; a tensor is taken to equal none."""
     wholes: list[list[int]] = []
     places: list[int] = []
     known: dict[tuple[Any, ...], int] = {}

@@ -11,7 +11,7 @@ from torch.optim import optimizer as theirs
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``step`` in what torch wraps it in: hooks and the profiler's record, if there is a hook or a profiler.
+    """Wrap a ``step`` as torch does: in hooks and the profiler's record, if there is a hook or a profiler.
 
     On a small model the record alone costs a third of torch's step, though nobody reads it.
     """

@@ -13,7 +13,7 @@ from optimfx.execution.memory.packing import Line, end_to_end
 
 
 def exact(value: Any) -> Tensor:
-    """A number as a tensor that has all its digits and is on the host, whatever the default dtype and device are."""
+    """Make a tensor of a number with all its digits, on the host, whatever the default dtype and device are."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
@@ -65,7 +65,7 @@ class Scalars:
             raise RuntimeError(f"API has changed, `{name}` argument must contain a list of singleton tensors")
 
     def write(self, value: Any) -> None:
-        """The same value to all."""
+        """Write the same value to all."""
         if self.line is None:
             torch._foreach_copy_(list(self.column), list(exact(value).expand(len(self.column))))
         elif isinstance(value, Tensor):

@@ -25,15 +25,15 @@ class Algorithm(NamedTuple):
 
     @classmethod
     def of(cls, factory: Callable[..., GradientTransformation]) -> Algorithm:
-        """The algorithm of a factory. Asking for a signature costs as much as a small step: do it once."""
+        """Look into a factory. Asking for a signature costs as much as a small step: do it once."""
         return cls(factory, {name: str(p.annotation) for name, p in inspect.signature(factory).parameters.items()})
 
     def given(self, group: Group) -> list[str]:
-        """The arguments that a group gives."""
+        """Return the arguments that a group gives."""
         return [name for name in self.arguments if name in group]
 
     def live(self, group: Group) -> GradientTransformation:
-        """The transformation for a group, each number a schedule that looks it up: what the user writes there counts.
+        """Make the transformation for a group, each number a schedule that looks up what the user writes there.
 
         What is not a number (a flag, a choice) is taken as it is now; see :meth:`statics`.
         """
@@ -51,7 +51,7 @@ class Algorithm(NamedTuple):
         return self.factory(**given)
 
     def statics(self, group: Group) -> tuple[Any, ...]:
-        """What of the group a transformation from :meth:`live` was made with, and does not look up."""
+        """Return what of the group a transformation from :meth:`live` was made with, and does not look up."""
         return tuple(group[name] for name in self.given(group) if not self.is_numeric(name))
 
     def is_numeric(self, name: str) -> bool:
@@ -110,7 +110,7 @@ class Settings:
             self.repeats = len(set(group["params"])) < len(group["params"])
 
     def flags_of(self, group: Group) -> tuple[Any, ...]:
-        """What of a group an update is made with, and does not look up."""
+        """Return what of a group an update is made with, and does not look up."""
         return (*self.algorithm.statics(group), *map(group.get, FLAGS))
 
     def read(self) -> None:

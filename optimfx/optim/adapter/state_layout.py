@@ -40,7 +40,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, state: State, size: int) -> Form:
-        """The form of a state for so many parameters."""
+        """Return the form of a state for so many parameters."""
         nodes, spec = nodes_of(state, size)
         form = cls([], optree.tree_unflatten(spec, range(len(nodes))), spec, [], set(), {})
         for accessor, node in zip(spec.accessors(), nodes):
@@ -106,7 +106,7 @@ class Form(NamedTuple):
         )
 
     def read(self, rows: Rows, group: Group) -> list[Any]:
-        """The nodes of the state, in order: columns, and what is common.
+        """Read the nodes of the state, in order: columns, and what is common.
 
         Raises:
             KeyError: one of them has not begun.
@@ -119,17 +119,17 @@ class Form(NamedTuple):
             node.keep(old, new, rows, group)
 
     def holders(self, i: int, name: str, rows: Rows) -> Rows:
-        """The rows that have a leaf."""
+        """Return the rows that have a leaf."""
         return rows if name in self.common else rows[i : i + 1]
 
 
 def nodes_of(state: State, size: int) -> tuple[list[Any], PyTreeSpec]:
-    """The columns of a state, lists as long as the group, and what is in none; and how it is built of them."""
+    """Divide a state into columns, lists as long as the group, and what is in none; say how it is built of them."""
     return optree.tree_flatten(state, lambda node: type(node) is list and len(node) == size, namespace=NAMESPACE)
 
 
 def _structure(tree: Any, spec: PyTreeSpec) -> PyTreeSpec:
-    """The structure of a tree, which is known but in a graph: torch.compile has structures of its own."""
+    """Return the structure of a tree, which is known but in a graph: torch.compile has structures of its own."""
     if not torch.compiler.is_compiling():
         return spec
     dynamo.teach()
@@ -163,7 +163,7 @@ class Column(NamedTuple):
 
     @classmethod
     def of(cls, name: str, entries: list[Entry]) -> Column:
-        """A column of such entries."""
+        """Make a column of such entries."""
         if any(entry.names != [name] and (entry.names or entry.tree != ()) for entry in entries):
             return cls(name, None, entries)
         places = [i for i, entry in enumerate(entries) if entry.names]
@@ -221,7 +221,7 @@ class Hyperparam(NamedTuple):
     place: int | None = None  # in the group's value, if that is a tuple
 
     def read(self, rows: Rows, group: Group) -> Tensor:
-        """The group's number as the state has it."""
+        """Read the group's number as the state has it."""
         value = group[self.key] if self.place is None else group[self.key][self.place]
         # Of a number, Dynamo would make a constant of as_tensor, and compile anew for another.
         return value.to(self.like) if isinstance(value, Tensor) else torch.full_like(self.like, value)

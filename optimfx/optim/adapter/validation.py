@@ -20,7 +20,7 @@ def check_no_schedule(**hyper: Any) -> None:
 
 
 def check_flags(defaults: dict[str, Any]) -> None:
-    """Flags that exclude each other."""
+    """Refuse flags that exclude each other."""
     if defaults.get("fused"):
         if defaults.get("differentiable"):
             raise RuntimeError("`fused` does not support `differentiable`")
@@ -29,7 +29,7 @@ def check_flags(defaults: dict[str, Any]) -> None:
 
 
 def check_fused(param: Tensor) -> None:
-    """What a fused step takes, which is known only when it is taken: a model may be made on the meta device."""
+    """Refuse what a fused step does not take, which is known only then: a model may be made on the meta device."""
     devices = _get_fused_kernels_supported_devices()
     if param.device.type not in devices or not param.is_floating_point():
         raise RuntimeError(

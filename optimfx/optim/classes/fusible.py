@@ -19,7 +19,7 @@ class Fusible(Optimizer):
         self.fused = fused
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled."""
+        """Return what is copied and pickled."""
         return {**super().__getstate__(), "fused": self.fused}
 
     @classmethod

@@ -70,7 +70,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
     @staticmethod
     def _evaluated(closure: Closure, kept: dict[str, Any]) -> Any:
-        """The loss, where no iteration follows."""
+        """Evaluate the loss, where no iteration follows."""
         with torch.enable_grad():
             loss = closure()
         kept.update(func_evals=kept.get("func_evals", 0) + 1, n_iter=kept.get("n_iter", 0))
@@ -78,7 +78,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
     @staticmethod
     def unpacked(state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
-        """A state with what torch keeps in place of what it begins with."""
+        """Fill a state with what torch keeps in place of what it begins with."""
         fields = {}
         for name, first in state._asdict().items():
             if name in LISTS and kept.get(name):
@@ -90,7 +90,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
     @staticmethod
     def packed(state: LBFGSState, history_size: int) -> dict[str, Any]:
-        """What torch keeps of a state: counts as integers, and only the pairs that there are."""
+        """Return what torch keeps of a state: counts as integers, and only the pairs that there are."""
         kept: dict[str, Any] = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
         if not kept["n_iter"]:
             return kept

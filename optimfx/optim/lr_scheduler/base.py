@@ -95,11 +95,11 @@ class Chainable(LRScheduler):
     _end: float = 0.0
 
     def _schedule(self, lr: Rate) -> Schedule:
-        """The closed form, from its base."""
+        """Make the closed form, from its base."""
         raise NotImplementedError
 
     def _multiplier(self) -> Schedule:
-        """The schedule of a base that is 1 above the end, as a height above the end."""
+        """Make the schedule of a base that is 1 above the end, as a height above the end."""
         return self._schedule(1.0)
 
     def _get_closed_form_lr(self) -> list[Rate]:
@@ -110,7 +110,7 @@ class Chainable(LRScheduler):
         return [rescaled(group["lr"], self._end, factor) for group in self.optimizer.param_groups]
 
     def _factor(self) -> Rate:
-        """What the initial step or a later one does to the height above the end. Resuming finds it already done."""
+        """Return the factor of the height above the end, at the initial step or a later one."""
         return 1.0 if self._is_initial else self._change()
 
     def _change(self) -> Rate:
@@ -120,12 +120,12 @@ class Chainable(LRScheduler):
 
 
 def copied(value: Any) -> Any:
-    """A tensor as a copy, anything else as it is."""
+    """Copy a tensor; return anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
 def rescaled(rate: Rate, end: Rate, factor: Rate) -> Rate:
-    """A rate whose height above an end has changed by a factor; by 1, not even by a rounding."""
+    """Scale a rate's height above an end by a factor; by 1, not even by a rounding."""
     return copied(rate) if factor == 1 else factor * (rate - end) + end
 
 
@@ -134,7 +134,7 @@ def _equal(rates: Sequence[Rate], others: Sequence[Rate]) -> bool:
 
 
 def values(optimizer: Optimizer, key: str) -> list[Any]:
-    """A hyperparameter of all groups, not aliased."""
+    """Return a hyperparameter of all groups, not aliased."""
     return [copied(group[key]) for group in optimizer.param_groups]
 
 
@@ -147,7 +147,7 @@ def write(group: dict[str, Any], key: str, value: Rate) -> None:
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
-    """An argument that is given for all groups or as a list, as a list.
+    """List an argument that is given for all groups or as a list.
 
     Raises:
         ValueError: a list of another length.

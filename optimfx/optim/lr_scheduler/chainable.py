@@ -304,5 +304,5 @@ class CosineAnnealingLR(Chainable):
 
 
 def _length(total_iters: int) -> float:
-    """The length of a ramp; torch never ends one of no steps."""
+    """Return the length of a ramp; torch never ends one of no steps."""
     return float(total_iters) if total_iters > 0 else math.inf

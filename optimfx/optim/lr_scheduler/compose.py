@@ -36,7 +36,7 @@ class _Composed(LRScheduler):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the scheduler and of those that it is made of."""
+        """Return the state of the scheduler and of those that it is made of."""
         return super().state_dict() | {"_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
     def _load(self, state_dict: dict[str, Any]) -> None:

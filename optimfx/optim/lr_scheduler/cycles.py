@@ -33,7 +33,7 @@ class _WithMomentum(LRScheduler):
         self._cycle_momentum()
 
     def _begin_momentum(self, last_epoch: int, base_momentum: Any, max_momentum: Any) -> tuple[list[Any], list[Any]]:
-        """The bounds for each group, left in the groups too unless it resumes."""
+        """Begin the bounds of the momentum for each group, left in the groups too unless it resumes."""
         defaults = self.optimizer.defaults
         if "momentum" not in defaults and "betas" not in defaults:
             raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
@@ -140,7 +140,7 @@ class CyclicLR(_WithMomentum):
         self.base_lrs = base_lrs
 
     def scale_fn(self, x: float) -> float:
-        """The scale of the height, at a cycle or at a step."""
+        """Scale the height, at a cycle or at a step."""
         function = self._scale_fn_custom or self._scale_fn_ref
         return function(x)
 
@@ -164,7 +164,7 @@ class CyclicLR(_WithMomentum):
         return [self._cycle(high, low) for low, high in zip(self.base_momentums, self.max_momentums, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the scheduler, and of its ``scale_fn`` if that is an object; a plain function is not saved."""
+        """Return the state of the scheduler, and of a ``scale_fn`` that is an object; a plain function is not saved."""
         state = super().state_dict() | {"_scale_fn_custom": function_state(self._scale_fn_custom)}
         state.pop("_scale_fn_ref", None)
         return state
@@ -289,7 +289,7 @@ def _positive(name: str, count: int) -> int:
 
 
 def _phases(total_steps: int, pct_start: float, three_phase: bool) -> list[dict[str, Any]]:
-    """What each part of the cycle goes between, by the names under which the groups keep the values."""
+    """Return what each part of the cycle goes between, by the names under which the groups keep the values."""
     low, peak, end = ("initial_lr", "max_momentum"), ("max_lr", "base_momentum"), ("min_lr", "max_momentum")
     ends = schedules.one_cycle_ends(total_steps, pct_start, three_phase)
     phases, start = [], low

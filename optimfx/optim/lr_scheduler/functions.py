@@ -31,7 +31,7 @@ class _ByFunction(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the scheduler and of its functions, where these are objects; plain functions are not saved."""
+        """Return the state of the scheduler and of functions that are objects; plain functions are not saved."""
         return super().state_dict() | {"lr_lambdas": [function_state(function) for function in self.lr_lambdas]}
 
     def _load(self, state_dict: dict[str, Any]) -> None:
@@ -106,5 +106,5 @@ class MultiplicativeLR(_ByFunction):
 
 
 def function_state(function: Any) -> dict[str, Any] | None:
-    """The attributes of a callable object; ``None`` for a plain function, which is not saved."""
+    """Return the attributes of a callable object; ``None`` for a plain function, which is not saved."""
     return None if function is None or isinstance(function, FunctionType) else dict(function.__dict__)

@@ -11,7 +11,7 @@ from optimfx.core import Array
 def orthogonalize(
     matrix: Array, coefficients: tuple[Any, Any, Any], steps: int, eps: Array, dtype: Any = None
 ) -> Array:
-    r"""A matrix with the same singular vectors and singular values near 1, by the Newton-Schulz iteration.
+    r"""Find a matrix with the same singular vectors and singular values near 1, by the Newton-Schulz iteration.
 
     .. math::
         X_0 = M / \lVert M \rVert_F, \qquad X_k = a X_{k-1} + (b A + c A^2) X_{k-1}, \quad A = X_{k-1} X_{k-1}^T

@@ -31,7 +31,7 @@ def strong_wolfe(
     tolerance_change: Scalar,
     max_trials: int,
 ) -> tuple[Trial, int]:
-    r"""A trial that meets the strong Wolfe conditions, and the number of evaluations that it took.
+    r"""Search a trial that meets the strong Wolfe conditions; return it, and the number of evaluations that it took.
 
     .. math::
         f(t) \le f(0) + c_1 t f'(0), \qquad \lvert f'(t) \rvert \le c_2 \lvert f'(0) \rvert

@@ -117,7 +117,7 @@ class Minimizer(Stepper):
             _check_grads(tree.flatten_as(spec, updates, "updates", "params"), leaves, spec, "updates")
 
     def _kept(self, field: Any, x: Tensor) -> Tensor | None:
-        """A field of a new state: a count, a scalar in float64, or a vector or matrix."""
+        """Make a field of a new state: a count, a scalar in float64, or a vector or matrix."""
         if isinstance(field, Tensor):
             return kept_as(field.clone(), self.state_dtype)
         return torch.tensor(field, dtype=torch.int64 if isinstance(field, int) else torch.float64, device=x.device)
@@ -135,13 +135,13 @@ class Minimizer(Stepper):
 def minimizer(
     name: str, begin: Callable[..., Any], minimize: Callable[..., Any], state_dtype: DType | None, **hyper: Any
 ) -> GradientTransformation:
-    """An algorithm on one vector and its hyperparameters as a transformation; see :class:`Minimizer`."""
+    """Make a transformation of an algorithm on one vector and its hyperparameters; see :class:`Minimizer`."""
     check_state_dtype(state_dtype)
     return Minimizer(name, begin, minimize, hyper, state_dtype).transformation()
 
 
 def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:
-    """What the user's function returned, as a scalar and a vector."""
+    """Convert what the user's function returned to a scalar and a vector."""
     value, grads = returned
     if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.dim() == 0):
         raise TypeError(
@@ -161,7 +161,7 @@ def _check_grads(grads: Sequence[Any], leaves: Sequence[Any], spec: Any, name: s
 
 
 def _join(leaves: Sequence[Any], likes: Sequence[Any]) -> Tensor:
-    """The leaves as one vector, complex numbers as pairs of reals; 0 for a leaf that is not there."""
+    """Join the leaves to one vector, complex numbers as pairs of reals; 0 for a leaf that is not there."""
     there = [like for like in likes if like is not None]
     if not there:
         return torch.empty(0, device="cpu")
@@ -171,7 +171,7 @@ def _join(leaves: Sequence[Any], likes: Sequence[Any]) -> Tensor:
 
 
 def _split(x: Tensor, likes: Sequence[Any]) -> list[Any]:
-    """The vector as leaves like these."""
+    """Split the vector into leaves like these."""
     sizes = [0 if like is None else real(like).numel() for like in likes]
     return [None if like is None else _shaped(part, like) for part, like in zip(torch.split(x, sizes), likes)]
 

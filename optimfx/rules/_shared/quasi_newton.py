@@ -21,7 +21,7 @@ History = tuple[Pair, ...]
 
 
 def remember(history: History, scale: Array, y: Array, s: Array) -> tuple[History, Any]:
-    """The history with one more step, and the scale ``y s / y y``; both as they were unless ``y s > 1e-10``."""
+    """Add a step to the history, and find the scale ``y s / y y``; both stay as they were unless ``y s > 1e-10``."""
     ys = ops.dot(y, s)
     upwards = ops.decided(ys > 1e-10)
     pair = Pair(y, s, 1 / ops.where(upwards, ys, 1.0))

@@ -31,7 +31,7 @@ def _leaves(
 
 
 def forms_of(steps: Steps) -> list[tuple[Any, ...]]:
-    """The scalars of the steps that an op is told, some of them left open."""
+    """Return the scalars of the steps that an op is told, some of them left open."""
     return [tuple(flat_scalars(step.scalars)) for step in steps]
 
 
@@ -87,13 +87,13 @@ def update(
     hyper: Tensor,
     members: int,
 ) -> list[Tensor]:
-    """The results and the new slots, column by column, of leaves that each consist of so many members."""
+    """Run an op: return the results and the new slots, by column, of leaves that each consist of so many members."""
     return _launched(word, params, grads, slots, hyper, stepping=stepping, inplace=False, members=members)
 
 
 @torch.library.custom_op("optimfx::step_", mutates_args=("params", "slots"), tags=UNSAFE)
 def step_(word: str, params: list[Tensor], grads: list[Tensor], slots: list[Tensor], hyper: Tensor) -> None:
-    """A step in place."""
+    """Take a step in place."""
     _launched(word, params, grads, slots, hyper, stepping=True, inplace=True, members=1)
 
 
@@ -123,7 +123,7 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
 
 
 def batched(t: Tensor, dim: int | None, size: int) -> Tensor:
-    """The tensor with its members first."""
+    """Move the members of a tensor to its first dimension."""
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
@@ -136,7 +136,7 @@ def plain(
     slots: list[Tensor],
     hyper: Tensor,
 ) -> list[Tensor]:
-    """The same by the rules on tensors."""
+    """Compute the same by the rules on tensors."""
     if members > 1:
         each = torch.vmap(lambda *args: plain(word, stepping, 1, *args), in_dims=(0, 0, 0, hyper.dim() - 1))
         split = [[t.view(members, -1) for t in tensors] for tensors in (params, grads, slots)]

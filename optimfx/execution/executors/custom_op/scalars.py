@@ -17,7 +17,7 @@ from optimfx.execution.executors.custom_op.traced import MANY
 
 
 def joined(scalars: Sequence[Tensor]) -> Tensor:
-    """The scalars as a vector."""
+    """Join the scalars to a vector."""
     if _is_op(scalars):
         vector: Tensor = torch.ops.optimfx.join(scalars)
         return vector
@@ -25,7 +25,7 @@ def joined(scalars: Sequence[Tensor]) -> Tensor:
 
 
 def parted(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The elements of a vector, each a scalar of the dtype and on the device of its counterpart."""
+    """Split a vector into scalars, each of the dtype and on the device of its counterpart."""
     first = like[0]
     alike = all([x.dtype == first.dtype and x.device == first.device for x in like])
     if alike and vector.device == first.device and _is_op([vector, *like]):

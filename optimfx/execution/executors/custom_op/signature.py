@@ -21,7 +21,7 @@ LETTERS: dict[str, Any] = {"n": Open.NUMBER, "c": Open.CONDITION, "_": None, "t"
 
 
 def spell(executor: str, steps: Steps, leaves: Leaves) -> str:
-    """What an op is told: who runs it; of each step the rule's number, sign and scalars; which slots are kept."""
+    """Write what an op is told: who runs it; of each step the rule's number, sign and scalars; which slots are kept."""
     words = []
     for step in steps:
         fields = [f"{field}:{letter(x)}" for field, x in _fields(step.scalars)]
@@ -32,7 +32,7 @@ def spell(executor: str, steps: Steps, leaves: Leaves) -> str:
 
 @lru_cache(maxsize=256)
 def read(word: str) -> tuple[str, Steps, str]:
-    """The executor; the steps, their scalars open where they differ from call to call; and which slots are kept."""
+    """Read what an op is told: the executor, the steps with scalars open where calls differ, and the kept slots."""
     executor, words, kept = word.split("|")
     steps = []
     for each in words.split(";"):
@@ -45,7 +45,7 @@ def read(word: str) -> tuple[str, Steps, str]:
 
 
 def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The scalars and what they are called, those of a rule within the rule as ``rule.name``."""
+    """List the scalars and their names, those of a rule within the rule as ``rule.name``."""
     for field, x in zip(scalars._fields, scalars):
         if hasattr(x, "_fields"):
             yield from _fields(x, f"{prefix}{field}.")
@@ -54,7 +54,7 @@ def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _scalars(parts: Iterable[tuple[list[str], Any]]) -> Any:
-    """The scalars by their names."""
+    """Build the scalars from their names."""
     values = {}
     for field, group in groupby(parts, key=lambda part: part[0][0]):
         inner = [(names[1:], x) for names, x in group]

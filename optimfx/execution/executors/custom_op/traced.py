@@ -37,12 +37,12 @@ def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
 
 
 def op_step(executor: str, *, stepping: bool, inplace: bool) -> BoundStep:
-    """The step that has an op run by this executor."""
+    """Return the step that has an op run by this executor."""
     return lambda steps, numbers, leaves: _run(executor, steps, leaves, stepping=stepping, inplace=inplace)
 
 
 def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-    """The results, and the new slots by column."""
+    """Run the op: return the results, and the new slots by column."""
     word = spell(executor, steps, leaves)
     device = leaves.grads[0].device
     scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
@@ -67,7 +67,7 @@ def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace
 
 
 def _numbers(scalars: Sequence[Any], device: torch.device) -> list[Tensor]:
-    """The scalars on the device; tensors of the host cross in one copy, for which the host does not wait."""
+    """Move the scalars to the device; tensors of the host cross in one copy, for which the host does not wait."""
     apart = [isinstance(x, Tensor) and x.is_cpu and device.type != "cpu" for x in scalars]
     host = [x.to(torch.float64) for x, on_host in zip(scalars, apart) if on_host]
     moved = iter(_stacked(host).to(device, non_blocking=True).unbind() if host else ())

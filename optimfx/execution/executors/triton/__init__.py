@@ -74,7 +74,7 @@ def _is_positional(steps: Steps) -> bool:
 
 
 def _opened(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The scalars that a kernel is given at each step."""
+    """Return the scalars that a kernel is given at each step."""
     return [x for step, form in zip(steps, forms) for x in left_open(step, form)]
 
 
@@ -108,7 +108,7 @@ def _unfit_for_op(steps: Steps, leaves: Leaves) -> str | None:
 def _launch(
     steps: Steps, leaves: Leaves, hyper: Tensor, *, stepping: bool, inplace: bool, members: int
 ) -> Results | None:
-    """The kernel of an op."""
+    """Launch the kernel of an op."""
     forms = forms_of(steps)
     text, reason = source(steps, forms, [False] * len(_opened(steps, forms)), leaves, stepping, inplace)
     if reason is not None:

@@ -31,7 +31,7 @@ def unsupported_reason(tensors: Sequence[Tensor]) -> str | None:
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of all elements of all tensors, in float64; without a wait for the device, and always the same."""
+    """Measure the 2-norm of all elements of all tensors, in float64: without a wait, and always the same bits."""
     columns: dict[Any, list[Tensor]] = {}
     for t in tensors:
         columns.setdefault(t.dtype, []).append(t)
@@ -41,7 +41,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.library.custom_op("optimfx::global_norm", mutates_args=(), tags=UNSAFE)
 def _global_norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all tensors together, in float64."""
+    """Measure the norm of all tensors together, in float64."""
     measure = global_norm if build.serves(tensors[0].device) else tree.global_norm
     return measure(tensors).to(torch.float64, copy=True)
 

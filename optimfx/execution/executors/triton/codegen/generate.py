@@ -20,7 +20,7 @@ from optimfx.execution.step import Steps
 
 @cache
 def norm_source(dtype: torch.dtype) -> str:
-    """The source of the kernels that measure one norm of tensors of this dtype."""
+    """Write the source of the kernels that measure one norm of tensors of this dtype."""
     tape = Tape()
     grad = tape.value()
     torch.linalg.vector_norm(grad)
@@ -40,7 +40,7 @@ def source(
     stepping: bool,
     inplace: bool,
 ) -> tuple[str, str | None]:
-    """The source of the kernel for these rules and dtypes, or why there is none.
+    """Write the source of the kernel for these rules and dtypes, or say why there is none.
 
     ``on_host`` says of each scalar that is left open whether it is a number on the host, and not a tensor.
     """

@@ -40,16 +40,16 @@ class Printer:
         self.cast: set[int] = set()  # of these, the ones that are there in the dtype of elements too
 
     def once(self, name: str, expression: str) -> None:
-        """What is the same for all elements of a tensor."""
+        """Compute what is the same for all elements of a tensor."""
         self.begin.append(f"{name} = {expression}")
 
     def scalar(self, index: int, expression: str) -> None:
-        """A number that is there before the elements are."""
+        """Write a number that is there before the elements are."""
         self.once(f"v{index}", expression)
         self.same.add(index)
 
     def call(self, call: Call, *, exact: bool) -> None:
-        """A torch function's result; ``exact`` says whether divisions and roots round as IEEE asks.
+        """Write a call of a torch function; ``exact`` says whether divisions and roots round as IEEE asks.
 
         Raises:
             LoweringError: Triton has no word for the function, or not with these arguments.
@@ -71,7 +71,7 @@ class Printer:
             self.conditions.add(call.result)
 
     def expression(self, call: Call, same: bool, *, exact: bool) -> str | None:
-        """A torch function of its arguments; ``None`` if there is no word for it."""
+        """Write a torch function of its arguments; return ``None`` if there is no word for it."""
         function, args, kwargs = call.function, call.args, call.kwargs
         if function in FILLS:
             return self.operand(FILLS[function](*args, **kwargs), same)
@@ -100,7 +100,7 @@ class Printer:
         return f"tl.where(v{condition.index}, {self.operand(x, same)}, {self.operand(y, same)})"
 
     def operand(self, x: Any, same: bool) -> str:
-        """An argument as a number for all elements, or beside elements."""
+        """Write an argument as a number for all elements, or beside elements."""
         dtype = "tl.float64" if same else self.dtype
         if isinstance(x, (bool, int, float)):
             number = repr(float(x)) if math.isfinite(x) else f'float("{x}")'

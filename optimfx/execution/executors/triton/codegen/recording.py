@@ -53,7 +53,7 @@ class Recording(NamedTuple):
         return turns
 
     def calls_for(self, targets: Iterable[Value]) -> list[Call]:
-        """What has to be computed for these values, but for norms, which are there."""
+        """Return what has to be computed for these values, but for norms, which are there."""
         wanted = {value.index for value in targets}
         calls = []
         for call in reversed(self.calls):
@@ -66,7 +66,7 @@ class Recording(NamedTuple):
 def record(
     steps: Steps, forms: Sequence[tuple[Any, ...]], on_host: Sequence[bool], kept: Sequence[bool], stepping: bool
 ) -> Recording:
-    """The rules as they act on columns, of which some are not kept.
+    """Record the rules as they act on columns, of which some are not kept.
 
     Raises:
         LoweringError: a rule asks of a tensor what cannot be known before it is there.
@@ -87,7 +87,7 @@ def record(
 
 
 def operand(norm: Call) -> Value:
-    """What is measured.
+    """Return what is measured.
 
     Raises:
         LoweringError: it is measured otherwise than by the 2-norm of a whole leaf.
@@ -99,5 +99,5 @@ def operand(norm: Call) -> Value:
 
 
 def values_in(call: Call) -> list[Value]:
-    """The arguments that are not there before the kernel runs."""
+    """Return the arguments that are not there before the kernel runs."""
     return [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Value)]

@@ -26,7 +26,7 @@ ARGUMENTS = ("table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tens
 
 
 def module(names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool) -> str:
-    """The source of a module with the function ``kernel`` and, for each turn of norms, ``norms_0`` and so on."""
+    """Write the source of a module with the function ``kernel`` and, for each turn of norms, ``norms_0`` and so on."""
     turns = recording.norms
     parts = [
         HEAD.format(names=" + ".join(map(repr, names)), turns=tuple(map(len, turns)), reads=layout.bytes_read),
@@ -57,7 +57,7 @@ class Statements:
         self.printer = Printer(DTYPES[layout.compute])
 
     def stores(self, kernel: str) -> list[str]:
-        """The kernel that stores the results, where they are not there yet."""
+        """Write the kernel that stores the results, where they are not there yet."""
         recording, layout, out_rows = self.recording, self.layout, self.layout.out_rows
         results = dict(zip(layout.written, recording.results))
         stores = {
@@ -72,7 +72,7 @@ class Statements:
         return self._functions(kernel, ONCE)
 
     def sums(self, kernel: str, norms: Sequence[Call]) -> list[str]:
-        """The kernel that stores the sums of the squares of what these are the norms of."""
+        """Write the kernel that stores the sums of the squares of what these are the norms of."""
         of = [operand(call) for call in norms]
         stored = [self.layout.dtypes[column] for column in self.layout.written]
         self._compute(of, [] if set(stored) <= {None, *HALF} else of, {})
@@ -91,7 +91,7 @@ class Statements:
         )
 
     def _functions(self, kernel: str, run: str, **parts: str) -> list[str]:
-        """What is done to the elements, and the kernel that has it done."""
+        """Write the function of the elements, and the kernel that calls it."""
         recording, begun, lines = self.recording, self.printer.begin, self.printer.lines
         names = ", ".join([line.partition(" = ")[0] for line in begun]) or "table"
         arguments = [*ARGUMENTS, *[f"s{at}: tl.int64" for at in range(recording.numbers)]]

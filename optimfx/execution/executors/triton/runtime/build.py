@@ -70,7 +70,7 @@ class Kernels(NamedTuple):
 
 @cache
 def kernels(source: str) -> Kernels:
-    """The kernels of a module with this source."""
+    """Build the kernels of a module with this source."""
     found = namespace(source)
     made = {name: Kernel(found[name]) for name in ("kernel", "total") if name in found}
     norms = tuple([Kernel(found[f"norms_{turn}"]) for turn in range(len(found["TURNS"]))])
@@ -79,7 +79,7 @@ def kernels(source: str) -> Kernels:
 
 @cache
 def namespace(source: str) -> dict[str, Any]:
-    """What a module with this source defines.
+    """Execute the source of a module, and return what it defines.
 
     Triton takes a kernel's source from the file that it stands in, and its cache knows it by that source: what differs
     in anything is another kernel.

@@ -123,7 +123,7 @@ class BoundKernels:
         self.launcher = Launcher(kernels, numels(leaves.grads), leaves.grads[0].device, members=members)
 
     def run(self, leaves: Leaves, numbers: Sequence[Any], tensors: Tensor | Sequence[Tensor]) -> Results:
-        """The results, and the new slots by column; of scalars, the numbers and the tensors."""
+        """Launch the kernel with numbers and tensors as scalars: return the results, and the new slots by column."""
         ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
         outs = packing.outs_of(ins, self.stepping)
         if not self.inplace:
@@ -147,7 +147,7 @@ def _launcher_of_norm(kernels: Kernels, sizes: tuple[int, ...], device: torch.de
 
 
 def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
-    """The norm of all tensors of a column together, as a float64 scalar on their device."""
+    """Measure the norm of all tensors of a column together, as a float64 scalar on their device."""
     straight = column if is_plain(column) else straightened([column], [], positional=True)[0][0]
     launcher = _launcher_of_norm(kernels, tuple(numels(column)), column[0].device)
     hyper = launcher.launch([straight], (), ())

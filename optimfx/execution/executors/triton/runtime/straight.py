@@ -24,7 +24,7 @@ def is_plain(column: Sequence[Tensor]) -> bool:
 def straightened(
     columns: Sequence[Sequence[Tensor]], written: Sequence[Sequence[Tensor]], positional: bool
 ) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
-    """The columns with copies where leaves do not lie in one order, and what is to be copied back to where."""
+    """Copy columns whose leaves do not lie in one order; return them, and what is to be copied back to where."""
     straight, back = [list(column) for column in columns], []
     for i, row in enumerate(zip(*columns)):
         in_order = is_plain(row) or (packing.same_order(list(row)) and not positional)

@@ -44,13 +44,13 @@ _captured: list[Any] = []
 
 
 def plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
-    """The plan for tensors with these numbers of elements, in chunks of ``chunk`` elements."""
+    """Plan tensors with these numbers of elements, in chunks of ``chunk`` elements."""
     found: Plan = _kept(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
     return found
 
 
 def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> tuple[Tensor, int]:
-    """The addresses of the tensors of all columns, row by row, on the device, and of what they all are multiples.
+    """Write the addresses of the tensors of all columns, row by row, to the device; say of what they all are multiples.
 
     Each tensor is entered as ``parts`` parts of equal size. Nothing is copied if the tensors lie where they did at an
     earlier step, as they mostly do.
@@ -67,12 +67,12 @@ def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> 
 
 
 def bits(numbers: Sequence[Any]) -> list[int]:
-    """The numbers as a kernel is given them: the bits of a float64 as an integer."""
+    """Convert numbers to what a kernel is given: the bits of a float64 as an integer."""
     return array("q", array("d", numbers).tobytes()).tolist()
 
 
 def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: Plan) -> tuple[Tensor, int]:
-    """The scalars that are tensors on the device, and how many numbers each is of: one, or one for each in turns.
+    """Return the scalars that are tensors on the device, and how many numbers each has: one, or one for each turn.
 
     They are joined there, so that nothing waits for the device; or they have been joined, in rows. Behind them is room
     for so many numbers that the device itself computes.
@@ -91,13 +91,13 @@ def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: Plan) -> tuple[Te
 
 
 def _moved(scalar: Tensor, device: torch.device) -> Tensor:
-    """A scalar, or a vector of them, in float64 on the device; from the host without a wait, also in a capture."""
+    """Move a scalar, or a vector of them, to the device in float64; from the host without a wait, also in a capture."""
     scalar = scalar.to(torch.float64)
     return _to(scalar, Place(device, stream(device), capturing(device))) if scalar.is_cpu else scalar.to(device)
 
 
 def _kept(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
-    """What is made for this only once, for as long as there are not too many."""
+    """Make something for a key once, and keep it for as long as there are not too many."""
     if where.capturing:
         # Where it is made during a capture, it is there only once the graph has run. What was made before, on any
         # stream, is there when the graph runs.
@@ -126,7 +126,7 @@ def capturing(device: torch.device) -> bool:
 
 
 def stream(device: torch.device) -> int:
-    """The stream that launches go to, as a number."""
+    """Return the stream that launches go to, as a number."""
     return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
@@ -142,7 +142,7 @@ def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
 
 
 def _to(host: Tensor, where: Place) -> Tensor:
-    """A copy on the device that the host does not wait for."""
+    """Copy to the device, without a wait of the host."""
     if where.device.type == "cpu":
         return host
     # From memory of its own each time: the copy may still be under way when the next step begins.
