@@ -26,7 +26,7 @@ from optimfx.execution.executors.blocked import Blocked
 from optimfx.execution.executors.compiled import Compiled
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
-from optimfx.execution.step import first_step, split
+from optimfx.execution.step import probe_step, split
 
 ELEMENTS = 1 << 23
 BLOCKS = [1 << k for k in range(13, 22)]
@@ -45,7 +45,7 @@ def method(name: str, executor: Executor, size: int, **thresholds: int) -> Metho
     leaves = Leaves(params, grads, [squares, absent, absent])
     link = fx.rmsprop().update
     assert isinstance(link, Link)
-    steps = (first_step(link),)
+    steps = (probe_step(link),)
     numbers = split(steps)[1]
 
     def prepare() -> None:

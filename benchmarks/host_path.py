@@ -38,7 +38,7 @@ def without_launches() -> Iterator[None]:
     with (
         patch.object(build, "serves", lambda device: True),
         patch.object(build.Kernel, "launch", idle),
-        patch.object(tables, "_to", lambda host, where: host.clone()),
+        patch.object(tables, "_copy_to", lambda host, where: host.clone()),
         patch.multiple(torch, **dict.fromkeys([*FUSED.values(), "_foreach_add_"], idle)),
     ):
         yield

@@ -13,9 +13,9 @@ import optimfx as fx
 from optimfx.core import Locality
 from optimfx.execution.executors.triton.codegen.generate import source as made_for
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.memory.dtypes import kept_as
-from optimfx.execution.program.specialize import form_of, left_open
-from optimfx.execution.step import Step, first_step
+from optimfx.execution.memory.dtypes import cast_state
+from optimfx.execution.program.specialize import dynamic_values, static_form
+from optimfx.execution.step import Step, probe_step
 
 CHAINS: dict[str, Callable[[], Any]] = {
     "clip_by_global_norm, adamw": lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()),
@@ -50,11 +50,11 @@ def source(links: list[Any], dtype: torch.dtype) -> str:
     param, slots = torch.empty(0, dtype=dtype), []
     for link in links:
         begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
-        slots += [[kept_as(slot, link.state_dtype)] for slot in begun]
-    steps = tuple([_as_on_a_device(first_step(link)) for link in links])
+        slots += [[cast_state(slot, link.state_dtype)] for slot in begun]
+    steps = tuple([_as_on_a_device(probe_step(link)) for link in links])
     leaves = Leaves([param], [param], slots)
-    forms = list(map(form_of, steps))
-    on_host = [not isinstance(x, Tensor) for step, form in zip(steps, forms) for x in left_open(step, form)]
+    forms = list(map(static_form, steps))
+    on_host = [not isinstance(x, Tensor) for step, form in zip(steps, forms) for x in dynamic_values(step, form)]
     text, refusal = made_for(steps, forms, on_host, leaves, stepping=True, inplace=True)
     assert refusal is None, refusal
     return text

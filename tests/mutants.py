@@ -84,7 +84,7 @@ MUTANTS = [
         ("x if self.ends >> i & 1 else y", "x"),
         ("columns = columns.with_grads(writable(grads))", "pass"),
         ("            if spare_updates:", "            if False:"),
-        ("results[i] = tree.added(params[i], current[i], self.inplace)", "results[i] = params[i]"),
+        ("results[i] = tree.add_in_dtype(params[i], current[i], self.inplace)", "results[i] = params[i]"),
         ("after[k] = [segment.put(*each) for each in zip(after[k], *own)]", "after[k] = list(own[1])"),
     ),
     *mutants(
@@ -146,7 +146,7 @@ MUTANTS = [
     *mutants(
         "combinators/multi_steps.py",
         "transforms/test_multi_steps.py transforms/test_guards.py",
-        ("tracing.number(step) % self.every == 0", "tracing.number(step) % self.every == 1"),
+        ("tracing.read_number(step) % self.every == 0", "tracing.read_number(step) % self.every == 1"),
         ("s / self.every", "s"),
         ("choose(~skip,", "choose(skip,"),
     ),

@@ -383,13 +383,13 @@ where the parameters are a list, which here must be of one structure.
 
 
 def lines(table: str) -> list[Line]:
-    """The lines of a table."""
+    """Write the lines of a table."""
     rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.strip()]
     return [Line(theirs.split(), ours.split(), " ".join(note.split())) for theirs, ours, note in rows]
 
 
 def public(module: str) -> set[str] | None:
-    """The public names of an installed module that are not modules themselves; None if it is not installed."""
+    """List the public names of an installed module that are not modules themselves; None if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are on their way out
         try:
@@ -411,7 +411,7 @@ def public(module: str) -> set[str] | None:
 
 
 def page(library: str) -> str:
-    """The page of a library."""
+    """Write the page of a library."""
     name, introduction, tables = LIBRARIES[library]
     text = [f"# Coming from {name}\n", introduction]
     seen: set[str] = set()

@@ -13,12 +13,12 @@ MODULES = ("", "schedules", "projections", "optim", "optim.lr_scheduler", "optim
 
 @cache
 def public_names() -> dict[str, list[str]]:
-    """The public names of each module."""
+    """List the public names of each module."""
     return {module: list(at(module).__all__) for module in MODULES}
 
 
 def at(path: str) -> Any:
-    """What stands in optimfx under a dotted path."""
+    """Find what stands in optimfx under a dotted path."""
     found: Any = fx
     for name in filter(None, path.split(".")):
         found = getattr(found, name)
@@ -26,7 +26,7 @@ def at(path: str) -> Any:
 
 
 def documented(name: str) -> str | None:
-    """The path under which the pages document a name, given bare or in full."""
+    """Find the path under which the pages document a name, given bare or in full."""
     name = name.removeprefix("~")
     for module in MODULES:
         for public in public_names()[module]:
@@ -39,7 +39,7 @@ def documented(name: str) -> str | None:
 
 
 def markdown(text: str) -> str:
-    """A docstring's text as Markdown."""
+    """Convert a docstring to Markdown."""
     text = re.sub(r"^( *)\.\. math:: *(.*)\n((?:\1 +.*\n|\n)*)", _equation, text + "\n", flags=re.MULTILINE)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
     text = re.sub(r"^(`[^`\n]+`)\n {4}(?=\S)", r"\n\1\n:   ", text, flags=re.MULTILINE)  # a list of definitions
@@ -62,7 +62,7 @@ def _one_line(text: str) -> str:
 
 
 def _equation(found: re.Match[str]) -> str:
-    """An equation in display style, of several lines if it is cut or aligned."""
+    """Set an equation in display style, of several lines if it is cut or aligned."""
     body = textwrap.dedent(found[3]).strip() or found[2]
     if "&" in body or r"\\" in body:
         body = "\\begin{aligned}\n" + body + "\n\\end{aligned}"
@@ -75,12 +75,12 @@ def _example(found: re.Match[str]) -> str:
 
 
 def _paragraph(found: re.Match[str]) -> str:
-    """A section of one paragraph."""
+    """Write a section of one paragraph."""
     return f"**{found[1]}:** {_one_line(found[2])}\n"
 
 
 def _raises(found: re.Match[str]) -> str:
-    """The errors as a list."""
+    """Write the errors as a list."""
     items = re.split(r"\n(?=\S)", textwrap.dedent(found[1]).strip())
     errors = [item.partition(":") for item in items]
     lines = ["- " + re.sub(r"(\w+)", r"`\1`", names) + f": {_one_line(why)}" for names, _, why in errors]
@@ -88,7 +88,7 @@ def _raises(found: re.Match[str]) -> str:
 
 
 def _reference(found: re.Match[str]) -> str:
-    """A role as a link where the pages document the name, else as code."""
+    """Write a role as a link where the pages document the name, else as code."""
     full = found[1]
     short = full.removeprefix("~").removeprefix("optimfx.")
     path = documented(full)

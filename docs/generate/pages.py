@@ -30,17 +30,17 @@ MEMBERS = {"optim.Optimizer": ("load_state_dict",), "optim.TransformOptimizer": 
 
 
 def defined_in(name: str) -> str:
-    """The module below optimfx in which a public name of it is defined."""
+    """Find the module below optimfx in which a public name of it is defined."""
     return getattr(getattr(fx, name), "__module__", "").removeprefix("optimfx.")
 
 
 def algorithms() -> list[str]:
-    """The names of the algorithms."""
+    """List the names of the algorithms."""
     return [name for name in fx.__all__ if defined_in(name).startswith("rules.")]
 
 
 def summary(path: str) -> str:
-    """The first sentence of a docstring."""
+    """Cut out the first sentence of a docstring."""
     first = " ".join(markdown(inspect.getdoc(at(path)) or "").split("\n\n")[0].split())
     return first.replace("|", "\\|")
 
@@ -49,7 +49,7 @@ def summary(path: str) -> str:
 
 
 def conformance(name: str) -> str:
-    """The row of the conformance matrix of one algorithm, as a table with a line for each column."""
+    """Write the row of the conformance matrix of one algorithm, as a table with a line for each column."""
     text = (DOCS / "conformance.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     columns = rows[0][1:]
@@ -94,7 +94,7 @@ What `make matrix` found ([all algorithms](../conformance.md)).{as_class}
 
 
 def algorithms_page() -> str:
-    """What algorithms there are."""
+    """List the algorithms."""
     lines = [f"| [`{name}`]({name}.md) | {summary(name)} |" for name in algorithms()]
     return "\n".join(
         [
@@ -115,7 +115,7 @@ def algorithms_page() -> str:
 
 
 def reference() -> dict[str, list[str]]:
-    """The public names that each page of the reference documents; algorithms have pages of their own."""
+    """List the public names that each page of the reference documents; algorithms have pages of their own."""
     pages: dict[str, list[str]] = {page: [] for page in API}
     for name in fx.__all__:
         where = defined_in(name)
@@ -133,7 +133,7 @@ def reference() -> dict[str, list[str]]:
 
 
 def directive(name: str) -> str:
-    """What asks mkdocstrings for a name; one that its module has too is asked for where it is defined."""
+    """Write what asks mkdocstrings for a name; one that its module has too is asked for where it is defined."""
     home = getattr(at(name), "__module__", "")
     if home.rpartition(".")[2] != name.rpartition(".")[2]:
         return f"::: optimfx.{name}\n"
@@ -141,7 +141,7 @@ def directive(name: str) -> str:
 
 
 def reference_page(page: str, names: list[str]) -> str:
-    """The names of one page, each with its signature and docstring."""
+    """List the names of one page, each with its signature and docstring."""
     text = [f"# {API[page]}\n"]
     for name in names:
         block = directive(name)
@@ -162,7 +162,7 @@ def reference_index(pages: dict[str, list[str]]) -> str:
 
 
 def prefix(name: str) -> str:
-    """What stands before a public name where it is used."""
+    """Write what stands before a public name where it is used."""
     return f"fx.{name}".rpartition(".")[0] + "."
 
 
@@ -170,7 +170,7 @@ def prefix(name: str) -> str:
 
 
 def readme(heading: str) -> str:
-    """A section of the README, without its heading, with links as they are in the site."""
+    """Copy a section of the README, without its heading, with links as they are in the site."""
     text = (ROOT / "README.md").read_text()
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
     if found is None:
@@ -179,7 +179,7 @@ def readme(heading: str) -> str:
 
 
 def readme_table(first_cell: str) -> str:
-    """The table of the README whose head begins with this cell."""
+    """Copy the table of the README whose head begins with this cell."""
     found = re.search(rf"^\| {re.escape(first_cell)} \|.*\n(?:\|.*\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
     if found is None:
         raise ValueError(f"README.md has no table that begins with {first_cell!r}.")
@@ -187,12 +187,12 @@ def readme_table(first_cell: str) -> str:
 
 
 def linked(text: str) -> str:
-    """A text of the repository with its links as they are in the site: what is in docs/ is at the root there."""
+    """Rewrite the links of a text of the repository as they are in the site: what is in docs/ is at the root there."""
     text = re.sub(r"\]\(((?:\.\./)?)docs/", r"](\1", text).replace("README.md)", "index.md)")
     return re.sub(r"(\]\([\w./]+)\.(?:ipynb|py)\)", r"\1.md)", text)
 
 
 def with_snippets(text: str) -> str:
-    """A page with what it takes from the README: ``<!-- readme: Heading -->``, ``<!-- readme table: cell -->``."""
+    """Fill a page with what it takes from the README: ``<!-- readme: Heading -->``, ``<!-- readme table: cell -->``."""
     text = re.sub(r"<!-- readme: (.+?) -->", lambda found: readme(found[1]), text)
     return re.sub(r"<!-- readme table: (.+?) -->", lambda found: readme_table(found[1]), text)

@@ -70,7 +70,7 @@ def path_of(name: str) -> Path:
 
 
 def drawing(path: Path) -> bytes:
-    """An SVG with a transparent ground, so that it stands on a light page and on a dark one."""
+    """Make an SVG with a transparent ground, so that it stands on a light page and on a dark one."""
     x, y = torch.meshgrid(torch.linspace(LOW[0], HIGH[0], 161), torch.linspace(LOW[1], HIGH[1], 161), indexing="xy")
     with matplotlib.rc_context({"svg.hashsalt": "optimfx", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6, 4.2), layout="constrained")

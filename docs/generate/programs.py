@@ -9,18 +9,18 @@ from pages import ROOT, linked
 
 
 def notebooks() -> dict[str, str]:
-    """A page for each notebook, with what it showed when it was run."""
+    """Write a page for each notebook, with what it showed when it was run."""
     return {f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
 
 
 def examples() -> dict[str, str]:
-    """A page for each example: its code."""
+    """Write a page for each example: its code."""
     paths = sorted(ROOT.glob("examples/*.py"))
     return {f"examples/{path.stem}.md": f"# {path.name}\n\n{fenced(path.read_text(), 'python')}" for path in paths}
 
 
 def notebook_page(path: Path) -> str:
-    """The cells in turn, each with its outputs."""
+    """Write the cells in turn, each with its outputs."""
     parts = []
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
@@ -32,7 +32,7 @@ def notebook_page(path: Path) -> str:
 
 
 def shown(output: dict[str, Any]) -> str:
-    """A picture, or text."""
+    """Write a picture, or text."""
     data = output.get("data", {})
     if "image/png" in data:
         return f"![](data:image/png;base64,{''.join(data['image/png'].split())})"
@@ -40,11 +40,11 @@ def shown(output: dict[str, Any]) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A block of code."""
+    """Write a block of code."""
     return f"```{language}\n{text.rstrip()}\n```"
 
 
 def pictures() -> Iterator[tuple[str, Path]]:
-    """The charts that pages show, by their paths in the site."""
+    """List the charts that pages show, by their paths in the site."""
     for path in ROOT.glob("benchmarks/results/*.png"):
         yield path.relative_to(ROOT).as_posix(), path

@@ -21,8 +21,8 @@ from optimfx.core import (
     Updates,
     check_count,
     check_transformation,
-    plain,
     state_class,
+    to_python,
     tracing,
     tree,
 )
@@ -65,7 +65,7 @@ class ApplyIfFinite(Stepper):
         finite = number_not_finite(updates) == 0
         in_a_row = torch.where(finite, 0, state.notfinite_count.to(finite.device) + 1)
         total = state.total_notfinite.to(finite.device) + ~finite
-        applies = tracing.number(finite | (in_a_row > self.max_consecutive_errors))
+        applies = tracing.read_number(finite | (in_a_row > self.max_consecutive_errors))
         reference, spec = tree.flatten(updates if params is None else params)
         grads: list[Any] = tree.flatten_as(spec, updates, "updates", "params")
         waiting = (reference if stepping else zeros_like(grads, grads)), state.inner_state
@@ -124,6 +124,6 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
     ({'w': tensor([-1., -2.])}, tensor(1))
     """
     check_transformation("apply_if_finite: inner", inner)
-    max_consecutive_errors = plain(max_consecutive_errors)
+    max_consecutive_errors = to_python(max_consecutive_errors)
     check_count(NON_NEGATIVE, max_consecutive_errors=max_consecutive_errors)
     return ApplyIfFinite(inner, max_consecutive_errors).transformation()

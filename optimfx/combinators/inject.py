@@ -17,10 +17,10 @@ from optimfx.core import (
     Params,
     PyTree,
     State,
-    plain,
     state_class,
+    to_python,
 )
-from optimfx.core.hyperparams import count
+from optimfx.core.hyperparams import as_step_number
 from optimfx.core.lowering import Lowered, join
 from optimfx.execution import Lowering, check_state, count_from_zero, lower
 
@@ -65,7 +65,7 @@ class Inject(Lowering):
                 f"switched off is not: give the factory a tensor to switch it on later."
             )
         return {
-            name: _tensor(value(count(state.step))) if callable(value) else state.hyperparams[name]
+            name: _tensor(value(as_step_number(state.step))) if callable(value) else state.hyperparams[name]
             for name, value in self.injected.items()
         }
 
@@ -124,7 +124,7 @@ def inject_hyperparams(
         factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = plain(dict(zip(signature.parameters, bound.args)) | bound.kwargs)
+        arguments = to_python(dict(zip(signature.parameters, bound.args)) | bound.kwargs)
         off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
         injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
         fixed = {k: v for k, v in arguments.items() if k not in injected}

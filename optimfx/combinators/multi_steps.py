@@ -24,12 +24,12 @@ from optimfx.core import (
     check_count,
     check_state_dtype,
     check_transformation,
-    plain,
     state_class,
+    to_python,
     tracing,
     tree,
 )
-from optimfx.execution import ABSENT, check, check_state, count_from_zero, explain, kept_as, run
+from optimfx.execution import ABSENT, cast_state, check, check_state, count_from_zero, explain, run
 
 ShouldSkipUpdateFunction: TypeAlias = Callable[[Updates, Tensor, Params | None], tuple[Any, PyTree]]
 """Whether a call is skipped, and what is kept of it: a function of updates, steps so far and parameters."""
@@ -58,7 +58,7 @@ class MultiSteps(Stepper):
         inner_state = self.inner.init(params)
         leaves, spec = tree.flatten(params)
         sums: list[Any] = [
-            ABSENT if leaf is None else kept_as(torch.zeros_like(leaf), self.state_dtype) for leaf in leaves
+            ABSENT if leaf is None else cast_state(torch.zeros_like(leaf), self.state_dtype) for leaf in leaves
         ]
         step, skip_state = count_from_zero(params), ABSENT
         if self.should_skip_update_fn is not None:
@@ -86,10 +86,12 @@ class MultiSteps(Stepper):
             results = leaves if stepping else zeros_like(before, grads)
             return tree.unflatten(spec, results), state._replace(skip_state=skip_state)
         known = skip is False
-        with tracing.donating(inplace):
-            sums = [s if grad is None else tree.added(s, grad, inplace and known) for s, grad in zip(before, grads)]
+        with tracing.no_grad_if_inplace(inplace):
+            sums = [
+                s if grad is None else tree.add_in_dtype(s, grad, inplace and known) for s, grad in zip(before, grads)
+            ]
         step = state.step + 1
-        due = tracing.number(step) % self.every == 0
+        due = tracing.read_number(step) % self.every == 0
         waiting = leaves if stepping else zeros_like(sums, grads), sums, state.inner_state
         if due is False:
             results, sums, inner_state = waiting
@@ -112,7 +114,7 @@ class MultiSteps(Stepper):
             return False, ABSENT
         steps = torch.div(state.step, self.every, rounding_mode="floor")
         skip, skip_state = self.should_skip_update_fn(updates, steps, params)
-        return tracing.number(skip), skip_state
+        return tracing.read_number(skip), skip_state
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         check_state("multi_steps", MultiStepsState, state)
@@ -186,7 +188,7 @@ def multi_steps(
     tensor([-2., -2.])
     """
     check_transformation("multi_steps: inner", inner)
-    every = plain(every)
+    every = to_python(every)
     check_count(FROM_ONE, every=every)
     check_state_dtype(state_dtype)
     if not (should_skip_update_fn is None or callable(should_skip_update_fn)):

@@ -31,7 +31,7 @@ def zeros_like(tensors: Sequence[Any], where: Sequence[Any]) -> list[Any]:
 
 def copy_into(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
     """Copy the new values into the memory of the old ones."""
-    with tracing.donating(True, old):
+    with tracing.no_grad_if_inplace(True, old):
         return [x if x is y else x.copy_(y) for x, y in zip(old, new)]
 
 

@@ -24,7 +24,7 @@ from optimfx.core.validation import (
     check_hyper,
     check_state_dtype,
     check_tuple,
-    plain,
+    to_python,
 )
 
 __all__ = [
@@ -59,6 +59,6 @@ __all__ = [
     "check_state_dtype",
     "check_transformation",
     "check_tuple",
-    "plain",
     "state_class",
+    "to_python",
 ]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from optimfx.core import Scalar, Schedule, plain
+from optimfx.core import Scalar, Schedule, to_python
 
 
 class ClosedForm:
@@ -24,17 +24,17 @@ class ClosedForm:
         self.__qualname__ = factory.__qualname__
 
     def __call__(self, step: Scalar) -> Scalar:
-        return self.function(step.to(torch.float64) if isinstance(step, Tensor) else plain(step))
+        return self.function(step.to(torch.float64) if isinstance(step, Tensor) else to_python(step))
 
     def __reduce__(self) -> tuple[Any, ...]:
         factory, args, kwargs = self.made_by
         return functools.partial(factory, **kwargs), args
 
 
-def _given(x: Any) -> Any:
+def _to_python(x: Any) -> Any:
     """Return an argument, with Python's numbers for those of an array."""
     is_array = hasattr(x, "__array__") and not isinstance(x, Tensor)
-    return x.tolist() if is_array else plain(x)
+    return x.tolist() if is_array else to_python(x)
 
 
 Factory = TypeVar("Factory", bound=Callable[..., Schedule])
@@ -45,7 +45,7 @@ def closed_form(factory: Factory) -> Factory:
 
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Schedule:
-        args, kwargs = tuple(map(_given, args)), {name: _given(x) for name, x in kwargs.items()}
+        args, kwargs = tuple(map(_to_python, args)), {name: _to_python(x) for name, x in kwargs.items()}
         return ClosedForm(factory(*args, **kwargs), make, args, kwargs)
 
     return cast(Factory, make)

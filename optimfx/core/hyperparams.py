@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.core.tracing import number
+from optimfx.core.tracing import read_number
 from optimfx.core.types import Schedule
-from optimfx.core.validation import plain
+from optimfx.core.validation import to_python
 
 
-def count(step: Any) -> Any:
+def as_step_number(step: Any) -> Any:
     """Convert a number of steps to what schedules and rules compute with: an integer, or a float64 tensor."""
     if type(step) is not float:
-        step = number(step)
-    return widened(step) if isinstance(step, Tensor) else int(step)
+        step = read_number(step)
+    return widen(step) if isinstance(step, Tensor) else int(step)
 
 
 def resolve(hyper: Any, step: Any) -> Any:
@@ -25,14 +25,14 @@ def resolve(hyper: Any, step: Any) -> Any:
         return hyper
     if isinstance(hyper, (tuple, list)):
         return tuple([resolve(item, step) for item in hyper])
-    value = _asked(hyper, step) if callable(hyper) else hyper
+    value = _call_schedule(hyper, step) if callable(hyper) else hyper
     if type(value) in PLAIN_VALUES:
         return value
     # Of another library's numbers, a plan would not know.
-    return number(value) if isinstance(value, Tensor) else plain(value)
+    return read_number(value) if isinstance(value, Tensor) else to_python(value)
 
 
-def _asked(schedule: Schedule, step: Any) -> Any:
+def _call_schedule(schedule: Schedule, step: Any) -> Any:
     """Call a schedule; for a vector of steps, return one value for each."""
     if not isinstance(step, Tensor) or step.dim() == 0:
         return schedule(step)
@@ -48,15 +48,15 @@ def is_constant(hyper: Any) -> bool:
     return all(map(is_constant, hyper)) if isinstance(hyper, (tuple, list)) else type(hyper) in PLAIN_VALUES
 
 
-def switch(hyper: Any) -> Any:
+def switch_of(hyper: Any) -> Any:
     """Return what of a hyperparameter decides which terms there are: its value as a flag, or whether it is 0."""
     if isinstance(hyper, (tuple, list)):
-        return tuple(map(switch, hyper))
+        return tuple(map(switch_of, hyper))
     if isinstance(hyper, (int, float)) and not isinstance(hyper, bool):
         return hyper == 0
     return hyper if type(hyper) in PLAIN_VALUES else type(hyper)
 
 
-def widened(x: Any) -> Any:
+def widen(x: Any) -> Any:
     """Widen a scalar to float64, so that a bias correction such as 1 - 0.999**t of tensors keeps its digits."""
     return x.to(torch.float64) if isinstance(x, Tensor) else x

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optimfx.core.hyperparams import is_constant, resolve, switch
+from optimfx.core.hyperparams import is_constant, resolve, switch_of
 from optimfx.core.rule import Rule
 from optimfx.core.transformation import EmptyState, StepState
 
@@ -59,7 +59,7 @@ class Link:
             "has_schedule": has_schedule,
             "constants": {name: resolve(self.hyper[name], 0) for name in names} if constant else None,
             "varies_by_count": constant and not self.rule.needs_global_norm,
-            "signature": (self.rule, counts, *[switch(self.hyper[name]) for name in self.rule.init_names]),
+            "signature": (self.rule, counts, *[switch_of(self.hyper[name]) for name in self.rule.init_names]),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -80,7 +80,7 @@ def is_derived(x: Tensor) -> bool:
     return differentiated(x) or (active() and (forward_mode() or in_derivative()))
 
 
-def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
+def no_grad_if_inplace(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
     """Enter the mode in which buffers are reused: outside of autograd, under any ``torch.func`` transform."""
     if torch.compiler.is_compiling():
         # Dynamo does not say whether a transform is at work; but in one, no leaf requires gradients.
@@ -90,7 +90,7 @@ def donating(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractCon
     return torch.no_grad() if inplace and not records else nullcontext()
 
 
-def number(x: Any) -> Any:
+def read_number(x: Any) -> Any:
     """Read a plain host tensor of one number; leave what a tracer, autograd or another device holds a tensor.
 
     Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
@@ -103,10 +103,10 @@ def number(x: Any) -> Any:
 def numbers(xs: Sequence[Any]) -> list[Any]:
     """:func:`number` of each, asking once what surrounds the call."""
     if active() or torch.is_grad_enabled():
-        return [number(x) for x in xs]
+        return [read_number(x) for x in xs]
     return [x.item() if isinstance(x, Tensor) and x.is_cpu else x for x in xs]
 
 
-def decided(condition: Any) -> Any:
+def read_bool(condition: Any) -> Any:
     """Read a condition as a bool, waiting for the device that computes it; leave what a tracer holds a tensor."""
     return condition if active() else bool(condition)

@@ -126,7 +126,7 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
     if True in {leaf.is_sparse for leaf in leaves}:
         leaves = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
     if tracing.active() or tracing.differentiated(*leaves):
-        return _joint([norm(leaf) for leaf in leaves])
+        return _combine_norms([norm(leaf) for leaf in leaves])
     first = _measured_in(leaves[0])
     norms: list[Tensor] = []
     # On a GPU two launches for all leaves, and as everywhere no wait for the device.
@@ -134,7 +134,7 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
         column = [leaf for leaf in leaves if leaf.dtype is dtype]
         norms += torch._foreach_norm(column, 2, dtype=torch.promote_types(dtype, first))
     total: Tensor = torch.linalg.vector_norm(_stacked(norms))
-    return _joint([norm(leaf) for leaf in leaves]) if total.is_cpu and total.isinf() else total
+    return _combine_norms([norm(leaf) for leaf in leaves]) if total.is_cpu and total.isinf() else total
 
 
 def norm(leaf: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _widest_on(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _joint(norms: Sequence[Tensor]) -> Tensor:
+def _combine_norms(norms: Sequence[Tensor]) -> Tensor:
     """Combine the norms of all tensors."""
     return norm(_stacked(norms))
 
@@ -173,7 +173,7 @@ def _stacked(norms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(norms))
 
 
-def added(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
+def add_in_dtype(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
     """Add two tensors, in the dtype of the first, and in its memory if ``inplace``."""
     return param.add_(increment) if inplace else (param + increment).to(param.dtype)
 

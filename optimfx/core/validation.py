@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 
-def plain(x: Any) -> Any:
+def to_python(x: Any) -> Any:
     """Convert another library's number, 0-d array or fraction to Python's; in a tuple, list or dict, each entry."""
     if type(x) in (tuple, list):
-        return type(x)(map(plain, x))
+        return type(x)(map(to_python, x))
     if type(x) is dict:
-        return {name: plain(value) for name, value in x.items()}
+        return {name: to_python(value) for name, value in x.items()}
     if isinstance(x, Tensor) or type(x) in (int, float, bool):
         return x
     if hasattr(x, "__array__") and getattr(x, "ndim", None) == 0:
@@ -51,7 +51,7 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
         TypeError: not a number, tensor or schedule (nor a tuple of them).
         ValueError: a number outside the interval, or a tensor that is not 0-d.
     """
-    for name, value in plain(hyper).items():
+    for name, value in to_python(hyper).items():
         if isinstance(value, (tuple, list)):
             check_hyper(interval, **{f"{name}[{i}]": item for i, item in enumerate(value)})
         elif isinstance(value, Tensor):
@@ -73,7 +73,7 @@ def check_hyper(interval: Interval, **hyper: Any) -> None:
 
 def check_count(interval: Interval, **counts: Any) -> None:
     """Refuse anything but integers in the interval."""
-    for name, value in plain(counts).items():
+    for name, value in to_python(counts).items():
         if isinstance(value, bool) or not isinstance(value, int) or value not in interval:
             raise ValueError(f"{name} must be an integer in {interval}; got {value!r}.")
 

@@ -8,7 +8,7 @@ from optimfx.execution.dispatch import EXECUTORS, use
 from optimfx.execution.explanation import Explanation
 from optimfx.execution.init import count_from_zero, init
 from optimfx.execution.lowered import Lowering, add_updates, check, explain, lower, run
-from optimfx.execution.memory.dtypes import kept_as
+from optimfx.execution.memory.dtypes import cast_state
 from optimfx.execution.plan.columns import ABSENT, check_state
 from optimfx.execution.rule_update import RuleUpdate, transformation
 
@@ -19,12 +19,12 @@ __all__ = [
     "Lowering",
     "RuleUpdate",
     "add_updates",
+    "cast_state",
     "check",
     "check_state",
     "count_from_zero",
     "explain",
     "init",
-    "kept_as",
     "lower",
     "run",
     "transformation",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing
-from optimfx.core.hyperparams import count
+from optimfx.core.hyperparams import as_step_number
 from optimfx.core.link import Link
-from optimfx.execution.executors.custom_op.scalars import joined, parted
+from optimfx.execution.executors.custom_op.scalars import join_scalars, split_scalars
 from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import Columns
 from optimfx.execution.plan.passes import Pass
@@ -48,10 +48,10 @@ def advance(
     vectors: Sequence[Tensor | None] = [None] * len(every)
     if lines:
         vectors = [None if line is None else line.through(column) for line, column in zip(lines, every)]
-    runs, counts = _next(columns, every, vectors, traced=traced)
+    runs, counts = _next_counts(columns, every, vectors, traced=traced)
     of_link: Sequence[Sequence[tuple[Any, ...]]] = list(zip(*counts))
     if traced:
-        of_link = [[_beside(leaves.grads[0], each) for each in own] for own in of_link]
+        of_link = [[_move_vectors(leaves.grads[0], each) for each in own] for own in of_link]
     of_run = list(zip(*[steps_of(link, each, global_norm=global_norm) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
         for run, steps in zip([range(len(leaves.grads))] if runs is None else runs, of_run):
@@ -72,17 +72,19 @@ def advance(
                 getattr(steps[k].scalars, link.rule.carries[j - 1]) if j else each[k][0]
                 for each, steps in zip(counts, of_run)
             ]
-            stored.append(_stored(before, runs, values, next(left), inplace=inplace, traced=traced))
+            stored.append(_store_column(before, runs, values, next(left), inplace=inplace, traced=traced))
         shared.append(stored)
-    return results, of_links(links, shared, slots)
+    return results, split_by_link(links, shared, slots)
 
 
-def _beside(grad: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
+def _move_vectors(grad: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
     """Move the vectors that leaves share to their device: there, torch computes with a 0-d tensor of the host alone."""
     return tuple([x.to(grad.device) if isinstance(x, Tensor) and x.dim() else x for x in numbers])
 
 
-def of_links(links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]) -> list[list[Sequence[Any]]]:
+def split_by_link(
+    links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]
+) -> list[list[Sequence[Any]]]:
     """Split columns by link: what its leaves share, then its slots."""
     left = iter(slots)
     return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
@@ -100,12 +102,12 @@ def steps_of(
     measured = {"global_norm": global_norm} if rule.needs_global_norm else {}
     steps = []
     for each in counts:
-        taken, *carried = [x if type(x) in NUMBERS else tracing.number(x) for x in each] or (None,)
+        taken, *carried = [x if type(x) in NUMBERS else tracing.read_number(x) for x in each] or (None,)
         given = {**dict(zip(rule.carries, carried)), **measured}
         if hyper is None:
             steps.append(step_at(link, taken, **given))
         else:
-            steps.append(step_with(link, None if taken is None else count(taken), hyper, given))
+            steps.append(step_with(link, None if taken is None else as_step_number(taken), hyper, given))
     return steps
 
 
@@ -134,7 +136,7 @@ def check_leaves(link: Link, scalars: Any, columns: Columns, rows: Sequence[int]
             )
 
 
-def _next(
+def _next_counts(
     columns: Columns, every: Sequence[Sequence[Any]], vectors: Sequence[Tensor | None], *, traced: bool
 ) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
     """Group the leaves in runs that share everything; return for each, by link, the next count and what it carries.
@@ -151,9 +153,9 @@ def _next(
                 runs.append([i])
         rows = [[column[run[0]] for column in every] for run in runs]
     else:
-        values = [_values(column, vector) for column, vector in zip(every, vectors)]
+        values = [_read_column(column, vector) for column, vector in zip(every, vectors)]
         if all(map(_is_uniform, values)):
-            return None, [_by_link(shared, [column[0] for column in values])]
+            return None, [_shared_by_link(shared, [column[0] for column in values])]
         groups: dict[Any, list[int]] = {}
         each = list(zip(*values))
         for i, row in enumerate(each):
@@ -162,27 +164,27 @@ def _next(
         rows = [list(each[group[0]]) for group in groups.values()]
         runs = list(groups.values())
     if len(runs) == 1:
-        return None, [_by_link(shared, rows[0])]
+        return None, [_shared_by_link(shared, rows[0])]
     if isinstance(rows[0][0], Tensor):
-        return None, [_by_link(shared, [joined(column) for column in every])]
-    return runs, [_by_link(shared, row) for row in rows]
+        return None, [_shared_by_link(shared, [join_scalars(column) for column in every])]
+    return runs, [_shared_by_link(shared, row) for row in rows]
 
 
-def _by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _shared_by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Return what a leaf shares, by link, with the count of the next step."""
     left = iter(row)
     each = [[next(left) for _ in own] for own in shared]
     return [(own[0] + 1, *own[1:]) if own else () for own in each]
 
 
-def _values(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
+def _read_column(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
     """Read the numbers in a shared column; leave what is on another device, or differentiated, a tensor."""
     if vector is not None:
         values: list[Any] = vector.tolist()
         return values
     first = column[0]
     if all([x is first for x in column]):
-        return [tracing.number(first)] * len(column)
+        return [tracing.read_number(first)] * len(column)
     return tracing.numbers(column)
 
 
@@ -194,7 +196,7 @@ def _is_uniform(values: Sequence[Any]) -> bool:
     return all([x is first for x in values])
 
 
-def _stored(
+def _store_column(
     before: Sequence[Any],
     runs: Runs,
     values: Sequence[Any],
@@ -213,14 +215,14 @@ def _stored(
             vector.fill_(value)
             return before
     if runs is None and isinstance(values[0], Tensor) and values[0].dim() > before[0].dim():
-        each = parted(values[0], before)
+        each = split_scalars(values[0], before)
         if traced or not inplace:
             return each
         torch._foreach_copy_(list(before), list(each))
         return before
     runs = [range(len(before))] if runs is None else runs
     if traced:
-        return _stored_in_trace(before, runs, values)
+        return _store_traced_column(before, runs, values)
     after: list[Any] = list(before)
     has_own = len(set(map(id, before))) == len(before)
     for run, value in zip(runs, values):
@@ -235,14 +237,14 @@ def _stored(
     return after
 
 
-def _copies(value: Any, count: int, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
-    """So many 0-d tensors of a number, or of a tensor's value."""
+def _copies(value: Any, number: int, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
+    """Make so many 0-d tensors of a number, or of a tensor's value."""
     if isinstance(value, Tensor):
-        return [value.to(device, dtype, copy=True) for _ in range(count)]
-    return torch.full((count,), value, dtype=dtype, device=device).unbind()
+        return [value.to(device, dtype, copy=True) for _ in range(number)]
+    return torch.full((number,), value, dtype=dtype, device=device).unbind()
 
 
-def _stored_in_trace(before: Sequence[Any], runs: Sequence[Sequence[int]], values: Sequence[Any]) -> Sequence[Any]:
+def _store_traced_column(before: Sequence[Any], runs: Sequence[Sequence[int]], values: Sequence[Any]) -> Sequence[Any]:
     """Store one tensor for each run: a graph has few nodes then, and nothing is written in place."""
     after = list(before)
     for run, value in zip(runs, values):

@@ -84,7 +84,7 @@ def use(*names: str) -> Iterator[None]:
         _asked.reset(token)
 
 
-def forced() -> tuple[str, ...]:
+def requested_executors() -> tuple[str, ...]:
     """Return the executors that the user asked for; in a graph, the compiler decides."""
     return () if torch.compiler.is_compiling() else _asked.get()
 
@@ -133,7 +133,7 @@ def select(
     """
     if leaves.grads[0].is_sparse:
         return Choice(_SPARSE, _SPARSE.description)
-    names = forced() if names is None else names
+    names = requested_executors() if names is None else names
     symbolic = symbolic_reason(steps, leaves)
     reasons: list[str] = []
     for executor in map(EXECUTORS.__getitem__, names or EXECUTORS):

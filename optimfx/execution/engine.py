@@ -15,8 +15,8 @@ from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
 from optimfx.core.tree import PyTree
-from optimfx.execution.advance import of_links
-from optimfx.execution.dispatch import forced
+from optimfx.execution.advance import split_by_link
+from optimfx.execution.dispatch import requested_executors
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
 from optimfx.execution.plan.columns import ABSENT, Columns
@@ -60,7 +60,7 @@ def run_rules(
         if inplace and stepping:
             # What a tracer holds has no address. Of an ``id``, a compiler would make a constant.
             _check_apart(columns, columns.leaves.params)
-        with tracing.donating(inplace, columns.leaves.params):
+        with tracing.no_grad_if_inplace(inplace, columns.leaves.params):
             results, after = staged.run(links, columns, spare_updates=spare_updates)
         return columns.trees(links, results, after)
     trees = [updates] if params is None else [params, updates]
@@ -69,7 +69,7 @@ def run_rules(
     flat = [ABSENT_TREE if subtree == () else tree.flatten_with_key(subtree) for subtree in trees]
     leaves = [leaves for leaves, _ in flat]
     missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
-    context = (*how.values(), torch.is_grad_enabled(), forced(), missing)
+    context = (*how.values(), torch.is_grad_enabled(), requested_executors(), missing)
     first = next((leaf for leaf in leaves[0] if isinstance(leaf, Tensor)), None)
     like = None if first is None else (first.shape, first.dtype)
     signatures = tuple([(link.signature, call.places) for link, call in zip(links, calls)])
@@ -124,7 +124,7 @@ class TreePlan:
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
         # Of each field of each state, whether some leaves have it, and all.
         self.presence = [
-            [_presence(column) for column in own] for own in of_links(links, columns.shared, columns.leaves.slots)
+            [_presence(column) for column in own] for own in split_by_link(links, columns.shared, columns.leaves.slots)
         ]
 
     def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:

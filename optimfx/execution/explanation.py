@@ -12,7 +12,7 @@ from optimfx.core.tree import PyTree
 from optimfx.execution.dispatch import has_kernels, select
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.plan.stages import stages_of
-from optimfx.execution.step import Step, first_step, typed
+from optimfx.execution.step import Step, fill_param_dtype, probe_step
 
 
 class Explanation(list[Row]):
@@ -38,10 +38,12 @@ def explain_rules(calls: Sequence[Call], params: PyTree) -> list[Row]:
     for stage in stages_of(calls, leaves, measures_leaves=has_kernels(leaves)).stages:
         for segment in stage:
             links: list[Any] = [calls[k].update for k in segment.order]
-            steps = tuple([first_step(link) for link in links])
+            steps = tuple([probe_step(link) for link in links])
             name = " + ".join(step.name for step in steps)
             for group in _groups([leaves[i] for i in segment.places]):
-                executor, reason = select(typed(steps, group.params[0]), group, stepping=segment.ends, inplace=True)
+                executor, reason = select(
+                    fill_param_dtype(steps, group.params[0]), group, stepping=segment.ends, inplace=True
+                )
                 if executor.name == "triton" and any(map(_measures_norms, steps)):
                     reason += "; before it, kernels that measure norms"
                 rows.append(_row(name, executor.name, group, reason))

@@ -14,9 +14,9 @@ from optimfx.core.lowering import Call
 from optimfx.core.tree import PyTree
 from optimfx.execution.advance import check_leaves
 from optimfx.execution.memory import packing
-from optimfx.execution.memory.dtypes import kept_as
+from optimfx.execution.memory.dtypes import cast_state
 from optimfx.execution.plan.columns import Columns, state_of
-from optimfx.execution.step import carried_at_first, first_step, tensor_like
+from optimfx.execution.step import initial_carry, probe_step, tensor_like
 
 
 def init(link: Link, params: PyTree) -> PyTree:
@@ -34,15 +34,15 @@ def init(link: Link, params: PyTree) -> PyTree:
     # torch.optim's dtype for counts: float32, or float64 when that is the default. On the host they are read at once.
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     zero = torch.zeros((), dtype=dtype, device="cpu")
-    carried = [tensor_like(value, zero.double()) for value in carried_at_first(link).values()]
+    carried = [tensor_like(value, zero.double()) for value in initial_carry(link).values()]
     shared = [[None if leaf is None else _of_members(value, leaf) for leaf in leaves] for value in (zero, *carried)]
     hyper = {name: link.hyper[name] for name in link.rule.init_names}
     nothing = (None,) * (len(link.state_type._fields) - link.shares)
     rows = [nothing if leaf is None else link.rule.init(leaf, **hyper) for leaf in leaves]
-    slots = [[kept_as(slot, link.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
+    slots = [[cast_state(slot, link.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
     if tracing.active():
         return state_of(link, spec, [*shared, *slots])
-    return state_of(link, spec, [packing.together(column) for column in (*shared, *slots)])
+    return state_of(link, spec, [packing.pack_small(column) for column in (*shared, *slots)])
 
 
 def count_from_zero(params: PyTree) -> Tensor:
@@ -68,4 +68,4 @@ def check_rules(calls: Sequence[Call], updates: PyTree, params: PyTree | None) -
         link: Any = call.update
         rows = [i for i, grad in enumerate(grads) if grad is not None and (call.places is None or call.places >> i & 1)]
         if rows:
-            check_leaves(link, first_step(link).scalars, columns, rows, has_params=params is not None)
+            check_leaves(link, probe_step(link).scalars, columns, rows, has_params=params is not None)

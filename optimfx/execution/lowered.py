@@ -13,7 +13,7 @@ from optimfx.core.lowering import Call, Lowered, only
 from optimfx.execution.engine import run_rules
 from optimfx.execution.explanation import Explanation, explain_function, explain_rules
 from optimfx.execution.init import check_rules
-from optimfx.execution.plan.columns import those_of
+from optimfx.execution.plan.columns import mask_column
 
 
 class Lowering(Stepper):
@@ -120,8 +120,8 @@ def add_updates(params: Sequence[Any], updates: Sequence[Any], spec: PyTreeSpec,
     for i, (param, update) in enumerate(zip(params, updates)):
         if update is not None:
             tree.check_counterpart(param, update, spec, i, ("params", "updates"))
-    with tracing.donating(inplace, params):
-        return [p if u is None else tree.added(p, u, inplace) for p, u in zip(params, updates)]
+    with tracing.no_grad_if_inplace(inplace, params):
+        return [p if u is None else tree.add_in_dtype(p, u, inplace) for p, u in zip(params, updates)]
 
 
 def _run_calls(
@@ -153,8 +153,8 @@ def _run_calls(
         touched = _union(piece, every)
         later = _union([call for others in pieces[at + 1 :] for call in others], every)
         ends = touched & ~later if stepping else 0
-        mine = tree.unflatten(spec, those_of(current, touched))
-        seen = None if params is None else tree.unflatten(spec, those_of(reference, touched))
+        mine = tree.unflatten(spec, mask_column(current, touched))
+        seen = None if params is None else tree.unflatten(spec, mask_column(reference, touched))
         how = {"inplace": inplace, "spare_updates": spare_updates}
         if isinstance(piece[0].update, Link):
             whole, after = run_rules(piece, mine, seen, stepping=stepping, ends=ends, **how)
@@ -167,7 +167,7 @@ def _run_calls(
                 (results if ends >> i & 1 else current)[i] = value
     left = every & ~_union(calls, every)
     if stepping and left:
-        rest = add_updates(those_of(reference, left), those_of(current, left), spec, inplace=inplace)
+        rest = add_updates(mask_column(reference, left), mask_column(current, left), spec, inplace=inplace)
         results = [x if left >> i & 1 else y for i, (x, y) in enumerate(zip(rest, results))]
     return tree.unflatten(spec, results), states
 
@@ -195,7 +195,7 @@ def _call(
     column = tree.flatten_as(spec, results, "updates", "params")
     if ends and not stepped:
         own: list[Any] = spec.flatten_up_to(params)  # type: ignore[arg-type]
-        sums = add_updates(those_of(own, ends), those_of(column, ends), spec, inplace=inplace)
+        sums = add_updates(mask_column(own, ends), mask_column(column, ends), spec, inplace=inplace)
         column = [x if ends >> i & 1 else y for i, (x, y) in enumerate(zip(sums, column))]
     return column, [state]
 
@@ -236,4 +236,4 @@ def _within(whole: PyTree, places: int | None) -> PyTree:
     if places is None:
         return whole
     leaves, spec = tree.flatten(whole)
-    return tree.unflatten(spec, those_of(leaves, places))
+    return tree.unflatten(spec, mask_column(leaves, places))

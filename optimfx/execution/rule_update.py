@@ -13,7 +13,7 @@ from optimfx.core import (
     Rule,
     State,
     check_state_dtype,
-    plain,
+    to_python,
 )
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call, Lowered, only
@@ -59,4 +59,4 @@ def transformation(
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
     check_state_dtype(state_dtype)
-    return RuleUpdate(name, rule, plain(hyper), maximize, state_dtype).transformation()
+    return RuleUpdate(name, rule, to_python(hyper), maximize, state_dtype).transformation()

@@ -11,7 +11,7 @@ import torch
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
-from optimfx.execution.advance import advance, check_leaves, of_links
+from optimfx.execution.advance import advance, check_leaves, split_by_link
 from optimfx.execution.dispatch import has_kernels, norm_of
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
@@ -19,7 +19,7 @@ from optimfx.execution.memory.packing import Line
 from optimfx.execution.plan.columns import Columns, writable
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.plan.stages import Segment, stages_of
-from optimfx.execution.step import first_step
+from optimfx.execution.step import probe_step
 
 
 class BoundSegment:
@@ -138,7 +138,7 @@ class StagedPlan:
             for segment in chain.from_iterable(self.stages):
                 rows = range(len(columns.leaves.grads)) if segment.places is None else segment.places
                 for k in segment.order:
-                    check_leaves(links[k], first_step(links[k]).scalars, columns, rows, has_params=self.has_params)
+                    check_leaves(links[k], probe_step(links[k]).scalars, columns, rows, has_params=self.has_params)
         if self.inplace and self.written:
             grads = columns.leaves.grads
             if spare_updates:
@@ -149,7 +149,7 @@ class StagedPlan:
             return self._advance(self.only, links, columns, self._norm([self.only], columns.leaves.grads))
         params, current, slots = columns.leaves
         results = params
-        after = of_links(links, columns.shared, slots)
+        after = split_by_link(links, columns.shared, slots)
         for stage in self.stages:
             norm = self._norm(stage, current)
             for segment in stage:
@@ -159,7 +159,7 @@ class StagedPlan:
                     results = segment.put(results, mine.leaves.params, out)
                 else:
                     current = segment.put(current, mine.leaves.grads, out)
-                old = of_links([links[k] for k in segment.order], mine.shared, mine.leaves.slots)
+                old = split_by_link([links[k] for k in segment.order], mine.shared, mine.leaves.slots)
                 for k, *own in zip(segment.order, old, new):
                     after[k] = [segment.put(*each) for each in zip(after[k], *own)]
         if not self.stepping:
@@ -169,7 +169,7 @@ class StagedPlan:
         if self.stepping and self.untouched:
             results = list(results)
             for i in self.untouched:
-                results[i] = tree.added(params[i], current[i], self.inplace)
+                results[i] = tree.add_in_dtype(params[i], current[i], self.inplace)
         return results, after
 
     def _advance(
@@ -190,7 +190,7 @@ class StagedPlan:
         if not stage[0].measures:
             return None
         parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]
-        return tracing.number(norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part]))
+        return tracing.read_number(norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part]))
 
 
 def _are_host_numbers(column: Sequence[Any]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing
-from optimfx.core.hyperparams import count, resolve, widened
+from optimfx.core.hyperparams import as_step_number, resolve, widen
 from optimfx.core.link import Link
 from optimfx.core.rule import Rule
 from optimfx.execution.memory.dtypes import real
@@ -82,12 +82,12 @@ Steps: TypeAlias = tuple[Step, ...]
 """The steps of algorithms that follow one another, each on what the one before it made of the gradient."""
 
 
-def is_own(steps: Steps) -> bool:
+def has_per_leaf_scalars(steps: Steps) -> bool:
     """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
     return len(vectors_of(steps)) > 0
 
 
-def own(steps: Steps, places: Any) -> Steps:
+def steps_at(steps: Steps, places: Any) -> Steps:
     """Return the steps of the leaf at one of the places, or of the leaves at several."""
     vectors = vectors_of(steps)
     index = (
@@ -115,7 +115,7 @@ def wants_dtype(steps: Steps) -> bool:
     return any([step.rule.needs_param_dtype for step in steps])
 
 
-def typed(steps: Steps, param: Tensor | None) -> Steps:
+def fill_param_dtype(steps: Steps, param: Tensor | None) -> Steps:
     """Tell rules that ask for it the dtype of the parameter, or of its parts if it is complex."""
     if param is None or not wants_dtype(steps):
         return steps
@@ -185,7 +185,7 @@ def step_at(link: Link, step: Any, **given: Any) -> Step:
     """
     before = None
     if step is not None:
-        step = count(step)
+        step = as_step_number(step)
         before = step - 1
     return step_with(link, step, {name: resolve(link.hyper[name], before) for name in link.user_names}, given)
 
@@ -193,16 +193,16 @@ def step_at(link: Link, step: Any, **given: Any) -> Step:
 def step_with(link: Link, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
     """Make the step with these values of the hyperparameters."""
     if given:
-        hyper = {**hyper, **{name: widened(given[name]) for name in link.rule.scalar_names if name in given}}
+        hyper = {**hyper, **{name: widen(given[name]) for name in link.rule.scalar_names if name in given}}
     return Step(link.name, link.rule, step, hyper, link.maximize)
 
 
-def first_step(link: Link) -> Step:
+def probe_step(link: Link) -> Step:
     """Make a first step, with a gradient above every bound: it shows what scalars are made of, not their values."""
-    return step_at(link, 1 if link.counts else None, **carried_at_first(link), global_norm=math.inf)
+    return step_at(link, 1 if link.counts else None, **initial_carry(link), global_norm=math.inf)
 
 
-def carried_at_first(link: Link) -> dict[str, Any]:
+def initial_carry(link: Link) -> dict[str, Any]:
     """Return the values with which the scalars that the rule carries begin."""
     rule = link.rule
     return dict(zip(rule.carries, rule.begin(**{name: link.hyper[name] for name in rule.begin_names})))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from optimfx.core import tree
-from optimfx.core.tracing import decided, is_derived, number
+from optimfx.core.tracing import is_derived, read_bool, read_number
 from optimfx.core.types import Array
 from optimfx.ops.rounding import rounded, rounded_stochastically
 
@@ -40,7 +40,6 @@ __all__ = [
     "cos",
     "decay",
     "decay_terms",
-    "decided",
     "dot",
     "epsilon",
     "floor",
@@ -56,6 +55,7 @@ __all__ = [
     "minimum",
     "nonfinite",
     "norm",
+    "read_bool",
     "rounded",
     "rounded_stochastically",
     "rows",
@@ -178,9 +178,9 @@ def whole(x: Array) -> Array:
 def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> Array:
     """Measure the norm of a leaf, as a scalar; or along the dimensions, which are kept."""
     if dim is None and ord == 2 and not has_torch_function_unary(x):
-        return number(cast(tree.norm(x), torch.float64))
+        return read_number(cast(tree.norm(x), torch.float64))
     if dim is None:
-        return number(cast(torch.linalg.vector_norm(x, ord), torch.float64))
+        return read_number(cast(torch.linalg.vector_norm(x, ord), torch.float64))
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
@@ -201,18 +201,18 @@ def largest(x: Array) -> Array:
 
 def dot(x: Array, y: Array) -> Array:
     """Compute the inner product of two vectors, as a scalar."""
-    return number(torch.dot(x, y).to(torch.float64))
+    return read_number(torch.dot(x, y).to(torch.float64))
 
 
 def rows(x: Array) -> list[Any]:
     """Split along the first dimension, into vectors or scalars."""
-    return [number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
+    return [read_number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
 
 
-def stack(rows: Sequence[Any]) -> Array:
-    """Vectors, or scalars, along a new first dimension."""
+def stack(entries: Sequence[Any]) -> Array:
+    """Stack vectors, or scalars, along a new first dimension."""
     return torch.stack(
-        [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64, device="cpu") for row in rows]
+        [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64, device="cpu") for row in entries]
     )
 
 

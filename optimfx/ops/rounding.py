@@ -40,8 +40,8 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
         return rounded(x, dtype)
     bits = x.to(torch.float32).view(torch.int32)
     place = torch.arange(x.numel(), device=x.device).view(x.shape)
-    noise = _mixed(_mixed(_mixed(_whole(seed, x)) ^ _whole(step, x)) ^ place)
-    noise = _mixed(noise ^ (bits.long() & _LOW)) & 0xFFFF
+    noise = _mix_bits(_mix_bits(_mix_bits(_whole(seed, x)) ^ _whole(step, x)) ^ place)
+    noise = _mix_bits(noise ^ (bits.long() & _LOW)) & 0xFFFF
     # What is cut off, plus as much at random, carries into the last bit that is kept as often as it is large.
     up = ((bits.long() + noise) & ~0xFFFF).int().view(torch.float32)
     return _differentiable(x, torch.where(x.isfinite(), up.to(x.dtype), x))
@@ -61,7 +61,7 @@ def _whole(x: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(x, device=like.device).long()
 
 
-def _mixed(x: Tensor) -> Tensor:
+def _mix_bits(x: Tensor) -> Tensor:
     """Mix 32 bits so that each depends on all (Wellons, hash-prospector, 2018), in 64-bit integers."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _LOW
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _LOW

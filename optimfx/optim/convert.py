@@ -54,7 +54,7 @@ def as_transformation(optimizer: torch.optim.Optimizer) -> tuple[GradientTransfo
     labels = [index for index, size in enumerate(sizes) for _ in range(size)]
     tx = partition({index: tx for index, (tx, _) in enumerate(parts)}, labels)
     places = [[i for i, label in enumerate(labels) if label == index] for index in range(len(parts))]
-    states = {index: _spread(state, places[index], len(labels)) for index, (_, state) in enumerate(parts)}
+    states = {index: _scatter_state(state, places[index], len(labels)) for index, (_, state) in enumerate(parts)}
     return tx, PartitionState(states)
 
 
@@ -68,7 +68,7 @@ def _part(optimizer: torch.optim.Optimizer, index: int, group: Group) -> tuple[G
             f"there is no pure algorithm for a {type(optimizer).__name__}; give an optimizer of torch.optim or "
             f"optimfx.optim."
         )
-    tx = ours.factory(**{name: _copy(group[name]) for name in ours.algorithm.given(group)})
+    tx = ours.factory(**{name: _copy(group[name]) for name in ours.algorithm.present_in(group)})
     params = group["params"]
     if ours is LBFGS:
         return tx, LBFGS.unpacked(tx.init(params), _copy(optimizer.state.get(params[0], {})))
@@ -81,7 +81,7 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
     columns: dict[str, list[Any]] = {name: [] for name in names}
     shared: dict[tuple[str, float], Tensor] = {}
     for param, state in zip(params, kept):
-        first = group_step.begin(update, param, counts=True, on_device=False)
+        first = group_step.begin_state(update, param, counts=True, on_device=False)
         # Where torch does not count, all that the algorithm asks is whether there has been a step.
         now = {**first, **state} if counts else {**first, **state, "step": float(bool(state))}
         for name in names[: update.shares]:
@@ -95,7 +95,7 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
     return update.state_type(*trees)
 
 
-def _spread(state: Any, places: list[int], size: int) -> Any:
+def _scatter_state(state: Any, places: list[int], size: int) -> Any:
     """Spread a state for a list of parameters to their places in a longer one."""
 
     def spread(column: list[Any]) -> list[Any]:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from optimfx.core import GradientTransformation, tracing
 from optimfx.execution import RuleUpdate
-from optimfx.execution.dispatch import FOREACH, FUSED, LOOP, forced
+from optimfx.execution.dispatch import FOREACH, FUSED, LOOP, requested_executors
 from optimfx.execution.executors.triton.runtime import build
-from optimfx.execution.step import first_step
+from optimfx.execution.step import probe_step
 from optimfx.optim.adapter import group_step
 from optimfx.optim.adapter.amp import Scaling
-from optimfx.optim.adapter.checkpoint import Mismatch, matched_by_name, restore_dtypes
+from optimfx.optim.adapter.checkpoint import Mismatch, match_by_name, restore_dtypes
 from optimfx.optim.adapter.constructor import constructor
 from optimfx.optim.adapter.group_step import Batch
-from optimfx.optim.adapter.hooks import hooked
+from optimfx.optim.adapter.hooks import with_hooks
 from optimfx.optim.adapter.scalar_columns import Scalars
 from optimfx.optim.adapter.settings import Algorithm, Group, Settings
 from optimfx.optim.adapter.validation import check_fused
@@ -55,7 +55,7 @@ class Optimizer(torch.optim.Optimizer):
         algorithm: the factory with its arguments, made of it.
         counts: whether torch keeps a ``step`` in the state of this algorithm.
         numeric_step: whether that is a Python number.
-        later: what checkpoints may lack, with its value: the flags that are off, and what a class adds to them.
+        old_checkpoint_defaults: what checkpoints may lack, with its value: flags that are off, and what a class adds.
         sparse_error: what a sparse gradient is refused with, where the algorithm cannot take it.
         complex_error: what a complex parameter is refused with, if it is.
         fused: ``fused`` of a class whose twin in torch has no such flag; groups and checkpoints are as torch's.
@@ -65,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     algorithm: ClassVar[Algorithm]
     counts: ClassVar[bool] = True
     numeric_step: ClassVar[bool] = False
-    later: ClassVar[dict[str, Any]] = {}
+    old_checkpoint_defaults: ClassVar[dict[str, Any]] = {}
     sparse_error: ClassVar[str] = "{name} does not support sparse gradients"
     complex_error: ClassVar[str] = ""
     fused: bool | None = None
@@ -80,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
             cls.algorithm = Algorithm.of(cls.factory)
             defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
             off = {name: value for name, value in defaults.items() if value is None or value is False}
-            cls.later = {**off, **cls.later}
+            cls.old_checkpoint_defaults = {**off, **cls.old_checkpoint_defaults}
 
     @classmethod
     def _inherit(cls, twin: Any) -> None:
@@ -95,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in self.later.items():
+            for name, value in self.old_checkpoint_defaults.items():
                 if name in self.defaults:
                     group.setdefault(name, value)
         self._prepare()
@@ -136,26 +136,26 @@ class Optimizer(torch.optim.Optimizer):
         found = Mismatch((), ())
         try:
             if match == "names":
-                state_dict, found = matched_by_name(state_dict, self.param_groups, strict)
+                state_dict, found = match_by_name(state_dict, self.param_groups, strict)
             elif match != "order":
                 raise ValueError(f"match must be 'order' or 'names'; got {match!r}.")
             taken: dict[str, Any] = {}
             # After all other hooks: it sees what they have made of the checkpoint.
             with self.register_load_state_dict_pre_hook(lambda _, given: taken.update(given)):
                 super().load_state_dict(state_dict)
-            self._adopt(taken, keep_dtype)
+            self._finish_load(taken, keep_dtype)
         except BaseException:
             self.state, self.param_groups = before
             raise
         return found
 
-    def _adopt(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
+    def _finish_load(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
         """Make of what torch has loaded, and cast, what steps would have left."""
         if keep_dtype:
             restore_dtypes(self.state, self.param_groups, state_dict)
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"] if p in self.state]
-            for state, moved in zip(states, group_step.together(states)):
+            for state, moved in zip(states, group_step.pack_states(states)):
                 state.update(moved)
 
     def _begin_early(self) -> None:
@@ -166,9 +166,9 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             for index, group in enumerate(self.param_groups):
                 params = group["params"]
-                self._begin_states(dict.fromkeys(range(len(params)), self._prepared(index, group)), params)
+                self._begin_states(dict.fromkeys(range(len(params)), self._settings_of(index, group)), params)
 
-    @hooked
+    @with_hooks
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient.
 
@@ -184,7 +184,7 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         if "capturable" in self.defaults:
             self._accelerator_graph_capture_health_check()
-        if Scaling.told(self).leaves_out:
+        if Scaling.from_optimizer(self).skips_step:
             return loss
         before = torch.is_grad_enabled()
         # As a context, this would cost as much as all that is planned.
@@ -192,10 +192,10 @@ class Optimizer(torch.optim.Optimizer):
         try:
             # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
             # anew for every new gradient.
-            stepped = [(index, group, *_with_gradients(group)) for index, group in self._groups()]
+            stepped = [(index, group, *_select_with_gradients(group)) for index, group in self._groups()]
             in_trace = tracing.active()
             groups = [
-                (self._prepared(i, group, in_trace), params, grads) for i, group, params, grads in stepped if params
+                (self._settings_of(i, group, in_trace), params, grads) for i, group, params, grads in stepped if params
             ]
             for number, batch in enumerate(self._batches(groups, in_trace)):
                 self._step_batch(number, batch, in_trace)
@@ -222,21 +222,21 @@ class Optimizer(torch.optim.Optimizer):
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
-                    self._prepared(index, group)
+                    self._settings_of(index, group)
 
     def _batches(self, groups: list[tuple[Settings, list[Tensor], list[Tensor]]], in_trace: bool) -> Iterator[Batch]:
         """Join the groups that differ in no flag; counts that are on several devices make no vector."""
         together: dict[Any, list[tuple[Settings, list[Tensor], list[Tensor]]]] = {}
         alone = len(groups) == 1 or in_trace
         for settings, params, grads in groups:
-            grads = self._taken(settings.group, grads)
+            grads = self._prepare_grads(settings.group, grads)
             if settings.repeats or (settings.on_device and len({p.device for p in params}) > 1):
                 for turn in group_step.turns(params, grads):
                     yield Batch([settings], [len(turn[0])], *turn)
             elif alone or settings.on_device or settings.differentiable:
                 yield Batch([settings], [len(params)], params, grads)
             else:
-                key = (settings.flags, tuple(self._kept(settings, in_trace)))
+                key = (settings.flags, tuple(self._state_keys(settings, in_trace)))
                 together.setdefault(key, []).append((settings, params, grads))
         for batch in together.values():
             owners, params_of, grads_of = zip(*batch)
@@ -245,10 +245,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_batch(self, number: int, batch: Batch, in_trace: bool) -> None:
         settings, params, grads = batch.owners[0], batch.params, batch.grads
-        scaling = Scaling.told(self).on(params[0])
-        names = self._kept(settings, in_trace)
+        scaling = Scaling.from_optimizer(self).to_device_of(params[0])
+        names = self._state_keys(settings, in_trace)
         states: list[dict[str, Any]] = list(map(self.state.__getitem__, params)) if names else [{}] * len(params)
-        columns = group_step.columns(settings.update, states, names)
+        columns = group_step.collect_columns(settings.update, states, names)
         executors = () if in_trace else self._executors(settings)
         tensors = [*params, *grads, *chain.from_iterable(columns.values())]
         plan = self._plans.get(number)
@@ -256,11 +256,11 @@ class Optimizer(torch.optim.Optimizer):
         if in_trace or plan is None or not plan.fits(batch, executors, tensors):
             for owner, begin, end in batch.ranges():
                 self._check(owner, params[begin:end], grads[begin:end])
-            fresh = group_step.unbegun(columns, names)
+            fresh = group_step.uninitialized(columns, names)
             if fresh:
                 owner_of = {i: owner for owner, begin, end in batch.ranges() for i in range(begin, end)}
                 self._begin_states({i: owner_of[i] for i in sorted(fresh)}, params)
-                columns = group_step.columns(settings.update, states, names)
+                columns = group_step.collect_columns(settings.update, states, names)
                 tensors = [*params, *grads, *chain.from_iterable(columns.values())]
             group_step.check_shapes(settings.update, params, grads, columns)
             seen = None if in_trace or settings.differentiable else tensors
@@ -278,34 +278,34 @@ class Optimizer(torch.optim.Optimizer):
             counts.check("state_steps")
         vector = counts.vector
         step = group_step.step(plan, batch, columns, counts.read() if vector is None else vector, scaling=scaling)
-        self._count(counts, step, states, scaling)
+        self._advance_counts(counts, step, states, scaling)
 
-    def _kept(self, settings: Settings, in_trace: bool) -> list[str]:
+    def _state_keys(self, settings: Settings, in_trace: bool) -> list[str]:
         """Return what is kept for every parameter of a group."""
         if in_trace and torch.compiler.is_compiling():
-            return group_step.kept(settings.update, counts=self.counts)
+            return group_step.state_keys(settings.update, counts=self.counts)
         if settings.kept is None:
-            settings.kept = group_step.kept(settings.update, counts=self.counts)
+            settings.kept = group_step.state_keys(settings.update, counts=self.counts)
         return settings.kept
 
-    def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+    def _prepare_grads(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """Convert the gradients to the form in which the algorithm takes them."""
         return grads
 
     def _executors(self, settings: Settings) -> tuple[str, ...] | None:
         """Return what a group's flags ask for, or the context does."""
         if not settings.update.rule.elementwise:
-            return forced()
+            return requested_executors()
         if settings.fused or self.fused:
             return FUSED
         if settings.foreach is None:
-            return forced()
+            return requested_executors()
         return FOREACH if settings.foreach else LOOP
 
-    def _count(self, counts: Scalars, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
+    def _advance_counts(self, counts: Scalars, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
         """Count the step; its number is given where all have the same."""
         if step is None or isinstance(step, Tensor):
-            counts.advance(scaling.counts)
+            counts.advance(scaling.step_increment)
         else:
             counts.write(step)
 
@@ -316,16 +316,18 @@ class Optimizer(torch.optim.Optimizer):
             KeyError: a state that has begun lacks what the optimizer was made to keep: it is another algorithm's.
         """
         for state in filter(None, [self.state.get(params[i]) for i in places] if self.counts else ()):
-            missing = [name for name in group_step.kept(self._own(), counts=True) if state.get(name) is None]
+            missing = [
+                name for name in group_step.state_keys(self._default_update(), counts=True) if state.get(name) is None
+            ]
             if missing:
                 raise KeyError(missing[0])
         begun = [self._begin(settings, params[i]) for i, settings in places.items()]
-        for i, new in zip(places, begun if tracing.active() else group_step.together(begun)):
+        for i, new in zip(places, begun if tracing.active() else group_step.pack_states(begun)):
             state = self.state[params[i]]
             state.update({name: value for name, value in new.items() if state.get(name) is None})
 
     def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
-        return group_step.begin(settings.update, param, counts=self.counts, on_device=settings.on_device)
+        return group_step.begin_state(settings.update, param, counts=self.counts, on_device=settings.on_device)
 
     def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
@@ -337,11 +339,11 @@ class Optimizer(torch.optim.Optimizer):
         if settings.foreach and settings.differentiable:
             raise AssertionError("_foreach ops don't support autograd")
         if True in {g.is_sparse for g in grads} and not settings.update.rule.sparse(
-            first_step(settings.update).scalars
+            probe_step(settings.update).scalars
         ):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
-    def _prepared(self, index: int, group: Group, in_trace: bool = False) -> Settings:
+    def _settings_of(self, index: int, group: Group, in_trace: bool = False) -> Settings:
         """Read what the group says, anew when it is another group.
 
         Raises:
@@ -350,19 +352,19 @@ class Optimizer(torch.optim.Optimizer):
         compiling = in_trace and torch.compiler.is_compiling()
         known = self._updates.get(index)
         if known is None or known.group is not group or (compiling and known.flags != known.flags_of(group)):
-            known = Settings(self.algorithm, self.algorithm.given(self.defaults), group)
+            known = Settings(self.algorithm, self.algorithm.present_in(self.defaults), group)
             if not compiling:  # what is made there takes the learning rate for a constant
                 self._updates[index] = known
         if not compiling:
             known.read()
         return known
 
-    def _own(self) -> RuleUpdate:
+    def _default_update(self) -> RuleUpdate:
         """Return the update with the hyperparameters that the optimizer was made with."""
-        return self.algorithm.live(self.defaults).update  # type: ignore[return-value]
+        return self.algorithm.bind(self.defaults).update  # type: ignore[return-value]
 
 
-def _with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
+def _select_with_gradients(group: Group) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters of a group that have gradients, and these."""
     params = group["params"]
     grads = [p.grad for p in params]

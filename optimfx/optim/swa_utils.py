@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from optimfx import ops, schedules
 from optimfx.core import Schedule
-from optimfx.optim.lr_scheduler.base import LRScheduler, Rate, per_group, rescaled
+from optimfx.optim.lr_scheduler.base import LRScheduler, Rate, per_group, rescale
 from optimfx.transforms.average import ema_weight, swa_weight
 
 __all__ = [
@@ -322,7 +322,7 @@ class SWALR(LRScheduler):
         left = self._left(length)
         now, before = (left(min(max(t, 0), length)) for t in (step, step - 1))
         factor = now / before if now else 0.0
-        return [rescaled(group["lr"], group["swa_lr"], factor) for group in self.optimizer.param_groups]
+        return [rescale(group["lr"], group["swa_lr"], factor) for group in self.optimizer.param_groups]
 
     def _left(self, length: int) -> Schedule:
         if self._anneal_strategy == "cos":

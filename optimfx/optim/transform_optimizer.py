@@ -17,7 +17,7 @@ from optimfx.core import GradientTransformation, State, Stepper, check_transform
 from optimfx.core.tree import NAMESPACE
 from optimfx.execution import run, use
 from optimfx.execution.dispatch import FUSED_CHAIN
-from optimfx.optim.adapter.hooks import hooked
+from optimfx.optim.adapter.hooks import with_hooks
 from optimfx.optim.adapter.settings import Group
 from optimfx.optim.adapter.state_layout import Form, Rows, nodes_of
 from optimfx.optim.optimizer import Closure, Optimizer
@@ -113,7 +113,7 @@ class TransformOptimizer(Optimizer):
         with self.register_state_dict_post_hook(_apart, prepend=True):
             return super().state_dict()
 
-    @hooked
+    @with_hooks
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Step every parameter that has a gradient; return what the closure returned."""
@@ -150,9 +150,9 @@ class TransformOptimizer(Optimizer):
         form, leaves = self._begun(index, self._rows(self.param_groups[index]))
         return optree.tree_unflatten(form.structure, leaves)
 
-    def _adopt(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
+    def _finish_load(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
         """Take torch's cast back: it would make bfloat16 of the counts that it does not know."""
-        super()._adopt(state_dict, keep_dtype=True)
+        super()._finish_load(state_dict, keep_dtype=True)
         for index, group in enumerate(self.param_groups):
             rows = self._rows(group)
             if any(rows):

@@ -69,7 +69,7 @@ def minimize(
     pairs = zip(ops.rows(state.old_dirs), ops.rows(state.old_stps), ops.rows(state.ro))
     state = state._replace(step=state.step + 1, func_evals=state.func_evals + 1)
     now = Point(x, *first, tuple(Pair(*pair) for pair in pairs), state)
-    done = ops.decided(ops.largest(now.grad) <= tolerance_grad)
+    done = ops.read_bool(ops.largest(now.grad) <= tolerance_grad)
     if line_search_fn and not isinstance(done, bool):
         raise ValueError(
             "line_search_fn='strong_wolfe' branches on values, which there are none of inside a torch.func transform "
@@ -81,9 +81,9 @@ def minimize(
         last = now.state
         history, scale = remember(now.history, last.H_diag, now.grad - last.prev_flat_grad, last.d * last.t)
         d = direction(now.grad, history, scale)
-        t = lr * ops.where(ops.decided(last.n_iter == 0), 1 / ops.maximum(ops.norm(now.grad, ord=1), 1.0), 1.0)
+        t = lr * ops.where(ops.read_bool(last.n_iter == 0), 1 / ops.maximum(ops.norm(now.grad, ord=1), 1.0), 1.0)
         slope = ops.dot(now.grad, d)
-        stuck = ops.decided(slope > -tolerance_change)
+        stuck = ops.read_bool(slope > -tolerance_change)
         state = last._replace(
             n_iter=last.n_iter + 1, d=d, t=t, H_diag=scale, prev_flat_grad=now.grad, prev_loss=now.value
         )
@@ -105,7 +105,7 @@ def minimize(
             | (moves.state.func_evals >= most)
         )
         now = ops.choose(done, now, ops.choose(stuck, stays, moves))
-        done = ops.decided(done | ends)
+        done = ops.read_bool(done | ends)
     old_dirs, old_stps, ro = (ops.stack(column) for column in zip(*now.history))
     return now.x, now.state._replace(old_dirs=old_dirs, old_stps=old_stps, ro=ro)
 

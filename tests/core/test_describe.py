@@ -78,7 +78,7 @@ def test_monitor_waits_for_nothing(monkeypatch):
     for waits in ("item", "tolist", "__float__", "__bool__"):
         monkeypatch.setattr(torch.Tensor, waits, lambda self: pytest.fail("waits for the device"))
     # As if the counts were on the device too.
-    monkeypatch.setattr("optimfx.execution.advance._values", lambda column, vector: column)
-    monkeypatch.setattr("optimfx.core.hyperparams.number", lambda x: x)
-    monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+    monkeypatch.setattr("optimfx.execution.advance._read_column", lambda column, vector: column)
+    monkeypatch.setattr("optimfx.core.hyperparams.read_number", lambda x: x)
+    monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
     tx.update(params, state, params)

@@ -13,7 +13,7 @@ from versions import BEFORE_2_13
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.executors.custom_op.signature import spell
+from optimfx.execution.executors.custom_op.signature import encode
 from optimfx.execution.executors.triton import norm
 
 CHAIN = {
@@ -210,7 +210,7 @@ EMPTY = fx.EmptyState()
 
 
 def test_an_op_keeps_the_rules_of_torch():
-    word = spell("triton", *some(fx.rmsprop(lr=0.1)))
+    word = encode("triton", *some(fx.rmsprop(lr=0.1)))
     params, grads, slots = [randn(3)], [randn(3)], [randn(3).abs()]
     hyper = torch.tensor([0.1, 0.9, 0.1, 1e-8, 0.0], dtype=F64)
     torch.library.opcheck(torch.ops.optimfx.update, (word, True, params, grads, slots, hyper, 1))
@@ -219,8 +219,8 @@ def test_an_op_keeps_the_rules_of_torch():
 
 def some(tx):
     from optimfx.execution.leaves import Leaves
-    from optimfx.execution.step import first_step
+    from optimfx.execution.step import probe_step
 
-    step = first_step(tx.update)
+    step = probe_step(tx.update)
     p = torch.ones(3)
     return (step,), Leaves([p], [p], [[p], [None], [None]])

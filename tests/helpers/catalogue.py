@@ -18,7 +18,7 @@ from trees import params_like
 
 import optimfx as fx
 from optimfx.core import Locality, Stepper
-from optimfx.execution.step import first_step
+from optimfx.execution.step import probe_step
 
 SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
 
@@ -129,7 +129,7 @@ class Row:
     def reads_param(self, options: dict[str, Any]) -> bool:
         """Whether an update needs the parameters."""
         update = self(**options).update
-        return self.evaluates or bool(self.rule and self.rule.reads_param(first_step(update).scalars))
+        return self.evaluates or bool(self.rule and self.rule.reads_param(probe_step(update).scalars))
 
     @property
     def executors(self) -> list[str]:

@@ -200,7 +200,7 @@ WORDS = {
     "rounded_stochastically": lambda x, y: fx.ops.rounded_stochastically(x * y, BF16, 3, 7),
     "==": lambda x: fx.ops.where(x == 0, 0.1, x),
     "!=": lambda x: fx.ops.where(x != 0, 0.1, x),
-    "copied": lambda x: torch.clone(x),
+    "copy": lambda x: torch.clone(x),
     "full_like": lambda x: torch.full_like(x, 0.1) * x,
     "sqrt": lambda x: torch.sqrt(torch.abs(x)),
     "rsqrt": lambda x: torch.rsqrt(torch.abs(x)),
@@ -331,9 +331,9 @@ def test_conjugate_and_negative_views():
 
 def as_on_a_device(monkeypatch):
     """There, counts and hyperparameters that are tensors stay tensors."""
-    monkeypatch.setattr("optimfx.core.hyperparams.number", lambda x: x)
-    monkeypatch.setattr("optimfx.execution.advance._values", lambda column, vector: column)
-    monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+    monkeypatch.setattr("optimfx.core.hyperparams.read_number", lambda x: x)
+    monkeypatch.setattr("optimfx.execution.advance._read_column", lambda column, vector: column)
+    monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
 
 
 @pytest.mark.parametrize("make", [fx.adamw, fx.radam, fx.adopt], ids=lambda make: make.__name__)
@@ -354,18 +354,18 @@ def test_hyperparameters_and_counts_that_are_tensors(make, monkeypatch):
 
 
 def test_plans_are_made_once_and_not_kept_for_ever():
-    one = tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST)
+    one = tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST)
     tensor_of, chunk_of, begins = (torch.tensor(x).int() for x in ([0, 2, 2], [0, 0, 1], [0, 1, 1, 3]))
     assert_equal([*one[:4]], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK])])
-    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST) is one
+    assert tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST) is one
     for size in range(1000, 1000 + tables.PLANS):
-        tables.plan((size,), BLOCK, HOST)
+        tables.make_plan((size,), BLOCK, HOST)
     assert len(tables._plans) == tables.PLANS
-    assert tables.plan((5, 0, 2 * BLOCK), BLOCK, HOST) is not one
+    assert tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST) is not one
 
 
 def test_tensors_make_one_vector():
-    plan = tables.plan((5,), BLOCK, HOST)
+    plan = tables.make_plan((5,), BLOCK, HOST)
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor(False)], 0, plan)
     assert_equal((found, width), (torch.tensor([2.5, 0.0], dtype=F64), 1))
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor([1, 2])], 1, plan)

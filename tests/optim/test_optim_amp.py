@@ -19,7 +19,7 @@ by_class = pytest.mark.parametrize("cls", SCALING, ids=lambda cls: cls.__name__)
 def known_to(request, monkeypatch):
     """What overflowed is known to the host, or stays in a tensor, as do the counts."""
     if request.param == "a device":
-        monkeypatch.setattr(tracing, "number", lambda x: x)
+        monkeypatch.setattr(tracing, "read_number", lambda x: x)
         monkeypatch.setattr(Scalars, "vector", property(lambda scalars: scalars.line))
 
 
@@ -72,5 +72,5 @@ def test_gradients_that_were_unscaled_before_are_left_as_they_are():
     give_gradients(params, 1.0)
     optimizer = cls(params, fused=True)
     optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(0.0)
-    assert Scaling.told(optimizer) == (None, 0.0)
-    assert Scaling.told(cls(params)) == (None, None)
+    assert Scaling.from_optimizer(optimizer) == (None, 0.0)
+    assert Scaling.from_optimizer(cls(params)) == (None, None)

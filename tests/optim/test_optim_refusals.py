@@ -79,7 +79,7 @@ def test_a_group_that_lacks_a_hyperparameter(info):
     """Of a checkpoint: torch's KeyError, unless it is a flag that is off, or needed to begin the state alone."""
     saved = trained(CLASSES[info.optim_cls], info)[0].state_dict()
     begins = {torch.optim.Rprop: "lr"}.get(info.optim_cls)
-    for key in saved["param_groups"][0].keys() - {"params", begins, *CLASSES[info.optim_cls].later}:
+    for key in saved["param_groups"][0].keys() - {"params", begins, *CLASSES[info.optim_cls].old_checkpoint_defaults}:
         lacking = copy.deepcopy(saved)
         del lacking["param_groups"][0][key]
         outcomes = []

@@ -8,7 +8,7 @@ from catalogue import ALGORITHMS, LINKS, cases
 from trees import assert_equal, clone
 
 import optimfx as fx
-from optimfx.execution.step import first_step
+from optimfx.execution.step import probe_step
 
 EVERYTHING = ALGORITHMS + LINKS
 ROWS, WIDTH = 6, 3
@@ -25,7 +25,7 @@ def _checked():
 
 def takes_sparse(row, options):
     update = row(**options).update
-    return bool(row.rule and row.rule.sparse(first_step(update).scalars))
+    return bool(row.rule and row.rule.sparse(probe_step(update).scalars))
 
 
 def embedding_grad(rows, width=WIDTH, size=ROWS, dtype=torch.float64):

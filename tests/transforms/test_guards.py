@@ -66,7 +66,7 @@ def writes(inplace, way):
 @pytest.mark.parametrize("most", [0, 1, 2, 5])
 def test_steps_are_left_out_as_by_optax(most, kind, way, monkeypatch, fresh_compiler):
     if way == "unknown":
-        monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+        monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
     inplace = kind == "in place"
     tx = fx.apply_if_finite(fx.adam(0.1), most)
     twin = optax.apply_if_finite(optax.adam(0.1), most)
@@ -120,7 +120,7 @@ def test_a_step_that_is_left_out_leaves_the_state():
 )
 def test_calls_are_skipped_as_by_optax(skip, twin, way, inplace, monkeypatch, fresh_compiler):
     if way == "unknown":
-        monkeypatch.setattr("optimfx.core.tracing.number", lambda x: x)
+        monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
     tx = fx.multi_steps(fx.adam(0.1), 3, should_skip_update_fn=skip)
     theirs_tx = optax.MultiSteps(optax.adam(0.1), 3, accumulator_dtype=float, should_skip_update_fn=twin)
     start = random_tree(np.random.default_rng(0))

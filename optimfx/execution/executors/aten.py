@@ -72,10 +72,14 @@ class ATen(Executor):
             return "a variant that torch's kernel does not have"
         if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
             return "torch's kernel is wrong in half precision"
-        return uncut_reason(steps, leaves) or unlisted_reason(steps, leaves) or _mismatch(step, _last(steps, leaves))
+        return (
+            uncut_reason(steps, leaves)
+            or unlisted_reason(steps, leaves)
+            or _mismatch(step, _slots_of_last(steps, leaves))
+        )
 
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
-        last = _last(steps, leaves)
+        last = _slots_of_last(steps, leaves)
         first = len(leaves.slots) - len(last.slots)
         # One call takes the leaves as they lie, the small ones too: to pack and unpack them costs more than it saves.
         direct = [i for i, row in enumerate(last.rows()) if all(t is None or t.is_contiguous() for t in row)]
@@ -103,14 +107,14 @@ class ATen(Executor):
                 sums = add(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
                 return (params if inplace else sums), leaves.slots
             if layout is None:
-                call(step, params, grads, _present(slots))
+                call(step, params, grads, _drop_absent(slots))
                 return params, leaves.slots
             mine = Leaves(params, grads, slots)
             if direct:
                 part = mine.take(direct)
-                call(step, part.params, part.grads, _present(part.slots))
+                call(step, part.params, part.grads, _drop_absent(part.slots))
             layout.run(
-                lambda row, outs, stretch: call(step, row[:1], row[1:2], _present([[t] for t in row[2:]])),
+                lambda row, outs, stretch: call(step, row[:1], row[1:2], _drop_absent([[t] for t in row[2:]])),
                 mine.take(others),
             )
             return params, leaves.slots
@@ -122,11 +126,11 @@ def _changes(steps: Steps, leaves: Leaves) -> bool:
     """Whether the steps make anything else of the gradients, whatever the numbers: a clip within its bound does not."""
     tape = Tape()
     param, grad, *slots = [None if column[0] is None else tape.value() for column in leaves.columns()]
-    result, *new = apply_rules(with_numbers(steps, tape.number), param, grad, slots, False)
+    result, *new = apply_rules(with_numbers(steps, tape.next_number), param, grad, slots, False)
     return result is not grad or bool(new)
 
 
-def _last(steps: Steps, leaves: Leaves) -> Leaves:
+def _slots_of_last(steps: Steps, leaves: Leaves) -> Leaves:
     """Return the leaves with the slots of the last of the steps."""
     return leaves._replace(slots=leaves.slots[len(leaves.slots) - len(steps[-1].rule.slots) :])
 
@@ -141,7 +145,7 @@ def _mismatch(step: Step, leaves: Leaves) -> str | None:
     return None
 
 
-def _present(slots: Sequence[Any]) -> list[Any]:
+def _drop_absent(slots: Sequence[Any]) -> list[Any]:
     """Return the slots, empty where there is none."""
     return [column if column[0] is not None else [] for column in slots]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimfx.core import Locality, tracing
 from optimfx.execution.leaves import Leaves, Results
-from optimfx.execution.step import Steps, flat_scalars, is_own
+from optimfx.execution.step import Steps, flat_scalars, has_per_leaf_scalars
 
 BoundStep: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], Results]
 """Takes a step of leaves that are like those it was made for: of the steps, the numbers among their scalars, and the
@@ -78,7 +78,7 @@ def unlike_reason(steps: Steps, leaves: Leaves) -> str | None:
 
 def unlisted_reason(steps: Steps, leaves: Leaves) -> str | None:
     """Why a rule cannot take a list of leaves for one."""
-    return "each leaf has scalars of its own" if is_own(steps) else unlike_reason(steps, leaves)
+    return "each leaf has scalars of its own" if has_per_leaf_scalars(steps) else unlike_reason(steps, leaves)
 
 
 def uncut_reason(steps: Steps, leaves: Leaves) -> str | None:

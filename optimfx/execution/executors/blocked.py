@@ -22,9 +22,9 @@ from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import compute_dtype
 from optimfx.execution.memory.guard import Guard
 from optimfx.execution.program.apply import apply_rules
-from optimfx.execution.program.specialize import filled
-from optimfx.execution.program.tape import Kernel, Tape, Value, copied, print_kernel
-from optimfx.execution.step import Steps, flat_scalars, is_own, split, vectors_of, with_numbers
+from optimfx.execution.program.specialize import bind_values
+from optimfx.execution.program.tape import Kernel, Tape, Value, copy, print_kernel
+from optimfx.execution.step import Steps, flat_scalars, has_per_leaf_scalars, split, vectors_of, with_numbers
 
 BLOCK = 1 << 18
 """Elements of a block: fewer, and the calls cost more than the memory traffic that they save; ``make bench`` sweeps
@@ -53,7 +53,7 @@ class Blocked(Executor):
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
-        has_vectors = is_own(steps)
+        has_vectors = has_per_leaf_scalars(steps)
         kernels: dict[Any, Kernel] = {}
         spare: list[dict[Any, list[Tensor]]] = []
         leaf_of: dict[int, Tensor] = {}  # of each element, by the first leaf of a stretch
@@ -80,7 +80,7 @@ class Blocked(Executor):
                     if len(stretch.places) > 1 and first not in leaf_of:
                         leaf_of[first] = _leaf_of(stretch)
                     index = leaf_of.get(first, first)
-                    row = [*row, *[_computed_in(layout.dtype, vector)[index].expand(shape) for vector in vectors]]
+                    row = [*row, *[_cast_numbers(layout.dtype, vector)[index].expand(shape) for vector in vectors]]
                 if elements <= BLOCK:
                     kernel.run(numbers, row, outs, _buffers(scratch, kernel.scratch, shape, layout.dtype))
                     return
@@ -121,7 +121,7 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
     tape = Tape(vectors=True)
     dtype = compute_dtype([t for t in row if t is not None])
     inputs = [None if t is None else tape.value() for t in row]
-    loaded = [x if t is None or t.dtype == dtype else tape.call(copied, [x], {}) for t, x in zip(row, inputs)]
+    loaded = [x if t is None or t.dtype == dtype else tape.call(copy, [x], {}) for t, x in zip(row, inputs)]
     param, grad, *slots = loaded
     vectors: list[Value] = []
 
@@ -129,7 +129,7 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
         vectors.append(tape.value())
         return vectors[-1]
 
-    results = apply_rules(with_numbers(steps, tape.number, vector), param, grad, slots, stepping)
+    results = apply_rules(with_numbers(steps, tape.next_number, vector), param, grad, slots, stepping)
     direct = [out is not None and out.dtype == dtype for out in outs]
     below = packing.outs_of(inputs, stepping) if over else [None] * len(outs)
     scalars = [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
@@ -137,7 +137,7 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
     return print_kernel(tape, [*inputs, *vectors], results, direct, below), fixed
 
 
-def _computed_in(dtype: torch.dtype, vector: Tensor) -> Tensor:
+def _cast_numbers(dtype: torch.dtype, vector: Tensor) -> Tensor:
     """Cast a vector of numbers to the dtype; leave one of conditions as it is."""
     return vector if vector.dtype is torch.bool else vector.to(dtype)
 
@@ -187,7 +187,7 @@ def _launch(
 def _run_alike(steps: Steps, leaves: Leaves, numbers: Sequence[float], *, stepping: bool, inplace: bool) -> Results:
     """All leaves with the same numbers."""
     left = iter(numbers)
-    whole = tuple([filled(step, form, left) for step, form in zip(steps, forms_of(steps))])
+    whole = tuple([bind_values(step, form, left) for step, form in zip(steps, forms_of(steps))])
     static, given = split(whole)
     tensors = [t for column in leaves.columns() for t in column if t is not None]
     key = (static, stepping, inplace, len(tensors), tensors[0].shape)

@@ -15,7 +15,7 @@ from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import compute_dtype, load
 from optimfx.execution.program.apply import apply_rules
-from optimfx.execution.program.specialize import Open, filled, form_of, left_open
+from optimfx.execution.program.specialize import Dynamic, bind_values, dynamic_values, static_form
 from optimfx.execution.step import Steps
 
 MANY = 1 << 20
@@ -51,8 +51,8 @@ class Compiled(Executor):
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace)
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
-            forms = [form_of(step) for step in steps]
-            given = [float(x) for step, form in zip(steps, forms) for x in left_open(step, form)]
+            forms = [static_form(step) for step in steps]
+            given = [float(x) for step, form in zip(steps, forms) for x in dynamic_values(step, form)]
             scalars = torch.tensor(given, dtype=torch.float64, device="cpu")
             rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
             same = (rules, stepping, torch.get_num_threads())
@@ -80,7 +80,7 @@ def _compile(
 
     def function(scalars: Tensor, *tensors: Tensor) -> list[Tensor]:
         numbers, left = iter(scalars.unbind()), iter(tensors)
-        whole = [filled(step, form, numbers) for step, form in zip(steps, forms)]
+        whole = [bind_values(step, form, numbers) for step, form in zip(steps, forms)]
         param, grad, *slots = [None if t is None else next(left) for t in row]
         own = [param if stepping else grad, *slots]
         to = own if outs is None else [None if t is None else next(left) for t in outs]
@@ -90,7 +90,7 @@ def _compile(
         return [out.copy_(value) for out, value in zip(to, values) if out is not None]
 
     tensors = [t for t in (*row, *(outs or ())) if t is not None]
-    given = sum(isinstance(part, Open) for form in forms for part in form)
+    given = sum(isinstance(part, Dynamic) for form in forms for part in form)
     with torch.no_grad(), torch.inference_mode(False):
         examples = [torch.ones(EXAMPLE, dtype=t.dtype, device="cpu") for t in tensors]
         graph = make_fx(function, tracing_mode="symbolic")(

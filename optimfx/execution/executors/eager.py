@@ -10,7 +10,7 @@ from optimfx.execution.executors.base import Unplanned
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype, load, store
 from optimfx.execution.program.apply import apply_rules
-from optimfx.execution.step import Steps, is_own, own
+from optimfx.execution.step import Steps, has_per_leaf_scalars, steps_at
 
 
 class Eager(Unplanned):
@@ -35,12 +35,12 @@ class Eager(Unplanned):
 def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """Run the rules leaf by leaf: return the results, and the new slots by column."""
     rows = []
-    alike = not is_own(steps)
+    alike = not has_per_leaf_scalars(steps)
     for i, (param, grad, *old) in enumerate(leaves.rows()):
         dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
         loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
         p, g, *s = loaded
-        values = apply_rules(steps if alike else own(steps, i), p, g, s, stepping)
+        values = apply_rules(steps if alike else steps_at(steps, i), p, g, s, stepping)
         likes = (param if stepping else grad, *old)
         rows.append([None if like is None else store(v, like, inplace) for v, like in zip(values, likes)])
     results, *slots = [list(column) for column in zip(*rows)]

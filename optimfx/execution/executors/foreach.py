@@ -82,7 +82,7 @@ def run_on_lists(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool)
     values = apply_rules(steps, param, grad, old, stepping)
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)
     results, *slots = [
-        [None] * len(like) if value is None else _stored(value.tensors, like, inplace)
+        [None] * len(like) if value is None else _store(value.tensors, like, inplace)
         for value, like in zip(values, likes)
     ]
     return results, slots
@@ -93,7 +93,7 @@ def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [t if t.dtype == dtype and t.dim() else load(t, dtype) for t in column]
 
 
-def _stored(values: list[Tensor], like: Sequence[Tensor], inplace: bool) -> list[Tensor]:
+def _store(values: list[Tensor], like: Sequence[Tensor], inplace: bool) -> list[Tensor]:
     if not inplace:
         if all([v.dtype == t.dtype and t.dim() for v, t in zip(values, like)]):
             return values

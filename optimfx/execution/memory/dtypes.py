@@ -25,10 +25,10 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
     Half precision is computed in float32, so that each stored value is rounded once.
     """
-    return computed_in([real(t).dtype for t in tensors])
+    return compute_dtype_of([real(t).dtype for t in tensors])
 
 
-def computed_in(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+def compute_dtype_of(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     """Return the dtype in which a rule computes on reals of these dtypes."""
     dtype = reduce(torch.promote_types, dtypes)
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -39,21 +39,21 @@ def load(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return _as(real(tensor), dtype)
 
 
-def kept_as(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+def cast_state(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """Cast a new slot to the user's dtype for states; a complex one to the complex dtype of that precision."""
     if slot is None or dtype is None:
         return slot
     return slot.to(torch.promote_types(dtype, torch.complex32) if slot.is_complex() else dtype)
 
 
-def apart(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
+def copy_aliases(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
     """Copy a rule's value where it stands in another place too: a state must not hold the caller's gradient."""
     inputs = [x for x in inputs if x is not None]
-    apart: list[Any] = []
+    copies: list[Any] = []
     for value, own in zip(values, owns):
-        elsewhere = value is not None and value is not own and any(value is x for x in (*inputs, *apart))
-        apart.append(torch.clone(value) if elsewhere else value)
-    return apart
+        elsewhere = value is not None and value is not own and any(value is x for x in (*inputs, *copies))
+        copies.append(torch.clone(value) if elsewhere else value)
+    return copies
 
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:

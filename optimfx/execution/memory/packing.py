@@ -120,12 +120,12 @@ class Layout:
             for column, t in zip(outs, news):
                 column[i] = t
         for places, packs in self.packed:
-            columns = _taken(ins, places)
+            columns = _gather(ins, places)
             for pack in packs:
                 part = [column if column[0] is None else column[pack.begin : pack.end] for column in columns]
                 news = self._run_pack(kernel, pack, part)
                 if not inplace:
-                    _put(outs, places[pack.begin : pack.end], news)
+                    _scatter(outs, places[pack.begin : pack.end], news)
         return outs[0], outs[1:]
 
     def _run_pack(self, kernel: Kernel, pack: Pack, columns: Sequence[Any]) -> list[Any]:
@@ -172,7 +172,7 @@ class Layout:
             return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
 
 
-def together(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+def pack_small(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Lay the small ones of the tensors end to end in memory, so that no step has to copy them."""
     moved = list(tensors)
     kinds: dict[Any, dict[int, Tensor]] = {}
@@ -240,14 +240,14 @@ def outs_of(ins: Sequence[Any], stepping: bool) -> list[Any]:
     return [ins[0 if stepping else 1], *ins[2:]]
 
 
-def _put(outs: list[Row], places: list[int], columns: list[Any]) -> None:
+def _scatter(outs: list[Row], places: list[int], columns: list[Any]) -> None:
     """Put the new leaves, which are reals, where they belong."""
     for out, parts in zip(outs, columns):
         for i, part in zip(places, parts):
             out[i] = torch.view_as_complex(part) if part is not None and out[i].is_complex() else part
 
 
-def _taken(columns: Sequence[Any], places: list[int]) -> list[Row]:
+def _gather(columns: Sequence[Any], places: list[int]) -> list[Row]:
     """Take the leaves at these places, as reals."""
     taken = [c if len(places) == len(c) else [c[i] for i in places] for c in columns]
     return [[torch.view_as_real(t) for t in c] if c[0] is not None and c[0].is_complex() else c for c in taken]

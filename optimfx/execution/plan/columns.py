@@ -58,7 +58,7 @@ class Columns(NamedTuple):
         given, grads, spec = _leaves_of(updates, params)
         like = "updates" if params is None else "params"
         links: list[Any] = [call.update for call in calls]
-        mine = [grads if call.places is None else those_of(grads, call.places) for call in calls]
+        mine = [grads if call.places is None else mask_column(grads, call.places) for call in calls]
         pairs = [_columns_of(link, call.state, own, spec, like) for link, call, own in zip(links, calls, mine)]
         slots = [column for _, own in pairs for column in own]
         _check_shapes(links, Leaves(given, grads, slots), mine, spec)
@@ -81,7 +81,7 @@ class Columns(NamedTuple):
         return tree.unflatten(self.spec, results), states
 
 
-def those_of(column: Sequence[Any], places: int) -> list[Any]:
+def mask_column(column: Sequence[Any], places: int) -> list[Any]:
     """Put ``None`` in a column for leaves that are not at these places, given as bits."""
     return [x if places >> i & 1 else None for i, x in enumerate(column)]
 
@@ -151,18 +151,18 @@ def _columns_of(
     for field, slots in zip(state._fields, state):
         name = f"state.{field}"
         absent = _absent(slots)
-        column = [None] * len(grads) if absent else _present(tree.flatten_as(spec, slots, name, like))
+        column = [None] * len(grads) if absent else _drop_absent(tree.flatten_as(spec, slots, name, like))
         columns.append(column)
         # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
         # slots for some leaves than for others; the count is always there.
-        needed = name == "state.step" or (link.rule.elementwise and not absent)
-        if needed and type(None) in {*map(type, column)}:
+        is_needed = name == "state.step" or (link.rule.elementwise and not absent)
+        if is_needed and type(None) in {*map(type, column)}:
             _check_present(column, grads, spec, name)
     _check_slots(link, state)
     return columns[: link.shares], columns[link.shares :]
 
 
-def _present(column: list[Any]) -> list[Any]:
+def _drop_absent(column: list[Any]) -> list[Any]:
     """Put ``None`` in a column for what is absent."""
     return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
 
@@ -176,7 +176,7 @@ def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec
             )
 
 
-def needed(link: Link, hyper: Mapping[str, Any]) -> list[str]:
+def active_slots(link: Link, hyper: Mapping[str, Any]) -> list[str]:
     """Return the slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not link.rule.elementwise:
         return []
@@ -190,7 +190,7 @@ def _check_slots(link: Link, state: PyTree) -> None:
     """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
     if not any(_absent(slot) for slot in state[link.shares :]) or _absent(state[0]):
         return
-    for name in needed(link, link.hyper):
+    for name in active_slots(link, link.hyper):
         if _absent(getattr(state, name)):
             raise ValueError(
                 f"state.{name} is missing, which {link.name} keeps with these hyperparameters: the state was begun "

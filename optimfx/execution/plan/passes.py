@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from optimfx.execution.dispatch import select
 from optimfx.execution.executors.base import BoundStep
 from optimfx.execution.leaves import Leaves, Results
-from optimfx.execution.step import Steps, own, split, typed, wants_dtype
+from optimfx.execution.step import Steps, fill_param_dtype, split, steps_at, wants_dtype
 
 KEPT = 1024
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
@@ -39,7 +39,7 @@ class Plan:
         chosen = []
         for places in _groups(leaves):
             part = leaves if places is None else leaves.take(places)
-            mine = typed(steps if places is None else own(steps, places), part.params[0])
+            mine = fill_param_dtype(steps if places is None else steps_at(steps, places), part.params[0])
             changed = places is not None or wants_dtype(steps)
             chosen.append(
                 (
@@ -62,12 +62,12 @@ class Plan:
     def _run_parts(self, steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
         places, changed, run = self.parts[0]
         if places is None:
-            return run(typed(steps, leaves.params[0]), numbers, leaves)
+            return run(fill_param_dtype(steps, leaves.params[0]), numbers, leaves)
         results = list(leaves.params if self.stepping else leaves.grads)
         slots = [list(column) for column in leaves.slots]
         for places, changed, run in self.parts:
             part = leaves.take(places or ())
-            mine = typed(own(steps, places), part.params[0]) if changed else steps
+            mine = fill_param_dtype(steps_at(steps, places), part.params[0]) if changed else steps
             out, new = run(mine, split(mine)[1] if changed else numbers, part)
             for column, values in zip((results, *slots), (out, *new)):
                 for i, value in zip(places or (), values):

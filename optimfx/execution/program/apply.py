@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.execution.memory.dtypes import apart
+from optimfx.execution.memory.dtypes import copy_aliases
 from optimfx.execution.step import Steps
 
 
@@ -18,4 +18,4 @@ def apply_rules(steps: Steps, param: Any, grad: Any, slots: Sequence[Any], stepp
         own = slots[len(new) : len(new) + len(step.rule.slots)]
         result, *values = step.rule.leaf(base, param, -result if step.maximize else result, *own, step.scalars)
         new += values
-    return apart((result, *new), (param, grad, *slots), (param if stepping else grad, *slots))
+    return copy_aliases((result, *new), (param, grad, *slots), (param if stepping else grad, *slots))

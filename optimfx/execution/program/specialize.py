@@ -12,14 +12,14 @@ from torch import Tensor
 from optimfx.execution.step import Step, flat_scalars
 
 
-class Open(Enum):
+class Dynamic(Enum):
     """Stands for a scalar that a kernel is given at each call; of the others it is made."""
 
     NUMBER = 0
     CONDITION = 1
 
 
-def form_of(step: Step) -> tuple[Any, ...]:
+def static_form(step: Step) -> tuple[Any, ...]:
     """Return the arguments, one after the other, with those that may change from step to step left open."""
     scalars = flat_scalars(step.arguments)
     flags = [isinstance(x, bool) for x in scalars]
@@ -32,23 +32,23 @@ def form_of(step: Step) -> tuple[Any, ...]:
         )
         hanging = [flag and isinstance(x, Tensor) for flag, x in zip(flags, probe)]
         conditions[: len(hanging)] = [known or hangs for known, hangs in zip(conditions, hanging)]
-    form = [Open.NUMBER if number else x for x, number in zip(scalars, numbers)]
-    return tuple([Open.CONDITION if condition else x for x, condition in zip(form, conditions)])
+    form = [Dynamic.NUMBER if number else x for x, number in zip(scalars, numbers)]
+    return tuple([Dynamic.CONDITION if condition else x for x, condition in zip(form, conditions)])
 
 
-def left_open(step: Step, form: tuple[Any, ...]) -> list[Any]:
+def dynamic_values(step: Step, form: tuple[Any, ...]) -> list[Any]:
     """Return the values of the arguments that are left open."""
-    return [x for x, part in zip(flat_scalars(step.arguments), form) if isinstance(part, Open)]
+    return [x for x, part in zip(flat_scalars(step.arguments), form) if isinstance(part, Dynamic)]
 
 
-def filled(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
+def bind_values(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
     """Fill the arguments that are left open with the numbers."""
-    values = [next(numbers) if isinstance(part, Open) else part for part in form]
-    arguments = [x != 0 if part is Open.CONDITION else x for x, part in zip(values, form)]
-    return step.with_arguments(_nested(step.arguments, iter(arguments)))
+    values = [next(numbers) if isinstance(part, Dynamic) else part for part in form]
+    arguments = [x != 0 if part is Dynamic.CONDITION else x for x, part in zip(values, form)]
+    return step.with_arguments(_nest(step.arguments, iter(arguments)))
 
 
-def _nested(like: Any, scalars: Iterator[Any]) -> Any:
+def _nest(like: Any, scalars: Iterator[Any]) -> Any:
     """Nest the scalars as those of ``like`` are."""
-    parts = [_nested(x, scalars) if isinstance(x, (tuple, list)) else next(scalars) for x in like]
+    parts = [_nest(x, scalars) if isinstance(x, (tuple, list)) else next(scalars) for x in like]
     return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)

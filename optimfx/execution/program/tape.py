@@ -63,7 +63,7 @@ class Tape:
         self.values += 1
         return Value(self, self.values - 1)
 
-    def number(self, value: float) -> Number:
+    def next_number(self, value: float) -> Number:
         """Return the next of the numbers that the step gives."""
         self.numbers += 1
         return Number(value, f"s{self.numbers - 1}", self)
@@ -129,7 +129,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Number, f"__{_name}__", _looked_at(getattr(operator, _name)))
 
 
-def copied(x: Tensor, out: Tensor) -> Tensor:
+def copy(x: Tensor, out: Tensor) -> Tensor:
     """Copy a value, in the dtype of ``out``."""
     return out.copy_(x)
 
@@ -141,7 +141,7 @@ def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
     )
 
 
-_RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copied, copied: copied, torch.where: where}
+_RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copy, copy: copy, torch.where: where}
 _WITH_OUT = _RENAMED | {
     function: function
     for function in (

@@ -21,14 +21,14 @@ class Scaling(NamedTuple):
     found_inf: Any  # above 0 where a gradient overflowed: a tensor, for whose device the host does not wait, or None
 
     @classmethod
-    def told(cls, optimizer: Any) -> Scaling:
+    def from_optimizer(cls, optimizer: Any) -> Scaling:
         """Return what the scaler has set on the optimizer, if there is one."""
         if not (hasattr(optimizer, "grad_scale") or hasattr(optimizer, "found_inf")):
             return UNSCALED
-        scale, found_inf = (tracing.number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
+        scale, found_inf = (tracing.read_number(getattr(optimizer, name, None)) for name in ("grad_scale", "found_inf"))
         return cls(None if scale is None else 1 / scale, found_inf)
 
-    def on(self, param: Tensor) -> Scaling:
+    def to_device_of(self, param: Tensor) -> Scaling:
         """Move to where a parameter is; the host waits only if that is the host."""
         if self is UNSCALED:
             return self
@@ -37,22 +37,22 @@ class Scaling(NamedTuple):
         return Scaling(*[x.to(device, non_blocking=not waits) if isinstance(x, Tensor) else x for x in self])
 
     @property
-    def leaves_out(self) -> bool:
+    def skips_step(self) -> bool:
         """Whether there is nothing to step, as far as the host knows."""
         return not isinstance(self.found_inf, Tensor) and bool(self.found_inf)
 
     @property
-    def counts(self) -> Any:
+    def step_increment(self) -> Any:
         """By how much the step counts."""
         return 1 - (self.found_inf > 0).float() if isinstance(self.found_inf, Tensor) else 1
 
-    def around(self, step: Step) -> Step:
+    def wrap(self, step: Step) -> Step:
         """Wrap a step for gradients that are scaled, so that it changes nothing where one overflowed."""
         found_inf = self.found_inf if isinstance(self.found_inf, Tensor) else None
         if self.unscale is None and found_inf is None:
             return step
         scalars = _fields(*step.scalars._fields)(*step.scalars, self.unscale, found_inf)
-        return step.with_scalars(scalars, _guarded(step.rule))
+        return step.with_scalars(scalars, _guard(step.rule))
 
 
 UNSCALED = Scaling(None, None)
@@ -64,7 +64,7 @@ def _fields(*names: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _guarded(rule: Any) -> Any:
+def _guard(rule: Any) -> Any:
     """Give the rule two scalars more; torch's own kernels do not have them."""
 
     def leaf(base: Any, param: Any, grad: Any, *slots: Any) -> tuple[Any, ...]:

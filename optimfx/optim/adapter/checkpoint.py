@@ -17,7 +17,7 @@ class Mismatch(NamedTuple):
     """Names in the checkpoint that no parameter has."""
 
 
-def matched_by_name(
+def match_by_name(
     state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], strict: bool
 ) -> tuple[dict[str, Any], Mismatch]:
     """Reorder a checkpoint as these groups are, and return what it has no counterpart for."""

@@ -20,18 +20,18 @@ from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.guard import Guard
 from optimfx.execution.memory.packing import Line
-from optimfx.execution.plan.columns import needed
+from optimfx.execution.plan.columns import active_slots
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.step import NUMBERS, step_with
 from optimfx.optim.adapter.amp import UNSCALED, Scaling
-from optimfx.optim.adapter.scalar_columns import Scalars, exact
+from optimfx.optim.adapter.scalar_columns import Scalars, to_exact_tensor
 from optimfx.optim.adapter.settings import Settings
 
 ParamState = dict[str, Any]
 Columns = dict[str, list[Any]]
 
 
-def begin(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
+def begin_state(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
     """Begin the state of a parameter before its first step, under torch's keys.
 
     Args:
@@ -66,24 +66,24 @@ def turns(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[
     return list(found.values())
 
 
-def together(states: Sequence[ParamState]) -> list[ParamState]:
+def pack_states(states: Sequence[ParamState]) -> list[ParamState]:
     """Lay the small tensors of each name end to end in memory, in the states of one algorithm."""
     names = {name: None for state in states for name in state}
     columns = [[state.get(name) for state in states] for name in names]
-    moved = [packing.together([x if isinstance(x, Tensor) else None for x in column]) for column in columns]
+    moved = [packing.pack_small([x if isinstance(x, Tensor) else None for x in column]) for column in columns]
     rows = zip(*[[x if new is None else new for x, new in zip(*pair)] for pair in zip(columns, moved)])
     return [{name: x for name, x in zip(names, row) if name in state} for state, row in zip(states, rows)]
 
 
-def kept(update: RuleUpdate, *, counts: bool) -> list[str]:
+def state_keys(update: RuleUpdate, *, counts: bool) -> list[str]:
     """Return what the algorithm keeps for every parameter with these hyperparameters, whatever its shape."""
     shared = ["step", *update.rule.carries] if counts else list(update.rule.carries)
     if not update.rule.elementwise:
         return ["step"] if counts else list(update.rule.slots)
-    return [*shared, *needed(update, _resolved(update, update.rule.init_names))]
+    return [*shared, *active_slots(update, _resolved(update, update.rule.init_names))]
 
 
-def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
+def collect_columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
     """Collect what the states hold under these names: a value for each parameter, or ``None``.
 
     A rule on whole tensors, whose shapes decide what it keeps, has every slot.
@@ -92,7 +92,7 @@ def columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[st
     return {name: [state.get(name) for state in states] for name in every}
 
 
-def unbegun(columns: Columns, names: Sequence[str]) -> set[int]:
+def uninitialized(columns: Columns, names: Sequence[str]) -> set[int]:
     """Return the places of the parameters that lack one of these."""
     lacking = [name for name in names if type(None) in set(map(type, columns[name]))]
     return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
@@ -173,7 +173,7 @@ class BatchPlan:
         if any(owner.hyper is None or owner.likeness != first.likeness for owner in batch.owners):
             return None
         of_param = [owner.hyper for owner, size in zip(batch.owners, batch.sizes) for _ in range(size)]
-        return {name: _joint([each[name] for each in of_param if each]) for name in first.hyper or ()}
+        return {name: _join_values([each[name] for each in of_param if each]) for name in first.hyper or ()}
 
 
 FEW = 8
@@ -185,11 +185,11 @@ def is_joinable(rule: Rule) -> bool:
     return rule.elementwise and not rule.carries and not rule.needs_global_norm
 
 
-def _joint(values: Sequence[Any]) -> Any:
+def _join_values(values: Sequence[Any]) -> Any:
     """Return the value, if it is one; or a vector of the numbers."""
     first = values[0]
     if isinstance(first, tuple):
-        return tuple(map(_joint, zip(*values)))
+        return tuple(map(_join_values, zip(*values)))
     if type(first) not in NUMBERS or values.count(first) == len(values):
         return first
     return torch.tensor(values, dtype=torch.float64, device="cpu")
@@ -243,7 +243,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     if scaling is UNSCALED:
         likes = [leader.like for leader in leaders]
     else:
-        likes, taken = [None] * len(leaders), [scaling.around(each) for each in taken]
+        likes, taken = [None] * len(leaders), [scaling.wrap(each) for each in taken]
     if runs is None:
         results, new = plan.one_pass.run(leaves, (taken[0],), likes[0])
     else:
@@ -256,7 +256,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
             value = getattr(done.scalars, name)
             if differentiable:
                 own = columns[name] if run is None else [columns[name][i] for i in run]
-                _copy(own, list(exact(value).expand(len(own))))
+                _copy(own, list(to_exact_tensor(value).expand(len(own))))
             elif run is None:
                 each.write(value)
             else:
@@ -330,11 +330,11 @@ def _runs(
         return plan.runs, [(first + 1, *others)] * len(leaders), leaders
     leader_of = {i: k for k, run in enumerate(plan.runs or [range(len(before))]) for i in run}
     every = [(leader_of[i], step + 1, *rest) for i, (step, *rest) in enumerate(zip(*values))]
-    runs, places = _joined([[i] for i in range(len(every))], every)
+    runs, places = _merge_equal([[i] for i in range(len(every))], every)
     return runs, [every[place][1:] for place in places], [leaders[every[place][0]] for place in places]
 
 
-def _joined(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
+def _merge_equal(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
     """Join runs of equal numbers, and return the place at which each stood first; a tensor is taken to equal none."""
     wholes: list[list[int]] = []
     places: list[int] = []

@@ -10,7 +10,7 @@ import torch
 from torch.optim import optimizer as theirs
 
 
-def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a ``step`` as torch does: in hooks and the profiler's record, if there is a hook or a profiler.
 
     On a small model the record alone costs a third of torch's step, though nobody reads it.

@@ -12,7 +12,7 @@ from optimfx.core import tracing
 from optimfx.execution.memory.packing import Line, end_to_end
 
 
-def exact(value: Any) -> Tensor:
+def to_exact_tensor(value: Any) -> Tensor:
     """Make a tensor of a number with all its digits, on the host, whatever the default dtype and device are."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
@@ -67,7 +67,7 @@ class Scalars:
     def write(self, value: Any) -> None:
         """Write the same value to all."""
         if self.line is None:
-            torch._foreach_copy_(list(self.column), list(exact(value).expand(len(self.column))))
+            torch._foreach_copy_(list(self.column), list(to_exact_tensor(value).expand(len(self.column))))
         elif isinstance(value, Tensor):
             self.line.copy_(value)
         else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import GradientTransformation
-from optimfx.core.hyperparams import PLAIN_VALUES, resolve, switch
+from optimfx.core.hyperparams import PLAIN_VALUES, resolve, switch_of
 
 Group = dict[str, Any]
 
@@ -28,31 +28,31 @@ class Algorithm(NamedTuple):
         """Look into a factory. Asking for a signature costs as much as a small step: do it once."""
         return cls(factory, {name: str(p.annotation) for name, p in inspect.signature(factory).parameters.items()})
 
-    def given(self, group: Group) -> list[str]:
+    def present_in(self, group: Group) -> list[str]:
         """Return the arguments that a group gives."""
         return [name for name in self.arguments if name in group]
 
-    def live(self, group: Group) -> GradientTransformation:
+    def bind(self, group: Group) -> GradientTransformation:
         """Make the transformation for a group, each number a schedule that looks up what the user writes there.
 
         What is not a number (a flag, a choice) is taken as it is now; see :meth:`statics`.
         """
         given: dict[str, Any] = {}
-        for name in self.given(group):
+        for name in self.present_in(group):
             value = group[name]
             if not self.is_numeric(name):
                 given[name] = value
             elif name == "lr" and not isinstance(value, Tensor) and not torch.compiler.is_compiling():
                 given[name] = LearningRate(group)
             elif isinstance(value, (tuple, list)):
-                given[name] = tuple(Reader(group, name, i) for i in range(len(value)))
+                given[name] = tuple(GroupValue(group, name, i) for i in range(len(value)))
             else:
-                given[name] = Reader(group, name)
+                given[name] = GroupValue(group, name)
         return self.factory(**given)
 
-    def statics(self, group: Group) -> tuple[Any, ...]:
+    def static_values(self, group: Group) -> tuple[Any, ...]:
         """Return what of the group a transformation from :meth:`live` was made with, and does not look up."""
-        return tuple(group[name] for name in self.given(group) if not self.is_numeric(name))
+        return tuple(group[name] for name in self.present_in(group) if not self.is_numeric(name))
 
     def is_numeric(self, name: str) -> bool:
         """Whether an argument is a number, and so may be a tensor or a schedule too."""
@@ -104,14 +104,14 @@ class Settings:
         flags = self.flags_of(group)
         if flags != self.flags:
             self.flags = flags
-            self.update: Any = self.algorithm.live(group).update
+            self.update: Any = self.algorithm.bind(group).update
             self.foreach, self.fused, self.differentiable, capturable = map(group.get, FLAGS)
             self.on_device = bool(capturable or self.fused)
             self.repeats = len(set(group["params"])) < len(group["params"])
 
     def flags_of(self, group: Group) -> tuple[Any, ...]:
         """Return what of a group an update is made with, and does not look up."""
-        return (*self.algorithm.statics(group), *map(group.get, FLAGS))
+        return (*self.algorithm.static_values(group), *map(group.get, FLAGS))
 
     def read(self) -> None:
         """Look whether the group says something else; not in a graph, for which numbers would be constants."""
@@ -125,7 +125,7 @@ class Settings:
         self.hyper = {name: resolve(update.hyper[name], 0) for name in update.user_names} if steady else None
         self.kept = None
         self.key = (*self.flags, *map(_entry, values)) if steady else id(self)
-        likeness = tuple(map(switch, self.hyper.values())) if self.hyper is not None else None
+        likeness = tuple(map(switch_of, self.hyper.values())) if self.hyper is not None else None
         if likeness is None or likeness != self.likeness:
             self.likeness, self.like = likeness, None if likeness is None else object()
 
@@ -137,7 +137,7 @@ def _entry(value: Any) -> Any:
     return (type(value), value)
 
 
-class Reader:
+class GroupValue:
     """A hyperparameter of a group, or an entry of one, as a schedule that looks it up; in messages it is its value."""
 
     def __init__(self, group: Group, name: str, index: int | None = None) -> None:
@@ -153,7 +153,7 @@ class Reader:
         return repr(self(0))
 
 
-class LearningRate(Reader):
+class LearningRate(GroupValue):
     """A group's learning rate as a schedule that compiled graphs ask, too, whenever they run; not made in one.
 
     Dynamo takes a number that it reads for a constant, and traces anew when that changes. A graph has a call of

@@ -95,7 +95,7 @@ class Form(NamedTuple):
             holders = self.holders(i, name, rows)
             kept = next((row[name] for row in holders if name in row), leaf)
             if times[id(leaf)] > 1:
-                kept = known.setdefault((id(leaf), tracing.number(kept)), kept)
+                kept = known.setdefault((id(leaf), tracing.read_number(kept)), kept)
             for row in holders:
                 row[name] = kept
 

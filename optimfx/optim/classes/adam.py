@@ -82,6 +82,6 @@ class SparseAdam(Optimizer, torch.optim.SparseAdam):
     def _begin(self, settings: Settings, param: Tensor) -> dict[str, Any]:
         return {**super()._begin(settings, param), "step": 0}
 
-    def _count(self, counts: Any, step: Any, states: list[dict[str, Any]], scaling: Any) -> None:
+    def _advance_counts(self, counts: Any, step: Any, states: list[dict[str, Any]], scaling: Any) -> None:
         for state in states:
             state["step"] += 1

@@ -40,7 +40,7 @@ class Adagrad(Optimizer, torch.optim.Adagrad):
     """
 
     factory = staticmethod(adagrad)
-    later: ClassVar[dict[str, Any]] = {"initial_accumulator_value": 0}
+    old_checkpoint_defaults: ClassVar[dict[str, Any]] = {"initial_accumulator_value": 0}
     sparse_error = "weight_decay option is not compatible with sparse gradients"
 
 

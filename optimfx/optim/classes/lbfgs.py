@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.optim.adapter.hooks import hooked
+from optimfx.optim.adapter.hooks import with_hooks
 from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.rules.lbfgs import LBFGSState, lbfgs
 
@@ -24,7 +24,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
     factory = staticmethod(lbfgs)
     counts = False
 
-    @hooked
+    @with_hooks
     @torch.no_grad()
     def step(self, closure: Closure) -> Any:
         """Iterate until a tolerance or a limit is met.
@@ -54,9 +54,9 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
             return float(losses[-1]), [p.grad for p in params]
 
         try:
-            for name in self.algorithm.given(self.defaults):
+            for name in self.algorithm.present_in(self.defaults):
                 group[name]
-            update: Any = self.algorithm.live(group).update
+            update: Any = self.algorithm.bind(group).update
             state = self.unpacked(update.init(params), self.state[params[0]])
             after, new = update.run(None, state, before, stepping=True, inplace=False, value_and_grad_fn=value_and_grad)
         except BaseException:

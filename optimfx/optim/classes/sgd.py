@@ -22,7 +22,7 @@ class SGD(Optimizer, torch.optim.SGD):
     factory = staticmethod(sgd)
     counts = False
 
-    def _taken(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+    def _prepare_grads(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """Dense with momentum: of a sparse gradient, torch keeps a sparse buffer, which moves what was ever there."""
         if not group["momentum"] or group["weight_decay"]:
             return grads

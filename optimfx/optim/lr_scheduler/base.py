@@ -107,7 +107,7 @@ class Chainable(LRScheduler):
 
     def _next_lr(self) -> list[Rate]:
         factor = self._factor()
-        return [rescaled(group["lr"], self._end, factor) for group in self.optimizer.param_groups]
+        return [rescale(group["lr"], self._end, factor) for group in self.optimizer.param_groups]
 
     def _factor(self) -> Rate:
         """Return the factor of the height above the end, at the initial step or a later one."""
@@ -119,14 +119,14 @@ class Chainable(LRScheduler):
         return 1.0 if now == before else now / before
 
 
-def copied(value: Any) -> Any:
+def copy_if_tensor(value: Any) -> Any:
     """Copy a tensor; return anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def rescaled(rate: Rate, end: Rate, factor: Rate) -> Rate:
+def rescale(rate: Rate, end: Rate, factor: Rate) -> Rate:
     """Scale a rate's height above an end by a factor; by 1, not even by a rounding."""
-    return copied(rate) if factor == 1 else factor * (rate - end) + end
+    return copy_if_tensor(rate) if factor == 1 else factor * (rate - end) + end
 
 
 def _equal(rates: Sequence[Rate], others: Sequence[Rate]) -> bool:
@@ -135,7 +135,7 @@ def _equal(rates: Sequence[Rate], others: Sequence[Rate]) -> bool:
 
 def values(optimizer: Optimizer, key: str) -> list[Any]:
     """Return a hyperparameter of all groups, not aliased."""
-    return [copied(group[key]) for group in optimizer.param_groups]
+    return [copy_if_tensor(group[key]) for group in optimizer.param_groups]
 
 
 def write(group: dict[str, Any], key: str, value: Rate) -> None:
@@ -160,7 +160,7 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
             f"{name} must have the same length as optimizer.param_groups. "
             f"{name} has {len(value)} values, param_groups has {size}."
         )
-    return [copied(v) for v in value]
+    return [copy_if_tensor(v) for v in value]
 
 
 def check_optimizer(optimizer: Any) -> None:

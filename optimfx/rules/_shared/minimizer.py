@@ -23,9 +23,9 @@ from optimfx.core import (
     tracing,
     tree,
 )
-from optimfx.core.hyperparams import count, resolve
+from optimfx.core.hyperparams import as_step_number, resolve
 from optimfx.execution import check_state
-from optimfx.execution.memory.dtypes import compute_dtype, kept_as, real
+from optimfx.execution.memory.dtypes import cast_state, compute_dtype, real
 from optimfx.execution.step import tensor_like
 
 Evaluation = tuple[Any, Tensor]
@@ -86,14 +86,14 @@ class Minimizer(Stepper):
 
         given = value is not None
         first = _evaluation((value, updates), leaves, spec) if given else evaluate(x)
-        hyper = {name: resolve(h, count(state.step)) for name, h in self.hyper.items()}
-        loaded = type(state)(*[v.to(x.dtype) if v.dim() else tracing.number(v) for v in state])
+        hyper = {name: resolve(h, as_step_number(state.step)) for name, h in self.hyper.items()}
+        loaded = type(state)(*[v.to(x.dtype) if v.dim() else tracing.read_number(v) for v in state])
         new_x, after = self.minimize(x, first, evaluate, loaded, **hyper)
         # Leaves of their own, each with its own memory: no view keeps the whole vector.
         results = [None if r is None else r.clone() for r in _split(new_x if stepping else new_x - x, leaves)]
         kept = [v.to(old.device, old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
         if inplace:
-            with tracing.donating(inplace, leaves):
+            with tracing.no_grad_if_inplace(inplace, leaves):
                 buffers = leaves if stepping else tree.flatten_as(spec, updates, "updates", "params")
                 results = [_reuse(b, r) for b, r in zip(buffers, results)]
                 kept = [_reuse(old, v) for old, v in zip(state, kept)]
@@ -119,7 +119,7 @@ class Minimizer(Stepper):
     def _kept(self, field: Any, x: Tensor) -> Tensor | None:
         """Make a field of a new state: a count, a scalar in float64, or a vector or matrix."""
         if isinstance(field, Tensor):
-            return kept_as(field.clone(), self.state_dtype)
+            return cast_state(field.clone(), self.state_dtype)
         return torch.tensor(field, dtype=torch.int64 if isinstance(field, int) else torch.float64, device=x.device)
 
     def explain(self, params: Params) -> list[Row]:
@@ -150,7 +150,7 @@ def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:
         )
     columns = tree.flatten_as(spec, grads, "grads", "params")
     _check_grads(columns, leaves, spec, "grads")
-    return tracing.number(value), _join(columns, leaves)
+    return tracing.read_number(value), _join(columns, leaves)
 
 
 def _check_grads(grads: Sequence[Any], leaves: Sequence[Any], spec: Any, name: str) -> None:

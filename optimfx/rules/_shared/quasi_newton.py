@@ -23,7 +23,7 @@ History = tuple[Pair, ...]
 def remember(history: History, scale: Array, y: Array, s: Array) -> tuple[History, Any]:
     """Add a step to the history, and find the scale ``y s / y y``; both stay as they were unless ``y s > 1e-10``."""
     ys = ops.dot(y, s)
-    upwards = ops.decided(ys > 1e-10)
+    upwards = ops.read_bool(ys > 1e-10)
     pair = Pair(y, s, 1 / ops.where(upwards, ys, 1.0))
     scale = ops.where(upwards, ys, scale) / ops.where(upwards, ops.dot(y, y), 1.0)
     return ops.choose(upwards, (*history[1:], pair), history), scale

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from optimfx.core import Locality
-from optimfx.execution.executors.custom_op.signature import read
+from optimfx.execution.executors.custom_op.signature import decode
 from optimfx.execution.executors.eager import run_eagerly
 from optimfx.execution.leaves import Leaves, Results
-from optimfx.execution.program.specialize import filled
-from optimfx.execution.step import Steps, flat_scalars, typed
+from optimfx.execution.program.specialize import bind_values
+from optimfx.execution.step import Steps, fill_param_dtype, flat_scalars
 
 UNSAFE = (torch.Tag.cudagraph_unsafe,)
 """Inductor runs these ops beside its CUDA graphs: the tables that kernels keep must not lie in a graph's memory."""
@@ -22,12 +22,12 @@ UNSAFE = (torch.Tag.cudagraph_unsafe,)
 def _leaves(
     word: str, params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]
 ) -> tuple[Steps, Leaves]:
-    _, steps, kept = read(word)
+    _, steps, kept = decode(word)
     size = len(grads)
     parts = iter([slots[i : i + size] for i in range(0, len(slots), size)])
     columns = [next(parts) if there == "1" else [None] * size for there in kept]
     leaves = Leaves(params or [None] * size, grads, columns)
-    return typed(steps, leaves.params[0]), leaves
+    return fill_param_dtype(steps, leaves.params[0]), leaves
 
 
 def forms_of(steps: Steps) -> list[tuple[Any, ...]]:
@@ -67,11 +67,11 @@ def _launched(
     members: int,
 ) -> list[Tensor]:
     steps, leaves = _leaves(word, params, grads, slots)
-    launch = LAUNCHES[read(word)[0]]
+    launch = LAUNCHES[decode(word)[0]]
     results = launch(steps, leaves, hyper, stepping=stepping, inplace=inplace, members=members)
     if results is not None:
         return _flat(*results)
-    new = plain(word, stepping, members, params, grads, slots, hyper)
+    new = run_reference(word, stepping, members, params, grads, slots, hyper)
     if inplace:
         torch._foreach_copy_([*params, *slots], new)
     return new
@@ -108,13 +108,15 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
 
     def first(tensors: list[Tensor], dims: Any) -> list[Tensor]:
         dims = dims if isinstance(dims, (list, tuple)) else [dims] * len(tensors)
-        return [batched(t, dim, size).contiguous() for t, dim in zip(tensors, dims)]
+        return [move_members_first(t, dim, size).contiguous() for t, dim in zip(tensors, dims)]
 
-    _, steps, _ = read(word)
+    _, steps, _ = decode(word)
     whole = any(step.rule.locality is Locality.POSITION or step.rule.locality is Locality.NORM for step in steps)
     of_members = in_dims[5] is not None or members > 1 or whole
     if of_members:
-        hyper = batched(hyper, in_dims[5], size)  # shape=(size, scalars), (..., leaves), (..., members), or both
+        hyper = move_members_first(
+            hyper, in_dims[5], size
+        )  # shape=(size, scalars), (..., leaves), (..., members), or both
         hyper = (hyper.unsqueeze(-1) if members == 1 else hyper).movedim(0, -2).flatten(-2)
         members *= size
     columns = [first(tensors, dims) for tensors, dims in zip((params, grads, slots), in_dims[2:5])]
@@ -122,12 +124,12 @@ def _(info, in_dims, word, stepping, params, grads, slots, hyper, members):  # t
     return new, [0] * len(new)
 
 
-def batched(t: Tensor, dim: int | None, size: int) -> Tensor:
+def move_members_first(t: Tensor, dim: int | None, size: int) -> Tensor:
     """Move the members of a tensor to its first dimension."""
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
-def plain(
+def run_reference(
     word: str,
     stepping: bool,
     members: int,
@@ -138,11 +140,11 @@ def plain(
 ) -> list[Tensor]:
     """Compute the same by the rules on tensors."""
     if members > 1:
-        each = torch.vmap(lambda *args: plain(word, stepping, 1, *args), in_dims=(0, 0, 0, hyper.dim() - 1))
+        each = torch.vmap(lambda *args: run_reference(word, stepping, 1, *args), in_dims=(0, 0, 0, hyper.dim() - 1))
         split = [[t.view(members, -1) for t in tensors] for tensors in (params, grads, slots)]
         like = (*(params if stepping else grads), *slots)
         return [new.view(t.shape) for new, t in zip(each(*split, hyper), like)]
     steps, leaves = _leaves(word, params, grads, slots)
     numbers = iter(hyper.unbind())
-    whole = tuple([filled(step, form, numbers) for step, form in zip(steps, forms_of(steps))])
+    whole = tuple([bind_values(step, form, numbers) for step, form in zip(steps, forms_of(steps))])
     return _flat(*run_eagerly(whole, leaves, stepping=stepping, inplace=False))

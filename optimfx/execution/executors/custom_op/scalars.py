@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing
-from optimfx.execution.executors.custom_op.op import batched
+from optimfx.execution.executors.custom_op.op import move_members_first
 from optimfx.execution.executors.custom_op.traced import MANY
 
 
-def joined(scalars: Sequence[Tensor]) -> Tensor:
+def join_scalars(scalars: Sequence[Tensor]) -> Tensor:
     """Join the scalars to a vector."""
     if _is_op(scalars):
         vector: Tensor = torch.ops.optimfx.join(scalars)
@@ -24,7 +24,7 @@ def joined(scalars: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(scalars))
 
 
-def parted(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+def split_scalars(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     """Split a vector into scalars, each of the dtype and on the device of its counterpart."""
     first = like[0]
     alike = all([x.dtype == first.dtype and x.device == first.device for x in like])
@@ -54,7 +54,7 @@ def _(scalars):  # type: ignore[no-untyped-def]
 @_join.register_vmap
 def _(info, in_dims, scalars):  # type: ignore[no-untyped-def]
     dims = in_dims[0] if isinstance(in_dims[0], (list, tuple)) else [in_dims[0]] * len(scalars)
-    return torch.stack([batched(x, dim, info.batch_size) for x, dim in zip(scalars, dims)], dim=1), 0
+    return torch.stack([move_members_first(x, dim, info.batch_size) for x, dim in zip(scalars, dims)], dim=1), 0
 
 
 @torch.library.custom_op("optimfx::part", mutates_args=())
@@ -69,7 +69,7 @@ def _(vector, count):  # type: ignore[no-untyped-def]
 
 @_part.register_vmap
 def _(info, in_dims, vector, count):  # type: ignore[no-untyped-def]
-    return _unbound(batched(vector, in_dims[0], info.batch_size), 1), [0] * count
+    return _unbound(move_members_first(vector, in_dims[0], info.batch_size), 1), [0] * count
 
 
 def _unbound(vector: Tensor, dim: int) -> list[Tensor]:

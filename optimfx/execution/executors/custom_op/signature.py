@@ -13,14 +13,14 @@ from torch import Tensor
 
 from optimfx.core.rule import rule_of
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.program.specialize import Open
+from optimfx.execution.program.specialize import Dynamic
 from optimfx.execution.step import Step, Steps
 
-LETTERS: dict[str, Any] = {"n": Open.NUMBER, "c": Open.CONDITION, "_": None, "t": True, "f": False}
+LETTERS: dict[str, Any] = {"n": Dynamic.NUMBER, "c": Dynamic.CONDITION, "_": None, "t": True, "f": False}
 """How a scalar is spelled: what differs from call to call, or what it is."""
 
 
-def spell(executor: str, steps: Steps, leaves: Leaves) -> str:
+def encode(executor: str, steps: Steps, leaves: Leaves) -> str:
     """Write what an op is told: who runs it; of each step the rule's number, sign and scalars; which slots are kept."""
     words = []
     for step in steps:
@@ -31,7 +31,7 @@ def spell(executor: str, steps: Steps, leaves: Leaves) -> str:
 
 
 @lru_cache(maxsize=256)
-def read(word: str) -> tuple[str, Steps, str]:
+def decode(word: str) -> tuple[str, Steps, str]:
     """Read what an op is told: the executor, the steps with scalars open where calls differ, and the kept slots."""
     executor, words, kept = word.split("|")
     steps = []

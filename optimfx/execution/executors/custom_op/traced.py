@@ -13,8 +13,8 @@ from torch import Tensor
 
 from optimfx.core import tracing
 from optimfx.execution.executors.base import BoundStep
-from optimfx.execution.executors.custom_op.op import plain
-from optimfx.execution.executors.custom_op.signature import letter, spell
+from optimfx.execution.executors.custom_op.op import run_reference
+from optimfx.execution.executors.custom_op.signature import encode, letter
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, flat_scalars
 
@@ -43,7 +43,7 @@ def op_step(executor: str, *, stepping: bool, inplace: bool) -> BoundStep:
 
 def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
     """Run the op: return the results, and the new slots by column."""
-    word = spell(executor, steps, leaves)
+    word = encode(executor, steps, leaves)
     device = leaves.grads[0].device
     scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
     numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]
@@ -107,7 +107,7 @@ class Differentiable(torch.autograd.Function):
         word, stepping, members, first, second = ctx.told
         hyper, *tensors = ctx.saved_tensors
         parts = [tensors[:first], tensors[first : first + second], tensors[first + second :]]
-        _, pull, *_ = torch.func.vjp(lambda *args: plain(word, stepping, members, *args), *parts, hyper)
+        _, pull, *_ = torch.func.vjp(lambda *args: run_reference(word, stepping, members, *args), *parts, hyper)
         *into, into_hyper = pull(list(cotangents))
         return (None,) * 5 + (into_hyper, *[t for part in into for t in part])
 

@@ -22,7 +22,7 @@ from optimfx.execution.executors.triton.codegen.op_table import DTYPES
 from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.executors.triton.runtime.launch import BoundKernels
 from optimfx.execution.leaves import PLAIN, Leaves, Results
-from optimfx.execution.program.specialize import Open, form_of, left_open
+from optimfx.execution.program.specialize import Dynamic, dynamic_values, static_form
 from optimfx.execution.step import Steps
 
 
@@ -44,7 +44,7 @@ class Triton(Executor):
             return "not on a GPU"
         if not all(step.rule.elementwise or step.rule.locality is Locality.NORM for step in steps):
             return "the rule is not elementwise"
-        forms = list(map(form_of, steps))
+        forms = list(map(static_form, steps))
         return _unfit(leaves) or source(steps, forms, _on_host(steps, forms), leaves, stepping, inplace)[1]
 
     def slower_reason(self, leaves: Leaves) -> str | None:
@@ -53,15 +53,15 @@ class Triton(Executor):
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
-        forms = list(map(form_of, steps))
+        forms = list(map(static_form, steps))
         on_host = _on_host(steps, forms)
         kernels = build.kernels(source(steps, forms, on_host, leaves, stepping, inplace)[0])
         bound = BoundKernels(kernels, leaves, stepping=stepping, inplace=inplace, positional=_is_positional(steps))
-        if all(on_host) and not any([Open.CONDITION in form for form in forms]):
+        if all(on_host) and not any([Dynamic.CONDITION in form for form in forms]):
             return lambda steps, numbers, leaves: bound.run(leaves, numbers, ())
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
-            scalars = _opened(steps, forms)
+            scalars = _dynamic_values(steps, forms)
             tensors = [x for x in scalars if isinstance(x, Tensor)]
             return bound.run(leaves, [x for x in scalars if not isinstance(x, Tensor)], tensors)
 
@@ -73,14 +73,14 @@ def _is_positional(steps: Steps) -> bool:
     return any(step.rule.locality is Locality.POSITION for step in steps)
 
 
-def _opened(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _dynamic_values(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return the scalars that a kernel is given at each step."""
-    return [x for step, form in zip(steps, forms) for x in left_open(step, form)]
+    return [x for step, form in zip(steps, forms) for x in dynamic_values(step, form)]
 
 
 def _on_host(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[bool]:
     """Which of these are numbers on the host."""
-    return [not isinstance(x, Tensor) for x in _opened(steps, forms)]
+    return [not isinstance(x, Tensor) for x in _dynamic_values(steps, forms)]
 
 
 def _unfit(leaves: Leaves) -> str | None:
@@ -110,7 +110,7 @@ def _launch(
 ) -> Results | None:
     """Launch the kernel of an op."""
     forms = forms_of(steps)
-    text, reason = source(steps, forms, [False] * len(_opened(steps, forms)), leaves, stepping, inplace)
+    text, reason = source(steps, forms, [False] * len(_dynamic_values(steps, forms)), leaves, stepping, inplace)
     if reason is not None:
         return None
     how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "positional": _is_positional(steps)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tree
-from optimfx.execution.executors.custom_op.op import UNSAFE, batched
+from optimfx.execution.executors.custom_op.op import UNSAFE, move_members_first
 from optimfx.execution.executors.triton.codegen.generate import norm_source
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES
 from optimfx.execution.executors.triton.runtime import build, launch
@@ -53,6 +53,6 @@ def _(tensors):  # type: ignore[no-untyped-def]
 
 @_global_norm.register_vmap
 def _(info, in_dims, tensors):  # type: ignore[no-untyped-def]
-    rows = [batched(t, dim, info.batch_size).flatten(1).double() for t, dim in zip(tensors, in_dims[0])]
+    rows = [move_members_first(t, dim, info.batch_size).flatten(1).double() for t, dim in zip(tensors, in_dims[0])]
     norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
     return torch.linalg.vector_norm(norms, dim=0), 0

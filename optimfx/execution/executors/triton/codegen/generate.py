@@ -13,7 +13,7 @@ from optimfx.execution.executors.triton.codegen.recording import LoweringError, 
 from optimfx.execution.executors.triton.codegen.template import module
 from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.leaves import Leaves
-from optimfx.execution.memory.dtypes import computed_in
+from optimfx.execution.memory.dtypes import compute_dtype_of
 from optimfx.execution.program.tape import Tape
 from optimfx.execution.step import Steps
 
@@ -25,7 +25,7 @@ def norm_source(dtype: torch.dtype) -> str:
     grad = tape.value()
     torch.linalg.vector_norm(grad)
     recording = Recording(tape.calls, [None, grad], [], [], [])
-    layout = Layout((None, dtype), computed_in([dtype]), stepping=False, inplace=True)
+    layout = Layout((None, dtype), compute_dtype_of([dtype]), stepping=False, inplace=True)
     return module(["norm"], recording, layout, build.INTERPRETED)
 
 
@@ -51,7 +51,7 @@ def source(
     rules = tuple([(step.rule, step.maximize, step.defers, form) for step, form in zip(steps, forms)])
     key = (rules, tuple(on_host), dtypes, stepping, inplace)
     if key not in _sources:
-        compute = computed_in([dtype for dtype in dtypes if dtype is not None])
+        compute = compute_dtype_of([dtype for dtype in dtypes if dtype is not None])
         try:
             recording = record(steps, forms, on_host, [dtype is not None for dtype in dtypes], stepping)
             layout = Layout(dtypes, compute, stepping, inplace)

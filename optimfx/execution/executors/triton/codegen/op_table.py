@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from optimfx import ops
-from optimfx.execution.program.tape import copied
+from optimfx.execution.program.tape import copy
 
 DTYPES = {
     torch.float64: "tl.float64",
@@ -49,7 +49,7 @@ def _rounded_stochastically(x: str, dtype: str, seed: str, step: str) -> str:
 
 
 ARITHMETIC: dict[Callable[..., object], Callable[..., str]] = {
-    copied: lambda x: x,
+    copy: lambda x: x,
     torch.add: lambda x, y, alpha=None: f"{x} + {_times(alpha, y)}",
     torch.sub: lambda x, y, alpha=None: f"{x} - {_times(alpha, y)}",
     torch.rsub: lambda x, y, alpha=None: f"{y} - {_times(alpha, x)}",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optimfx.execution.program.apply import apply_rules
-from optimfx.execution.program.specialize import Open, filled
+from optimfx.execution.program.specialize import Dynamic, bind_values
 from optimfx.execution.program.tape import Call, Tape, Value
 from optimfx.execution.step import Step, Steps
 
@@ -73,11 +73,11 @@ def record(
     """
     tape = Tape()
     columns = [tape.value() if there else None for there in kept]
-    scalars = [tape.value() for form in forms for part in form if isinstance(part, Open)]
+    scalars = [tape.value() for form in forms for part in form if isinstance(part, Dynamic)]
     numbers = iter(scalars)
     param, grad, *slots = columns
     try:
-        whole: list[Step] = [filled(step, form, numbers) for step, form in zip(steps, forms)]
+        whole: list[Step] = [bind_values(step, form, numbers) for step, form in zip(steps, forms)]
         results = apply_rules(tuple(whole), param, grad, slots, stepping)
     except Exception as error:  # a rule may be any Python; what is wrong with it, eager will show
         raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimfx.execution.executors.triton.runtime import tables
 from optimfx.execution.executors.triton.runtime.build import Kernels
-from optimfx.execution.executors.triton.runtime.straight import is_plain, numels, straightened
+from optimfx.execution.executors.triton.runtime.straight import is_plain, numels, straighten
 from optimfx.execution.executors.triton.runtime.tables import Plan
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
@@ -96,8 +96,8 @@ class Launcher:
         """Which program takes what: of a step, and of norms."""
         known = None if where.capturing else self.plans.get(where.stream)
         if known is None:
-            plan = tables.plan(self.sizes, self.block, where)
-            known = plan, plan if self.blocks == 1 else tables.plan(self.sizes, self.blocks * self.block, where)
+            plan = tables.make_plan(self.sizes, self.block, where)
+            known = plan, plan if self.blocks == 1 else tables.make_plan(self.sizes, self.blocks * self.block, where)
             if not where.capturing:
                 self.plans[where.stream] = known
         return known
@@ -132,7 +132,7 @@ class BoundKernels:
         if self.is_plain:
             self.launcher.launch(columns, numbers, tensors)
         else:
-            straight, back = straightened(columns, outs, self.positional)
+            straight, back = straighten(columns, outs, self.positional)
             self.launcher.launch(straight, numbers, tensors)
             for own, copy in back:
                 own.copy_(copy)
@@ -148,7 +148,7 @@ def _launcher_of_norm(kernels: Kernels, sizes: tuple[int, ...], device: torch.de
 
 def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
     """Measure the norm of all tensors of a column together, as a float64 scalar on their device."""
-    straight = column if is_plain(column) else straightened([column], [], positional=True)[0][0]
+    straight = column if is_plain(column) else straighten([column], [], positional=True)[0][0]
     launcher = _launcher_of_norm(kernels, tuple(numels(column)), column[0].device)
     hyper = launcher.launch([straight], (), ())
     return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]

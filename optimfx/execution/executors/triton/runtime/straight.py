@@ -21,7 +21,7 @@ def is_plain(column: Sequence[Tensor]) -> bool:
     return all(map(Tensor.is_contiguous, column)) and not conjugate and not any(map(Tensor.is_neg, column))
 
 
-def straightened(
+def straighten(
     columns: Sequence[Sequence[Tensor]], written: Sequence[Sequence[Tensor]], positional: bool
 ) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
     """Copy columns whose leaves do not lie in one order; return them, and what is to be copied back to where."""

@@ -43,9 +43,9 @@ _captured: list[Any] = []
 """What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
-def plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
+def make_plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     """Plan tensors with these numbers of elements, in chunks of ``chunk`` elements."""
-    found: Plan = _kept(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
+    found: Plan = _keep(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
     return found
 
 
@@ -60,9 +60,9 @@ def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> 
 
     def make() -> tuple[Tensor, int]:
         align = ALIGNED if set(addresses.tobytes()[::8]) <= MULTIPLES else 1
-        return _to(torch.frombuffer(addresses, dtype=torch.int64), where), align
+        return _copy_to(torch.frombuffer(addresses, dtype=torch.int64), where), align
 
-    found: tuple[Tensor, int] = _kept(_tables, addresses.tobytes(), where, make)
+    found: tuple[Tensor, int] = _keep(_tables, addresses.tobytes(), where, make)
     return found
 
 
@@ -81,22 +81,22 @@ def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: Plan) -> tuple[Te
     if isinstance(scalars, Tensor):
         joined, width = scalars.contiguous(), scalars[:1].numel() or 1
     elif len(scalars) == 1:
-        joined, width = _moved(scalars[0], spare.device).contiguous(), scalars[0].numel()
+        joined, width = _move(scalars[0], spare.device).contiguous(), scalars[0].numel()
     elif scalars:
         width = max(map(Tensor.numel, scalars))
-        joined = torch.cat([_moved(x, spare.device).expand(width) for x in scalars])
+        joined = torch.cat([_move(x, spare.device).expand(width) for x in scalars])
     else:
         return (spare.new_empty(room) if room else spare), 1
     return (torch.cat([joined.flatten(), spare.new_empty(room)]) if room else joined), width
 
 
-def _moved(scalar: Tensor, device: torch.device) -> Tensor:
+def _move(scalar: Tensor, device: torch.device) -> Tensor:
     """Move a scalar, or a vector of them, to the device in float64; from the host without a wait, also in a capture."""
     scalar = scalar.to(torch.float64)
-    return _to(scalar, Place(device, stream(device), capturing(device))) if scalar.is_cpu else scalar.to(device)
+    return _copy_to(scalar, Place(device, stream(device), capturing(device))) if scalar.is_cpu else scalar.to(device)
 
 
-def _kept(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
+def _keep(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
     """Make something for a key once, and keep it for as long as there are not too many."""
     if where.capturing:
         # Where it is made during a capture, it is there only once the graph has run. What was made before, on any
@@ -136,12 +136,12 @@ def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     tensor_of = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), chunks)
     chunk_of = torch.arange(len(tensor_of), device="cpu") - torch.repeat_interleave(chunks.cumsum(0) - chunks, chunks)
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
-    maps = [_to(x, where) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
+    maps = [_copy_to(x, where) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
     no_scalars = torch.empty(1, dtype=torch.float64, device=where.device)
     return Plan(maps[0], maps[1], maps[2], maps[3], no_scalars, len(tensor_of))
 
 
-def _to(host: Tensor, where: Place) -> Tensor:
+def _copy_to(host: Tensor, where: Place) -> Tensor:
     """Copy to the device, without a wait of the host."""
     if where.device.type == "cpu":
         return host
