@@ -1,6 +1,6 @@
 """Small bugs, put into a copy of the package one by one: which tests see them?
 
-``python tests/mutants.py`` tries all, ``python tests/mutants.py clip`` those whose file or change has this in it. Each
+``python tests/helpers/mutants.py`` tries all, and with a word (``clip``) those whose file or change has it in it. Each
 takes the time that its tests take, up to the first that fails. It fails itself if fewer than 95 % are seen.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARE = 0.95
 
 
@@ -59,7 +59,10 @@ MUTANTS = [
     *mutants(
         "core/tree.py",
         "transforms/test_clip.py",
-        ("return _joint([norm(leaf) for leaf in leaves]) if total.is_cpu and total.isinf() else total", "return total"),
+        (
+            "return _combine_norms([norm(leaf) for leaf in leaves]) if total.is_cpu and total.isinf() else total",
+            "return total",
+        ),
         ("torch.linalg.vector_norm(leaf / largest) * largest", "torch.linalg.vector_norm(leaf / largest)"),
         ("return total.float() if narrow and tracing.active() else total", "return total"),
     ),
@@ -111,7 +114,7 @@ MUTANTS = [
     *mutants(
         "execution/engine.py",
         "execution/test_plans.py core/test_purity.py",
-        ("torch.is_grad_enabled(), forced(), missing)", "missing)"),
+        ("torch.is_grad_enabled(), requested_executors(), missing)", "missing)"),
         ("if place is not None and param.numel() and first", "if False and first"),
         ("            torch._C._set_grad_enabled(recording)", "            pass"),
     ),
@@ -131,7 +134,10 @@ MUTANTS = [
     *mutants(
         "execution/memory/packing.py",
         "execution/test_mixtures.py execution/test_flat.py execution/test_plans.py",
-        ("_put(outs, places[pack.begin : pack.end], news)", "_put(outs, places[: pack.end - pack.begin], news)"),
+        (
+            "_scatter(outs, places[pack.begin : pack.end], news)",
+            "_scatter(outs, places[: pack.end - pack.begin], news)",
+        ),
         ('torch.empty_like(first, device="meta").stride() == strides', "True"),
         ("if addresses == self.addresses:", "if self.addresses:"),
         ("torch._foreach_mul(own, 1)", "own"),
@@ -159,7 +165,7 @@ MUTANTS = [
     *mutants(
         "combinators/inject.py",
         "transforms/test_combine.py",
-        ("value(count(state.step))", "value(count(state.step) + 1)"),
+        ("value(as_step_number(state.step))", "value(as_step_number(state.step) + 1)"),
     ),
     *mutants(
         "combinators/partition.py", "transforms/test_combine.py", ("mine = [label == other", "mine = [label != other")
@@ -200,7 +206,7 @@ def is_seen(mutant: Mutant, copy: Path) -> bool:
     path = copy / "optimfx" / mutant.file
     text = path.read_text()
     if mutant.old not in text:
-        raise LookupError(f"{mutant.file} has no {mutant.old!r} any more: change tests/mutants.py")
+        raise LookupError(f"{mutant.file} has no {mutant.old!r} any more: change tests/helpers/mutants.py")
     path.write_text(text.replace(mutant.old, mutant.new, 1))
     tests = [str(copy / "tests" / name) for name in mutant.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
