@@ -84,12 +84,6 @@ def check_state_dtype(state_dtype: Any) -> None:
         raise TypeError(f"state_dtype must be a floating-point torch.dtype or None; got {state_dtype!r}.")
 
 
-def check_betas(betas: Any, count: int = 2) -> None:
-    """Refuse anything but so many decay rates in [0, 1)."""
-    check_tuple("betas", betas, *(f"beta{i + 1}" for i in range(count)))
-    check_hyper(UNIT, betas=tuple(betas))
-
-
 def check_tuple(name: str, value: Any, *parts: str) -> None:
     """Refuse anything but a tuple with these parts."""
     if not isinstance(value, (tuple, list)) or len(value) != len(parts):

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -58,14 +47,15 @@ def leaf(
 ADABELIEF = Rule(leaf, scalars, init, AdaBeliefState)
 
 
+@check_ranges
 def adabelief(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-16,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-16,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 1e-16,
+    eps_root: NonNegative = 1e-16,
 ) -> GradientTransformation:
     r"""AdaBelief: Adam that divides by how far gradients stray from their average.
 
@@ -102,7 +92,5 @@ def adabelief(
     >>> updates["w"]
     tensor([-0.1111,  0.1111])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, eps_root=eps_root)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root}
     return transformation("adabelief", ADABELIEF, maximize=maximize, state_dtype=state_dtype, **hyper)

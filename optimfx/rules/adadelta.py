@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    UNIT,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_hyper,
-)
+from optimfx.core import Array, Decay, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -56,11 +45,12 @@ def leaf(
 ADADELTA = Rule(leaf, scalars, init, AdadeltaState, reads_param=lambda s: s.weight_decay is not None)
 
 
+@check_ranges
 def adadelta(
-    lr: Hyper = 1.0,
-    rho: Hyper = 0.9,
-    eps: Hyper = 1e-6,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1.0,
+    rho: Decay = 0.9,
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -99,7 +89,5 @@ def adadelta(
     >>> updates["w"]
     tensor([-0.1998,  0.2000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
-    check_hyper(UNIT, rho=rho)
     hyper = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
     return transformation("adadelta", ADADELTA, maximize=maximize, state_dtype=state_dtype, **hyper)

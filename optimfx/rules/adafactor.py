@@ -6,18 +6,19 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
     NON_NEGATIVE,
-    NON_POSITIVE,
     Array,
+    AtLeastOne,
     DType,
     GradientTransformation,
     Hyper,
     Locality,
+    NonPositive,
     PyTree,
     Rule,
     Scalar,
     check_hyper,
+    check_ranges,
     check_tuple,
 )
 from optimfx.execution import transformation
@@ -85,11 +86,12 @@ ADAFACTOR = Rule(
 )
 
 
+@check_ranges
 def adafactor(
     lr: Hyper = 1e-2,
-    beta2_decay: Hyper = -0.8,
+    beta2_decay: NonPositive = -0.8,
     eps: tuple[Hyper | None, Hyper] = (None, 1e-3),
-    d: Hyper = 1.0,
+    d: AtLeastOne = 1.0,
     weight_decay: Hyper = 0.0,
     *,
     maximize: bool = False,
@@ -141,7 +143,5 @@ def adafactor(
     check_tuple("eps", eps, "eps1", "eps2")
     eps1, eps2 = eps
     check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay, eps2=eps2, **({} if eps1 is None else {"eps1": eps1}))
-    check_hyper(NON_POSITIVE, beta2_decay=beta2_decay)
-    check_hyper(FROM_ONE, d=d)
     hyper = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
     return transformation("adafactor", ADAFACTOR, maximize=maximize, state_dtype=state_dtype, **hyper)

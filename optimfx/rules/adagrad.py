@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -46,12 +46,13 @@ ADAGRAD = Rule(
 )
 
 
+@check_ranges
 def adagrad(
-    lr: Hyper = 1e-2,
-    lr_decay: Hyper = 0.0,
-    weight_decay: Hyper = 0.0,
-    initial_accumulator_value: Hyper = 0.0,
-    eps: Hyper = 1e-10,
+    lr: NonNegative = 1e-2,
+    lr_decay: NonNegative = 0.0,
+    weight_decay: NonNegative = 0.0,
+    initial_accumulator_value: NonNegative = 0.0,
+    eps: NonNegative = 1e-10,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -91,8 +92,6 @@ def adagrad(
     >>> updates["w"]
     tensor([-0.1000,  0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
-    check_hyper(NON_NEGATIVE, initial_accumulator_value=initial_accumulator_value)
     hyper = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps}
     start = {"initial_accumulator_value": initial_accumulator_value}
     return transformation("adagrad", ADAGRAD, maximize=maximize, state_dtype=state_dtype, **hyper, **start)

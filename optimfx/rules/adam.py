@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -97,17 +86,18 @@ ADAM = Rule(
 )
 
 
+@check_ranges
 def adam(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
     decoupled_weight_decay: bool = False,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""Adam: steps scaled by running averages of the gradient and of its square.
 
@@ -149,8 +139,6 @@ def adam(
     >>> updates["w"]
     tensor([-0.1000, -0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     flags = {"amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay}
     name = "adamw" if decoupled_weight_decay else "adam"

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -56,11 +45,12 @@ def leaf(
 ADAMAX = Rule(leaf, scalars, init, AdamaxState, reads_param=lambda s: s.weight_decay is not None)
 
 
+@check_ranges
 def adamax(
-    lr: Hyper = 2e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 2e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -97,7 +87,5 @@ def adamax(
     >>> updates["w"]
     tensor([-0.1000,  0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     return transformation("adamax", ADAMAX, maximize=maximize, state_dtype=state_dtype, **hyper)

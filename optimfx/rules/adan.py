@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
     Array,
     DType,
     GradientTransformation,
-    Hyper,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_betas,
-    check_hyper,
+    ThreeBetas,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -97,15 +96,16 @@ def leaf(
 ADAN = Rule(leaf, scalars, init, AdanState, reads_param=lambda s: s.shrinkage is not None)
 
 
+@check_ranges
 def adan(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper, Hyper] = (0.98, 0.92, 0.99),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: ThreeBetas = (0.98, 0.92, 0.99),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 1e-8,
+    eps_root: NonNegative = 1e-8,
 ) -> GradientTransformation:
     r"""Adan: Nesterov's look-ahead from the gradient's change, with moments of each.
 
@@ -145,7 +145,5 @@ def adan(
     >>> updates["w"]
     tensor([-0.1000,  0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    check_betas(betas, 3)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     return transformation("adan", ADAN, maximize=maximize, state_dtype=state_dtype, **hyper)

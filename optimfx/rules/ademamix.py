@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
     Array,
     DType,
     GradientTransformation,
-    Hyper,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_betas,
-    check_hyper,
+    ThreeBetas,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -86,16 +85,17 @@ def leaf(
 ADEMAMIX = Rule(leaf, scalars, init, AdEMAMixState, reads_param=lambda s: s.shrinkage is not None)
 
 
+@check_ranges
 def ademamix(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper, Hyper] = (0.9, 0.999, 0.9999),
-    alpha: Hyper = 5.0,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: ThreeBetas = (0.9, 0.999, 0.9999),
+    alpha: NonNegative = 5.0,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""AdEMAMix: Adam with a second, slow average of the gradient.
 
@@ -136,7 +136,5 @@ def ademamix(
     >>> updates["w"]
     tensor([-0.1000,  0.1001])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, alpha=alpha, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    check_betas(betas, 3)
     hyper = {"lr": lr, "betas": betas, "alpha": alpha, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     return transformation("ademamix", ADEMAMIX, maximize=maximize, state_dtype=state_dtype, **hyper)

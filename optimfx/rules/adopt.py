@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -65,10 +54,11 @@ def leaf(
 ADOPT = Rule(leaf, scalars, init, ADOPTState)
 
 
+@check_ranges
 def adopt(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.9999),
-    eps: Hyper = 1e-6,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.9999),
+    eps: NonNegative = 1e-6,
     clip: bool = True,
     *,
     maximize: bool = False,
@@ -110,8 +100,6 @@ def adopt(
     >>> updates["w"]
     tensor([-0.0100,  0.0100])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps)
-    check_betas(betas)
     return transformation(
         "adopt", ADOPT, maximize=maximize, state_dtype=state_dtype, lr=lr, betas=betas, eps=eps, clip=clip
     )

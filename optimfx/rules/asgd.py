@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
-    REAL,
     Array,
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
+    Real,
     Rule,
     Scalar,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -72,12 +72,13 @@ def leaf(base: Array, param: Array, grad: Array, ax: Array, s: Scalars) -> tuple
 ASGD = Rule(leaf, scalars, init, ASGDState, lambda s: True, carries=("eta", "mu"), begin=begin)
 
 
+@check_ranges
 def asgd(
-    lr: Hyper = 1e-2,
-    lambd: Hyper = 1e-4,
-    alpha: Hyper = 0.75,
-    t0: Hyper = 1e6,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-2,
+    lambd: NonNegative = 1e-4,
+    alpha: NonNegative = 0.75,
+    t0: Real = 1e6,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -121,7 +122,5 @@ def asgd(
     >>> params["w"], state.ax["w"]
     (tensor([0.7000]), tensor([0.7500]))
     """
-    check_hyper(NON_NEGATIVE, lr=lr, lambd=lambd, alpha=alpha, weight_decay=weight_decay)
-    check_hyper(REAL, t0=t0)
     hyper = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
     return transformation("asgd", ASGD, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -6,17 +6,16 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
     Array,
+    Betas,
     DType,
     GradientTransformation,
-    Hyper,
     Locality,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_betas,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
@@ -59,15 +58,16 @@ def leaf(
 LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
+@check_ranges
 def lamb(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-6,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""LAMB: Adam's direction, with a step that is, leaf by leaf, in proportion to the parameter's norm.
 
@@ -105,7 +105,5 @@ def lamb(
     >>> updates["w"]
     tensor([-0.3536,  0.3536])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     return transformation("lamb", LAMB, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, DType, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import Array, DType, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.rules import sgd
 
@@ -50,12 +50,13 @@ def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scal
 LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
+@check_ranges
 def lars(
-    lr: Hyper = 1e-3,
-    momentum: Hyper = 0.9,
-    weight_decay: Hyper = 0.0,
-    trust_coefficient: Hyper = 1e-3,
-    eps: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    momentum: NonNegative = 0.9,
+    weight_decay: NonNegative = 0.0,
+    trust_coefficient: NonNegative = 1e-3,
+    eps: NonNegative = 0.0,
     nesterov: bool = False,
     *,
     maximize: bool = False,
@@ -100,8 +101,6 @@ def lars(
     >>> updates["w"]
     tensor([-0.0000, -0.5000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum, weight_decay=weight_decay, eps=eps)
-    check_hyper(NON_NEGATIVE, trust_coefficient=trust_coefficient)
     hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
     ratio = {"trust_coefficient": trust_coefficient, "nesterov": nesterov}
     return transformation("lars", LARS, maximize=maximize, state_dtype=state_dtype, **hyper, **ratio)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.core import FROM_ONE, NON_NEGATIVE, DType, GradientTransformation, Hyper, Scalar, check_count, check_hyper
+from optimfx.core import FROM_ONE, DType, GradientTransformation, NonNegative, Scalar, check_count, check_ranges
 from optimfx.core.reprs import state_class
 from optimfx.rules._shared.line_search import Trial, strong_wolfe
 from optimfx.rules._shared.minimizer import minimizer
@@ -110,12 +110,13 @@ def minimize(
     return now.x, now.state._replace(old_dirs=old_dirs, old_stps=old_stps, ro=ro)
 
 
+@check_ranges
 def lbfgs(
-    lr: Hyper = 1.0,
+    lr: NonNegative = 1.0,
     max_iter: int = 20,
     max_eval: int | None = None,
-    tolerance_grad: Hyper = 1e-7,
-    tolerance_change: Hyper = 1e-9,
+    tolerance_grad: NonNegative = 1e-7,
+    tolerance_change: NonNegative = 1e-9,
     history_size: int = 100,
     line_search_fn: str | None = None,
     *,
@@ -168,7 +169,6 @@ def lbfgs(
     >>> params
     tensor([1.0000, 1.0000], dtype=torch.float64)
     """
-    check_hyper(NON_NEGATIVE, lr=lr, tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
     check_count(FROM_ONE, max_iter=max_iter, history_size=history_size)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
     check_count(FROM_ONE, max_eval=max_eval)

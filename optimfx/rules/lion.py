@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -51,10 +40,11 @@ def leaf(base: Array, param: Array, grad: Array, exp_avg: Array, s: Scalars) -> 
 LION = Rule(leaf, scalars, init, LionState, reads_param=lambda s: s.shrinkage is not None)
 
 
+@check_ranges
 def lion(
-    lr: Hyper = 1e-4,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.99),
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-4,
+    betas: Betas = (0.9, 0.99),
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -90,8 +80,6 @@ def lion(
     >>> updates["w"]
     tensor([-0.1000,  0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay)
-    check_betas(betas)
     return transformation(
         "lion", LION, maximize=maximize, state_dtype=state_dtype, lr=lr, betas=betas, weight_decay=weight_decay
     )

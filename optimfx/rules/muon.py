@@ -7,21 +7,19 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.core import (
     BFLOAT16,
-    NON_NEGATIVE,
-    REAL,
-    UNIT,
     Array,
+    Coefficients,
+    Decay,
     DType,
     GradientTransformation,
-    Hyper,
     Interval,
     Locality,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
     check_count,
-    check_hyper,
-    check_tuple,
+    check_ranges,
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.linalg import orthogonalize
@@ -98,13 +96,14 @@ MUON = Rule(
 )
 
 
+@check_ranges
 def muon(
-    lr: Hyper = 1e-3,
-    weight_decay: Hyper = 0.1,
-    momentum: Hyper = 0.95,
+    lr: NonNegative = 1e-3,
+    weight_decay: NonNegative = 0.1,
+    momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_coefficients: tuple[Hyper, Hyper, Hyper] = (3.4445, -4.7750, 2.0315),
-    eps: Hyper = 1e-7,
+    ns_coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
+    eps: NonNegative = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
     *,
@@ -156,10 +155,6 @@ def muon(
     tensor([[-0.0723, -0.0000],
             [-0.0000, -0.1119]])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, weight_decay=weight_decay, eps=eps)
-    check_hyper(UNIT, momentum=momentum)
-    check_hyper(REAL, ns_coefficients=ns_coefficients)
-    check_tuple("ns_coefficients", ns_coefficients, "a", "b", "c")
     check_count(Interval(0, 100), ns_steps=ns_steps)
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -98,12 +87,13 @@ def _reads_param(s: Scalars) -> bool:
 NADAM = Rule(leaf, scalars, init, NAdamState, _reads_param, carries=("mu_product",), begin=begin)
 
 
+@check_ranges
 def nadam(
-    lr: Hyper = 2e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
-    momentum_decay: Hyper = 4e-3,
+    lr: NonNegative = 2e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    momentum_decay: NonNegative = 4e-3,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
@@ -148,8 +138,6 @@ def nadam(
     >>> updates["w"]
     tensor([-0.1056,  0.1056])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
     flags = {"decoupled_weight_decay": decoupled_weight_decay}
     return transformation("nadam", NADAM, maximize=maximize, state_dtype=state_dtype, **hyper, **flags)

@@ -6,17 +6,16 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
     Array,
+    Betas,
     DType,
     GradientTransformation,
-    Hyper,
     Locality,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_betas,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -72,15 +71,16 @@ NOVOGRAD = Rule(
 )
 
 
+@check_ranges
 def novograd(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.25),
-    eps: Hyper = 1e-6,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.25),
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""NovoGrad: momentum of gradients that are scaled, leaf by leaf, by the average of their norm.
 
@@ -118,7 +118,5 @@ def novograd(
     >>> updates["w"], state.exp_avg_sq["w"]
     (tensor([-0.0600,  0.0800]), tensor(25.))
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     return transformation("novograd", NOVOGRAD, maximize=maximize, state_dtype=state_dtype, **hyper)

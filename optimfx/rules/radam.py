@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -94,11 +83,12 @@ def leaf(
 RADAM = Rule(leaf, scalars, init, RAdamState, lambda s: s.weight_decay is not None or s.shrinkage is not None)
 
 
+@check_ranges
 def radam(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
@@ -144,8 +134,6 @@ def radam(
     >>> updates["w"]
     tensor([-0.4000,  4.0000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     flags = {"decoupled_weight_decay": decoupled_weight_decay}
     return transformation("radam", RADAM, maximize=maximize, state_dtype=state_dtype, **hyper, **flags)

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
-    UNIT,
     Array,
+    Decay,
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -73,17 +73,18 @@ def leaf(
 RMSPROP = Rule(leaf, scalars, init, RMSpropState, reads_param=lambda s: s.weight_decay is not None)
 
 
+@check_ranges
 def rmsprop(
-    lr: Hyper = 1e-2,
-    alpha: Hyper = 0.99,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
-    momentum: Hyper = 0.0,
+    lr: NonNegative = 1e-2,
+    alpha: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    momentum: NonNegative = 0.0,
     centered: bool = False,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""RMSprop: steps scaled by a running average of the squared gradient.
 
@@ -124,8 +125,6 @@ def rmsprop(
     >>> updates["w"]
     tensor([-0.1000, -0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay, momentum=momentum, eps_root=eps_root)
-    check_hyper(UNIT, alpha=alpha)
     return transformation(
         "rmsprop",
         RMSPROP,

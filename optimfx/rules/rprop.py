@@ -6,18 +6,17 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
-    NON_NEGATIVE,
-    UNIT,
     Array,
     DType,
+    Etas,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_hyper,
-    check_tuple,
+    StepSizes,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -57,10 +56,11 @@ def leaf(
 RPROP = Rule(leaf, scalars, init, RpropState)
 
 
+@check_ranges
 def rprop(
-    lr: Hyper = 1e-2,
-    etas: tuple[Hyper, Hyper] = (0.5, 1.2),
-    step_sizes: tuple[Hyper, Hyper] = (1e-6, 50.0),
+    lr: NonNegative = 1e-2,
+    etas: Etas = (0.5, 1.2),
+    step_sizes: StepSizes = (1e-6, 50.0),
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -102,12 +102,6 @@ def rprop(
     >>> updates["w"]
     tensor([-0.1200, -0.0000])
     """
-    check_tuple("etas", etas, "etaminus", "etaplus")
-    check_tuple("step_sizes", step_sizes, "step_size_min", "step_size_max")
-    etaminus, etaplus = etas
-    check_hyper(NON_NEGATIVE, lr=lr, step_sizes=step_sizes)
-    check_hyper(UNIT, etaminus=etaminus)
-    check_hyper(FROM_ONE, etaplus=etaplus)
     return transformation(
         "rprop", RPROP, maximize=maximize, state_dtype=state_dtype, lr=lr, etas=etas, step_sizes=step_sizes
     )

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
-    REAL,
     Array,
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
+    Real,
     Rule,
     Scalar,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -65,11 +65,12 @@ SGD = Rule(
 )
 
 
+@check_ranges
 def sgd(
-    lr: Hyper = 1e-3,
-    momentum: Hyper = 0.0,
-    dampening: Hyper = 0.0,
-    weight_decay: Hyper = 0.0,
+    lr: NonNegative = 1e-3,
+    momentum: NonNegative = 0.0,
+    dampening: Real = 0.0,
+    weight_decay: NonNegative = 0.0,
     nesterov: bool = False,
     *,
     maximize: bool = False,
@@ -119,8 +120,6 @@ def sgd(
     >>> params["w"]
     tensor([0.7200, 1.4400])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    check_hyper(REAL, dampening=dampening)
     dampened = not callable(dampening) and not ops.is_zero(dampening)
     if nesterov and (ops.is_zero(momentum) or dampened):
         raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from optimfx.core import NON_NEGATIVE, DType, GradientTransformation, Hyper, check_hyper
+from optimfx.core import DType, GradientTransformation, NonNegative, check_ranges
 from optimfx.execution import transformation
 from optimfx.rules.sgd import SGD
 
 
+@check_ranges
 def signsgd(
-    lr: Hyper = 1e-3, momentum: Hyper = 0.0, *, maximize: bool = False, state_dtype: DType | None = None
+    lr: NonNegative = 1e-3, momentum: NonNegative = 0.0, *, maximize: bool = False, state_dtype: DType | None = None
 ) -> GradientTransformation:
     r""":func:`~optimfx.sgd` that moves every element by the learning rate, whatever the size of its gradient.
 
@@ -38,7 +39,6 @@ def signsgd(
     >>> tx.update({"w": torch.tensor([0.5, -3.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([-0.1000,  0.1000])}
     """
-    check_hyper(NON_NEGATIVE, lr=lr, momentum=momentum)
     off = {"dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
     return transformation(
         "signsgd", SGD, maximize=maximize, state_dtype=state_dtype, lr=lr, momentum=momentum, sign=True, **off

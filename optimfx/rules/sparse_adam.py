@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import (
-    NON_NEGATIVE,
-    Array,
-    DType,
-    GradientTransformation,
-    Hyper,
-    PyTree,
-    Rule,
-    Scalar,
-    check_betas,
-    check_hyper,
-)
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -53,10 +42,11 @@ def leaf(
 SPARSE_ADAM = Rule(leaf, scalars, init, SparseAdamState, sparse=lambda s: True)
 
 
+@check_ranges
 def sparse_adam(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -104,7 +94,5 @@ def sparse_adam(
             [-0.1000, -0.1000],
             [-0.1000, -0.1000]])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps}
     return transformation("sparse_adam", SPARSE_ADAM, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
     Array,
+    Betas,
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
     Rule,
     Scalar,
-    check_betas,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 
@@ -57,11 +57,12 @@ def leaf(
 YOGI = Rule(leaf, scalars, init, YogiState)
 
 
+@check_ranges
 def yogi(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-3,
-    initial_accumulator_value: Hyper = 1e-6,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-3,
+    initial_accumulator_value: NonNegative = 1e-6,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
@@ -99,7 +100,5 @@ def yogi(
     >>> updates["w"]
     tensor([-0.0996,  0.1000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr, eps=eps, initial_accumulator_value=initial_accumulator_value)
-    check_betas(betas)
     hyper = {"lr": lr, "betas": betas, "eps": eps, "initial_accumulator_value": initial_accumulator_value}
     return transformation("yogi", YOGI, maximize=maximize, state_dtype=state_dtype, **hyper)

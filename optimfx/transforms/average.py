@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import UNIT, Array, DType, GradientTransformation, Hyper, PyTree, Rule, Scalar, check_hyper
+from optimfx.core import Array, Decay, DType, GradientTransformation, PyTree, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 
 
@@ -47,7 +47,8 @@ EMA = Rule(leaf, ema_scalars, init, AverageState, reads_param=lambda s: True)
 SWA = Rule(leaf, swa_scalars, init, AverageState, reads_param=lambda s: True)
 
 
-def ema_params(decay: Hyper = 0.999, *, state_dtype: DType | None = None) -> GradientTransformation:
+@check_ranges
+def ema_params(decay: Decay = 0.999, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""Hand the updates on, and keep an exponential moving average of the parameters that they lead to.
 
     .. math:: a_t = \beta a_{t-1} + (1 - \beta) (\theta_{t-1} + u_t), \qquad a_1 = \theta_0 + u_1
@@ -81,7 +82,6 @@ def ema_params(decay: Hyper = 0.999, *, state_dtype: DType | None = None) -> Gra
     >>> params["w"], state[1].averaged["w"]
     (tensor([5.]), tensor([5.7500]))
     """
-    check_hyper(UNIT, decay=decay)
     return transformation("ema_params", EMA, state_dtype=state_dtype, decay=decay)
 
 

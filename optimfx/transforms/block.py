@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.rules.adafactor import rms
 from optimfx.transforms.clip import shrink, shrinking
@@ -44,7 +44,8 @@ PARAM_NORM = Rule(norm_leaf, least_scalars, reads_param=lambda s: True, locality
 PARAM_RMS = Rule(rms_leaf, least_scalars, reads_param=lambda s: True, locality=Locality.TENSOR)
 
 
-def clip_by_block_rms(threshold: Hyper) -> GradientTransformation:
+@check_ranges
+def clip_by_block_rms(threshold: NonNegative) -> GradientTransformation:
     r"""Shrink each leaf of the updates to a root mean square of at most ``threshold``.
 
     .. math::
@@ -67,11 +68,11 @@ def clip_by_block_rms(threshold: Hyper) -> GradientTransformation:
     >>> tx.update({"w": torch.tensor([2.0, -2.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([ 1., -1.])}
     """
-    check_hyper(NON_NEGATIVE, threshold=threshold)
     return transformation("clip_by_block_rms", CLIP_RMS, threshold=threshold)
 
 
-def scale_by_param_block_norm(min_scale: Hyper = 1e-3) -> GradientTransformation:
+@check_ranges
+def scale_by_param_block_norm(min_scale: NonNegative = 1e-3) -> GradientTransformation:
     r"""Scale each leaf of the updates by the norm of its parameter.
 
     .. math::
@@ -91,11 +92,11 @@ def scale_by_param_block_norm(min_scale: Hyper = 1e-3) -> GradientTransformation
     >>> tx.update({"w": torch.tensor([1.0, -1.0])}, tx.init(params), params)[0]
     {'w': tensor([ 5., -5.])}
     """
-    check_hyper(NON_NEGATIVE, min_scale=min_scale)
     return transformation("scale_by_param_block_norm", PARAM_NORM, min_scale=min_scale)
 
 
-def scale_by_param_block_rms(min_scale: Hyper = 1e-3) -> GradientTransformation:
+@check_ranges
+def scale_by_param_block_rms(min_scale: NonNegative = 1e-3) -> GradientTransformation:
     r"""Scale each leaf of the updates by the root mean square of its parameter.
 
     .. math::
@@ -116,5 +117,4 @@ def scale_by_param_block_rms(min_scale: Hyper = 1e-3) -> GradientTransformation:
     >>> tx.update({"w": torch.tensor([1.0, 2.0])}, tx.init(params), params)[0]
     {'w': tensor([3.0000, 6.0000])}
     """
-    check_hyper(NON_NEGATIVE, min_scale=min_scale)
     return transformation("scale_by_param_block_rms", PARAM_RMS, min_scale=min_scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE
 
@@ -26,7 +26,8 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 CLIP = Rule(leaf, scalars, sparse=lambda s: True)
 
 
-def clip_by_value(clip_value: Hyper) -> GradientTransformation:
+@check_ranges
+def clip_by_value(clip_value: NonNegative) -> GradientTransformation:
     """Limit every element of the updates to ``[-clip_value, clip_value]``.
 
     Args:
@@ -45,7 +46,6 @@ def clip_by_value(clip_value: Hyper) -> GradientTransformation:
     >>> tx.update({"w": torch.tensor([0.5, -3.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([ 0.5000, -1.0000])}
     """
-    check_hyper(NON_NEGATIVE, clip_value=clip_value)
     return transformation("clip_by_value", CLIP, clip_value=clip_value)
 
 
@@ -76,7 +76,8 @@ def shrink(base: Array, param: Array, update: Array, s: Shrink) -> tuple[Array]:
 CLIP_NORM = Rule(shrink, norm_scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
-def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:
+@check_ranges
+def clip_by_global_norm(max_norm: NonNegative) -> GradientTransformation:
     r"""Shrink the updates, all by one factor, to a global 2-norm of at most ``max_norm``.
 
     .. math::
@@ -102,5 +103,4 @@ def clip_by_global_norm(max_norm: Hyper) -> GradientTransformation:
     >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([0.6000, 0.8000])}
     """
-    check_hyper(NON_NEGATIVE, max_norm=max_norm)
     return transformation("clip_by_global_norm", CLIP_NORM, max_norm=max_norm)

@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    NON_NEGATIVE,
-    REAL,
-    UNIT,
     Array,
+    Decay,
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     PyTree,
+    Real,
     Rule,
     Scalar,
-    check_hyper,
+    check_ranges,
 )
 from optimfx.execution import transformation
 from optimfx.rules import sgd
@@ -33,8 +33,9 @@ def momentum_scalars(step: Scalar, decay: Scalar, dampening: Scalar, nesterov: b
 MOMENTUM = Rule(sgd.leaf, momentum_scalars, momentum_init, sgd.SGDState)
 
 
+@check_ranges
 def momentum(
-    decay: Hyper, dampening: Hyper = 0.0, nesterov: bool = False, *, state_dtype: DType | None = None
+    decay: NonNegative, dampening: Real = 0.0, nesterov: bool = False, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
     r"""Add up the updates, forgetting old ones: :math:`b_t = \mu b_{t-1} + (1 - \tau) u_t`, with :math:`b_1 = u_1`.
 
@@ -65,8 +66,6 @@ def momentum(
     >>> updates["w"]
     tensor([1.7500])
     """
-    check_hyper(NON_NEGATIVE, decay=decay)
-    check_hyper(REAL, dampening=dampening)
     return transformation(
         "momentum", MOMENTUM, state_dtype=state_dtype, decay=decay, dampening=dampening, nesterov=nesterov
     )
@@ -98,7 +97,8 @@ def leaf(base: Array, param: Array, update: Array, exp_avg: Array, s: Scalars) -
 EMA = Rule(leaf, scalars, init, EMAState)
 
 
-def ema(decay: Hyper, debias: bool = True, *, state_dtype: DType | None = None) -> GradientTransformation:
+@check_ranges
+def ema(decay: Decay, debias: bool = True, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""Average the updates: :math:`m_t = \beta m_{t-1} + (1 - \beta) u_t`, divided by :math:`1 - \beta^t` to debias.
 
     Args:
@@ -118,5 +118,4 @@ def ema(decay: Hyper, debias: bool = True, *, state_dtype: DType | None = None) 
     >>> updates["w"], state.exp_avg["w"]
     (tensor([3.]), tensor([0.3000]))
     """
-    check_hyper(UNIT, decay=decay)
     return transformation("ema", EMA, state_dtype=state_dtype, decay=decay, debias=debias)

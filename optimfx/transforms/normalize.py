@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.core import NON_NEGATIVE, REAL, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core import GradientTransformation, NonNegative, Real, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE, Scale
 
@@ -14,7 +14,8 @@ def scalars(step: Scalar | None, scale_factor: Scalar, eps: Scalar, global_norm:
 NORMALIZE = Rule(SCALE.leaf, scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
-def normalize_by_update_norm(scale_factor: Hyper = 1.0, eps: Hyper = 1e-6) -> GradientTransformation:
+@check_ranges
+def normalize_by_update_norm(scale_factor: Real = 1.0, eps: NonNegative = 1e-6) -> GradientTransformation:
     r"""Scale the updates, all by one factor, to a global 2-norm of ``scale_factor``.
 
     .. math::
@@ -35,6 +36,4 @@ def normalize_by_update_norm(scale_factor: Hyper = 1.0, eps: Hyper = 1e-6) -> Gr
     >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([0.6000, 0.8000])}
     """
-    check_hyper(REAL, scale_factor=scale_factor)
-    check_hyper(NON_NEGATIVE, eps=eps)
     return transformation("normalize_by_update_norm", NORMALIZE, scale_factor=scale_factor, eps=eps)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, REAL, Array, GradientTransformation, Hyper, Rule, Scalar, Schedule, check_hyper
+from optimfx.core import Array, GradientTransformation, NonNegative, Real, Rule, Scalar, Schedule, check_ranges
 from optimfx.execution import transformation
 
 
@@ -35,7 +35,8 @@ SCALE_BY_LR = replace(SCALE, scalars=lr_scalars)
 SCALE_BY_SCHEDULE = replace(SCALE, scalars=schedule_scalars)
 
 
-def scale(factor: Hyper) -> GradientTransformation:
+@check_ranges
+def scale(factor: Real) -> GradientTransformation:
     """Multiply the updates: ``u -> factor u``.
 
     Args:
@@ -52,11 +53,11 @@ def scale(factor: Hyper) -> GradientTransformation:
     >>> tx.update({"w": torch.tensor([1.0, 2.0])}, tx.init({"w": torch.zeros(2)}))
     ({'w': tensor([-0.5000, -1.0000])}, EmptyState())
     """
-    check_hyper(REAL, factor=factor)
     return transformation("scale", SCALE, factor=factor)
 
 
-def scale_by_lr(lr: Hyper) -> GradientTransformation:
+@check_ranges
+def scale_by_lr(lr: NonNegative) -> GradientTransformation:
     r"""Turn a direction into a step downhill: :math:`u \to -\gamma u`. The last link of a chain.
 
     Args:
@@ -76,7 +77,6 @@ def scale_by_lr(lr: Hyper) -> GradientTransformation:
     >>> updates["w"]
     tensor([-1.0000,  1.0000])
     """
-    check_hyper(NON_NEGATIVE, lr=lr)
     return transformation("scale_by_lr", SCALE_BY_LR, lr=lr)
 
 

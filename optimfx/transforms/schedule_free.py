@@ -15,15 +15,17 @@ from optimfx.core import (
     DType,
     GradientTransformation,
     Hyper,
+    NonNegative,
     Params,
     PyTree,
     Rule,
     Scalar,
     State,
-    check_betas,
     check_count,
     check_hyper,
+    check_ranges,
     check_transformation,
+    check_tuple,
     tree,
 )
 from optimfx.execution import transformation
@@ -85,11 +87,12 @@ SCHEDULE_FREE = Rule(
 )
 
 
+@check_ranges
 def schedule_free(
     base_optimizer: GradientTransformation,
-    lr: Hyper,
+    lr: NonNegative,
     beta: Scalar = 0.9,
-    weight_lr_power: Hyper = 2.0,
+    weight_lr_power: NonNegative = 2.0,
     *,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
@@ -130,7 +133,6 @@ def schedule_free(
     tensor([True])
     """
     check_transformation("base_optimizer", base_optimizer)
-    check_hyper(NON_NEGATIVE, lr=lr, weight_lr_power=weight_lr_power)
     check_hyper(UNIT, beta=beta)
     if ops.is_zero(beta):
         raise ValueError("beta must be above 0: the average is found again from the parameters, of which it is a part.")
@@ -210,7 +212,8 @@ def schedule_free_adamw(
     >>> import optimfx as fx
     >>> tx = fx.schedule_free_adamw(lr=3e-3, warmup_steps=100, weight_decay=0.1)
     """
-    check_betas(betas)
+    check_tuple("betas", betas, "beta1", "beta2")
+    check_hyper(UNIT, betas=betas)
     check_hyper(NON_NEGATIVE, eps=eps)
     beta, beta2 = betas
     rate = _warmed_up(lr, warmup_steps)

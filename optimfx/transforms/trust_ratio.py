@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.rules.lars import trust_ratio
 
@@ -27,8 +27,9 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, locality=Locality.NORM)
 
 
+@check_ranges
 def scale_by_trust_ratio(
-    min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
+    min_norm: NonNegative = 0.0, trust_coefficient: NonNegative = 1.0, eps: NonNegative = 0.0
 ) -> GradientTransformation:
     r"""Scale each leaf's update to the size of its parameter: what :func:`~optimfx.lars` and :func:`~optimfx.lamb` do.
 
@@ -57,7 +58,6 @@ def scale_by_trust_ratio(
     >>> tx.update({"w": torch.tensor([0.0, 2.0])}, tx.init(params), params)[0]
     {'w': tensor([0., 5.])}
     """
-    check_hyper(NON_NEGATIVE, min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps)
     return transformation(
         "scale_by_trust_ratio", TRUST_RATIO, min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps
     )

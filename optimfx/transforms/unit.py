@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Locality, Rule, Scalar, check_hyper
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
 from optimfx.transforms.set_to_zero import NoScalars, no_scalars
 
@@ -74,7 +74,8 @@ def centralize() -> GradientTransformation:
     return transformation("centralize", CENTRALIZE)
 
 
-def adaptive_grad_clip(clipping: Hyper, eps: Hyper = 1e-3) -> GradientTransformation:
+@check_ranges
+def adaptive_grad_clip(clipping: NonNegative, eps: NonNegative = 1e-3) -> GradientTransformation:
     r"""Shrink the updates of each unit to a norm of at most a part of that of its parameters.
 
     .. math::
@@ -105,5 +106,4 @@ def adaptive_grad_clip(clipping: Hyper, eps: Hyper = 1e-3) -> GradientTransforma
     {'w': tensor([[0.0000, 0.5000],
             [0.0000, 0.5000]])}
     """
-    check_hyper(NON_NEGATIVE, clipping=clipping, eps=eps)
     return transformation("adaptive_grad_clip", CLIP, clipping=clipping, eps=eps)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.partition import masked
-from optimfx.core import NON_NEGATIVE, Array, GradientTransformation, Hyper, Rule, Scalar, check_hyper
+from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, check_ranges
 from optimfx.core.tree import PyTree
 from optimfx.execution import transformation
 
@@ -26,7 +26,8 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 WEIGHT_DECAY = Rule(leaf, scalars, reads_param=lambda s: True)
 
 
-def add_decayed_weights(weight_decay: Hyper = 0.0, mask: PyTree | None = None) -> GradientTransformation:
+@check_ranges
+def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: PyTree | None = None) -> GradientTransformation:
     r"""Add the parameters to the updates: :math:`u \to u + \lambda \theta`.
 
     Before a preconditioner it is L2 regularisation (torch's ``Adam``); after it, decoupled decay (``AdamW``).
@@ -48,6 +49,5 @@ def add_decayed_weights(weight_decay: Hyper = 0.0, mask: PyTree | None = None) -
     >>> tx.update({"w": torch.zeros(2)}, tx.init(params), params)
     ({'w': tensor([1., 2.])}, EmptyState())
     """
-    check_hyper(NON_NEGATIVE, weight_decay=weight_decay)
     link = transformation("add_decayed_weights", WEIGHT_DECAY, weight_decay=weight_decay)
     return link if mask is None else masked(link, mask)

@@ -13,20 +13,22 @@ from torch import Tensor
 
 from optimfx.core import GradientTransformation
 from optimfx.core.hyperparams import PLAIN_VALUES, resolve, switch_of
+from optimfx.core.ranges import hyper_names
 
 Group = dict[str, Any]
 
 
 class Algorithm(NamedTuple):
-    """A pure factory and its arguments, with their annotations as text: which of them are numbers."""
+    """A pure factory, its arguments, and which of them are hyperparameters."""
 
     factory: Callable[..., GradientTransformation]
-    arguments: dict[str, str]
+    arguments: tuple[str, ...]
+    hyper: frozenset[str]
 
     @classmethod
     def of(cls, factory: Callable[..., GradientTransformation]) -> Algorithm:
         """Look into a factory. Asking for a signature costs as much as a small step: do it once."""
-        return cls(factory, {name: str(p.annotation) for name, p in inspect.signature(factory).parameters.items()})
+        return cls(factory, tuple(inspect.signature(factory).parameters), hyper_names(factory))
 
     def present_in(self, group: Group) -> list[str]:
         """Return the arguments that a group gives."""
@@ -56,7 +58,7 @@ class Algorithm(NamedTuple):
 
     def is_numeric(self, name: str) -> bool:
         """Whether an argument is a number, and so may be a tensor or a schedule too."""
-        return "Hyper" in self.arguments[name]
+        return name in self.hyper
 
 
 class Settings:

@@ -1,0 +1,77 @@
+"""The ranges of hyperparameters, as annotations that a factory's arguments are checked by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
+
+from optimfx.core.types import Hyper
+from optimfx.core.validation import FROM_ONE, NON_NEGATIVE, NON_POSITIVE, REAL, UNIT, Interval, check_hyper, check_tuple
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _check_parts(parts: dict[str, Interval], **hyper: Any) -> None:
+    """Refuse anything but a tuple with these parts, each in its interval."""
+    for name, value in hyper.items():
+        check_tuple(name, value, *parts)
+        for i, (interval, item) in enumerate(zip(parts.values(), value)):
+            check_hyper(interval, **{f"{name}[{i}]": item})
+
+
+Real: TypeAlias = Annotated[Hyper, partial(check_hyper, REAL)]
+"""A hyperparameter that may have any value."""
+NonNegative: TypeAlias = Annotated[Hyper, partial(check_hyper, NON_NEGATIVE)]
+"""A hyperparameter in [0, inf)."""
+NonPositive: TypeAlias = Annotated[Hyper, partial(check_hyper, NON_POSITIVE)]
+"""A hyperparameter in (-inf, 0]."""
+Decay: TypeAlias = Annotated[Hyper, partial(check_hyper, UNIT)]
+"""A hyperparameter in [0, 1)."""
+AtLeastOne: TypeAlias = Annotated[Hyper, partial(check_hyper, FROM_ONE)]
+"""A hyperparameter in [1, inf)."""
+Betas: TypeAlias = Annotated[tuple[Hyper, Hyper], partial(_check_parts, {"beta1": UNIT, "beta2": UNIT})]
+"""Two decays, each in [0, 1)."""
+ThreeBetas: TypeAlias = Annotated[
+    tuple[Hyper, Hyper, Hyper], partial(_check_parts, {"beta1": UNIT, "beta2": UNIT, "beta3": UNIT})
+]
+"""Three decays, each in [0, 1)."""
+Etas: TypeAlias = Annotated[tuple[Hyper, Hyper], partial(_check_parts, {"etaminus": UNIT, "etaplus": FROM_ONE})]
+"""A factor in [0, 1) and one in [1, inf)."""
+StepSizes: TypeAlias = Annotated[
+    tuple[Hyper, Hyper], partial(_check_parts, {"step_size_min": NON_NEGATIVE, "step_size_max": NON_NEGATIVE})
+]
+"""The least and the greatest size of a step, each in [0, inf)."""
+Coefficients: TypeAlias = Annotated[
+    tuple[Hyper, Hyper, Hyper], partial(_check_parts, {"a": REAL, "b": REAL, "c": REAL})
+]
+"""The coefficients of an odd polynomial of degree five."""
+
+
+def check_ranges(factory: Callable[P, T]) -> Callable[P, T]:
+    """Check the arguments of a factory by their annotations before it is called.
+
+    Raises:
+        TypeError: an argument is not a number, tensor or schedule, or not a tuple of them where one is needed.
+        ValueError: a number is outside of its range, or a tensor is not 0-d.
+    """
+    names = list(inspect.signature(factory).parameters)
+    hints = get_type_hints(factory, include_extras=True)
+    checks = {name: check for name, hint in hints.items() for check in getattr(hint, "__metadata__", ())}
+
+    @wraps(factory)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in (*zip(names, args), *kwargs.items()):
+            if name in checks:
+                checks[name](**{name: value})
+        return factory(*args, **kwargs)
+
+    return checked
+
+
+def hyper_names(factory: Callable[..., Any]) -> frozenset[str]:
+    """Return the arguments of a factory that are annotated as hyperparameters, or as tuples of them."""
+    hints = get_type_hints(inspect.unwrap(factory))
+    return frozenset(name for name, hint in hints.items() if Hyper in (hint, *getattr(hint, "__args__", ())))
