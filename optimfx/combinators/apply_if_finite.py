@@ -33,9 +33,9 @@ from optimfx.execution import check, check_state, count_from_zero, explain, run
 class ApplyIfFiniteState(NamedTuple):
     """The state of a transformation that leaves steps out."""
 
-    notfinite_count: Tensor  # shape=(): steps in a row, up to the last, whose gradients were not finite
-    last_finite: Tensor  # shape=(): whether those of the last one were
-    total_notfinite: Tensor  # shape=(): such steps, of all
+    notfinite_count: Tensor  # shape=(): consecutive steps, up to the last, with non-finite gradients
+    last_finite: Tensor  # shape=(): whether the last gradients were finite
+    total_notfinite: Tensor  # shape=(): all steps with non-finite gradients
     inner_state: State
 
 

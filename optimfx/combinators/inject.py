@@ -121,7 +121,7 @@ def inject_hyperparams(
         return signature.parameters[name].default if name in signature.parameters else None
 
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
-        factory(*args, **kwargs)  # so that a bad value is refused here, and not at the first update
+        factory(*args, **kwargs)  # refuse a bad value now, not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = to_python(dict(zip(signature.parameters, bound.args)) | bound.kwargs)

@@ -39,10 +39,10 @@ ShouldSkipUpdateFunction: TypeAlias = Callable[[Updates, Tensor, Params | None],
 class MultiStepsState(NamedTuple):
     """The state of a transformation that steps once in several calls."""
 
-    step: Tensor  # shape=(): calls so far, but for those that were skipped
+    step: Tensor  # shape=(): calls so far, except skipped ones
     acc_grads: PyTree  # like the parameters: the sum of the gradients since the last step
     inner_state: State
-    skip_state: Any = ABSENT  # what should_skip_update_fn says of the last call
+    skip_state: Any = ABSENT  # what should_skip_update_fn returned at the last call
 
 
 @dataclass(frozen=True, eq=False)

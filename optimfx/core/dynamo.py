@@ -42,6 +42,6 @@ def _substitute() -> None:
     torch.compiler.substitute_in_graph(optree.register_pytree_node.get, skip_signature_check=True)(_lookup)
 
 
-# What torch.compiler.assume_constant_result sets, whose import takes a second: both are called while a graph is traced.
+# The flag that torch.compiler.assume_constant_result sets; importing that takes a second.
 _read._dynamo_marked_constant = True  # type: ignore[attr-defined]
 teach._dynamo_marked_constant = True  # type: ignore[attr-defined]

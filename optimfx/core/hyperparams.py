@@ -28,7 +28,7 @@ def resolve(hyper: Any, step: Any) -> Any:
     value = _call_schedule(hyper, step) if callable(hyper) else hyper
     if type(value) in PLAIN_VALUES:
         return value
-    # Of another library's numbers, a plan would not know.
+    # A plan recognizes Python's numbers only, not another library's.
     return read_number(value) if isinstance(value, Tensor) else to_python(value)
 
 

@@ -147,7 +147,7 @@ def _read(tensor: Tensor) -> Any:
         return None
     try:
         return tensor.item()
-    except RuntimeError:  # it has escaped from a torch.func transform
+    except RuntimeError:  # a tensor that escaped from a torch.func transform
         return None
 
 

@@ -17,7 +17,7 @@ def active() -> bool:
 
     True inside ``torch.compile`` and ``make_fx``, any ``torch.func`` transform, and forward-mode differentiation.
     """
-    # torch has no public question for the last three; they are asked here and nowhere else.
+    # The last three have no public API in torch; only this module uses them.
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
@@ -66,7 +66,7 @@ def in_derivative() -> bool:
     return bool(kinds & {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp})
 
 
-# What torch.compiler.assume_constant_result sets, whose import takes a second.
+# The flag that torch.compiler.assume_constant_result sets; importing that takes a second.
 in_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -83,7 +83,7 @@ def is_derived(x: Tensor) -> bool:
 def no_grad_if_inplace(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
     """Enter the mode in which buffers are reused: outside of autograd, under any ``torch.func`` transform."""
     if torch.compiler.is_compiling():
-        # Dynamo does not say whether a transform is at work; but in one, no leaf requires gradients.
+        # Dynamo does not tell whether a transform is active; but inside one, no leaf requires gradients.
         records = not any(p is not None and p.is_leaf and p.requires_grad for p in params)
     else:
         records = torch._C._functorch.peek_interpreter_stack() is not None or forward_mode()

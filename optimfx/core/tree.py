@@ -88,7 +88,7 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
     leaves, spec = flatten(prefix)
     whole, structure = flatten(tree)
     try:
-        # By place, since the keys of a dict need not stand in one order in both.
+        # Match by path: the keys of the two dicts may be in different orders.
         subtrees = spec.flatten_up_to(unflatten(structure, range(len(whole))))
     except ValueError as error:
         where = _mismatch(prefix, tree, name, error)
@@ -129,7 +129,7 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
         return _combine_norms([norm(leaf) for leaf in leaves])
     first = _measured_in(leaves[0])
     norms: list[Tensor] = []
-    # On a GPU two launches for all leaves, and as everywhere no wait for the device.
+    # On a GPU, two launches for all leaves, without a synchronization.
     for dtype in dict.fromkeys([leaf.dtype for leaf in leaves]):
         column = [leaf for leaf in leaves if leaf.dtype is dtype]
         norms += torch._foreach_norm(column, 2, dtype=torch.promote_types(dtype, first))

@@ -57,7 +57,7 @@ def advance(
         for run, steps in zip([range(len(leaves.grads))] if runs is None else runs, of_run):
             for link, step in zip(links, steps):
                 check_leaves(link, step.scalars, columns, run, has_params=has_params)
-    # The same links with constants differ in nothing but the count from step to step.
+    # With constant hyperparameters, only the count changes from step to step.
     like = tuple(links) if all([link.varies_by_count for link in links]) else None
     if runs is None:
         results, slots = one_pass.run(leaves, of_run[0], like)
@@ -159,7 +159,7 @@ def _next_counts(
         groups: dict[Any, list[int]] = {}
         each = list(zip(*values))
         for i, row in enumerate(each):
-            # A tensor is taken to equal none but itself.
+            # Tensors are compared by identity.
             groups.setdefault(tuple([id(x) if isinstance(x, Tensor) else x for x in row]), []).append(i)
         rows = [list(each[group[0]]) for group in groups.values()]
         runs = list(groups.values())

@@ -33,7 +33,7 @@ class Captured(Generic[T]):
 
     def _warm_up(self) -> T:
         """Make the first call, which compiles kernels and begins the state."""
-        # On a stream of its own, so that what libraries keep for a stream is not kept for the default one alone.
+        # On a side stream, as torch.cuda.graph captures: libraries keep workspaces per stream.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

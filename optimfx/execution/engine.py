@@ -58,7 +58,7 @@ def run_rules(
         columns = Columns.of(calls, updates, params)
         staged = StagedPlan(calls, columns, **how, traced=True)
         if inplace and stepping:
-            # What a tracer holds has no address. Of an ``id``, a compiler would make a constant.
+            # Traced tensors have no address, and a compiler would bake in an ``id``.
             _check_apart(columns, columns.leaves.params)
         with tracing.no_grad_if_inplace(inplace, columns.leaves.params):
             results, after = staged.run(links, columns, spare_updates=spare_updates)
@@ -122,7 +122,7 @@ class TreePlan:
         self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
         tensors = self._tensors(columns.leaves, columns.shared)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
-        # Of each field of each state, whether some leaves have it, and all.
+        # For each field of each state: whether some leaves have it, and whether all do.
         self.presence = [
             [_presence(column) for column in own] for own in split_by_link(links, columns.shared, columns.leaves.slots)
         ]
@@ -192,7 +192,7 @@ def _picker(
     """Return what picks a column from the leaves of its tree; ``None`` if these are the column."""
     if key == ():
         return lambda leaves: [None] * size
-    # The same tree with numbers in place of its leaves says where each leaf is.
+    # A tree of indices shows where each leaf goes.
     places: list[Any] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
     if places == list(range(size)) and len(leaves) == size:
         return None

@@ -59,7 +59,7 @@ def _groups(params: Sequence[Any]) -> list[Leaves]:
     groups: dict[Any, list[Any]] = {}
     for leaf in params:
         if leaf is not None:
-            # A step in place is not differentiated, though the parameters of a module ask for gradients.
+            # A step in place is not differentiated, even if the parameters require gradients.
             groups.setdefault((leaf.device, leaf.dtype), []).append(leaf.detach())
     return [Leaves(group, group, []) for group in groups.values()]
 

@@ -31,7 +31,7 @@ def init(link: Link, params: PyTree) -> PyTree:
                 raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
     if not link.counts:
         return link.state_type()
-    # torch.optim's dtype for counts: float32, or float64 when that is the default. On the host they are read at once.
+    # torch.optim's dtype for counts: float32, or float64 if that is the default. On the host, reading them is free.
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     zero = torch.zeros((), dtype=dtype, device="cpu")
     carried = [tensor_like(value, zero.double()) for value in initial_carry(link).values()]

@@ -17,7 +17,7 @@ class Leaves(NamedTuple):
     """Equal-length columns of tensors, a row for each leaf."""
 
     params: Sequence[Any]  # None where no parameters were given
-    grads: Sequence[Any]  # None for a leaf that sits out
+    grads: Sequence[Any]  # None for a leaf without a gradient
     slots: Sequence[Sequence[Any]]  # None for a slot that is not kept
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
@@ -36,7 +36,7 @@ class Leaves(NamedTuple):
     def take(self, indices: Iterable[int]) -> Leaves:
         """Take the rows at these places."""
         pick = list(indices)
-        if len(pick) == len(self.grads):  # each is there once, in order
+        if len(pick) == len(self.grads):  # each index once, in order
             return self
         return Leaves(
             [self.params[i] for i in pick],

@@ -42,8 +42,8 @@ def transformation(
     Args:
         name: what messages and :func:`optimfx.explain` call it.
         rule: the mathematics.
-        maximize: ascend: the rule sees the negated gradients.
-        state_dtype: the dtype of the state's tensors, the count and carried scalars apart; ``None`` for what ``init``
+        maximize: maximize the objective: the rule sees the negated gradients.
+        state_dtype: the dtype of the state's tensors, except the count and carried scalars; ``None`` for what ``init``
             makes of the parameter. A complex tensor gets the complex dtype of that precision (at least complex32).
             Computation is in the widest of the dtypes of parameter, gradient and state, and at least float32.
         hyper: every hyperparameter that the rule's functions name.

@@ -134,7 +134,7 @@ class StagedPlan:
                 'step of the capture. Move the state before it: optree.tree_map(lambda t: t.to("cuda"), state).'
             )
         if self.inplace and self.only is None and (columns.has_sparse or not self.has_params):
-            # Before one of them writes; with parameters and dense gradients, nothing is refused here.
+            # Check before any stage writes; with parameters and dense gradients there is nothing to refuse.
             for segment in chain.from_iterable(self.stages):
                 rows = range(len(columns.leaves.grads)) if segment.places is None else segment.places
                 for k in segment.order:

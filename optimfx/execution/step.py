@@ -124,7 +124,7 @@ def fill_param_dtype(steps: Steps, param: Tensor | None) -> Steps:
 
 
 def _is_vector(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch takes a rate of shape (1,) for a number
+    return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch accepts a rate of shape (1,)
 
 
 def flat_scalars(scalars: Any) -> list[Any]:

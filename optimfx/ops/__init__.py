@@ -86,7 +86,7 @@ def unless_zero(x: Array) -> Array:
 
 
 def decay_terms(lr: Array, weight_decay: Array, decoupled: bool = True) -> tuple[Any, Any]:
-    """Weight decay as ``(l2, shrinkage)``: what is added to the gradient, and what is taken off the parameter.
+    """Weight decay as ``(l2, shrinkage)``: what is added to the gradient, and what is subtracted from the parameter.
 
     One is ``None``, and without decay both are: ``l2`` is ``weight_decay``, ``shrinkage`` is ``lr weight_decay``.
     """
@@ -170,7 +170,7 @@ def whole(x: Array) -> Array:
     """``x``; or, where it is spread over processes (a DTensor), all of it on each of them."""
     if not hasattr(x, "redistribute"):
         return x
-    from torch.distributed.tensor import Replicate  # a heavy import, which whoever made ``x`` has already done
+    from torch.distributed.tensor import Replicate  # a heavy import, already done by whoever made ``x``
 
     return x.redistribute(placements=[Replicate()] * x.device_mesh.ndim)
 

@@ -17,7 +17,7 @@ def rounded(x: Any, dtype: torch.dtype) -> Any:
         return handle_torch_function(rounded, (x,), x, dtype)
     if x.dtype == dtype:
         return x
-    # Inductor drops a cast that is taken back, unless something is done with its bits.
+    # Inductor removes a round-trip cast, so go through the bits.
     bits = x.to(dtype).view(torch.int16 if dtype.itemsize == 2 else torch.int32)
     return _differentiable(x, (bits & -1).view(dtype).to(x.dtype))
 
@@ -42,7 +42,7 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
     place = torch.arange(x.numel(), device=x.device).view(x.shape)
     noise = _mix_bits(_mix_bits(_mix_bits(_whole(seed, x)) ^ _whole(step, x)) ^ place)
     noise = _mix_bits(noise ^ (bits.long() & _LOW)) & 0xFFFF
-    # What is cut off, plus as much at random, carries into the last bit that is kept as often as it is large.
+    # Uniform noise added to the dropped bits carries into the kept ones with probability proportional to their value.
     up = ((bits.long() + noise) & ~0xFFFF).int().view(torch.float32)
     return _differentiable(x, torch.where(x.isfinite(), up.to(x.dtype), x))
 

@@ -82,10 +82,10 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
     shared: dict[tuple[str, float], Tensor] = {}
     for param, state in zip(params, kept):
         first = group_step.begin_state(update, param, counts=True, on_device=False)
-        # Where torch does not count, all that the algorithm asks is whether there has been a step.
+        # Without a count in torch, 0 or 1 is enough: the algorithm only reads whether there was a step.
         now = {**first, **state} if counts else {**first, **state, "step": float(bool(state))}
         for name in names[: update.shares]:
-            # Leaves that have been stepped together have their count in common, as one tensor.
+            # Leaves that were stepped together share one count.
             dtype = first["step"].dtype if name == "step" else torch.float64
             value = torch.tensor(float(now[name]), dtype=dtype, device="cpu")
             columns[name].append(shared.setdefault((name, value.item()), value))

@@ -45,7 +45,7 @@ class Optimizer(torch.optim.Optimizer):
     - ``capturable``: keep step counts where the parameters are, so that a CUDA graph can capture the step.
     - ``differentiable``: leave the step on autograd's tape.
 
-    ``maximize=True``, where there is such an argument, ascends.
+    ``maximize=True``, where there is such an argument, maximizes the objective.
 
     A class of torch that is inherited after this one gives the constructor, with its signature, defaults and checks,
     and reads old checkpoints.
@@ -140,7 +140,7 @@ class Optimizer(torch.optim.Optimizer):
             elif match != "order":
                 raise ValueError(f"match must be 'order' or 'names'; got {match!r}.")
             taken: dict[str, Any] = {}
-            # After all other hooks: it sees what they have made of the checkpoint.
+            # Registered last, so it sees the checkpoint as user hooks changed it.
             with self.register_load_state_dict_pre_hook(lambda _, given: taken.update(given)):
                 super().load_state_dict(state_dict)
             self._finish_load(taken, keep_dtype)
@@ -187,11 +187,11 @@ class Optimizer(torch.optim.Optimizer):
         if Scaling.from_optimizer(self).skips_step:
             return loss
         before = torch.is_grad_enabled()
-        # As a context, this would cost as much as all that is planned.
+        # A context manager would cost as much as the whole planned step.
         torch._C._set_grad_enabled(bool(self.defaults.get("differentiable", False)))
         try:
-            # All gradients before any state: of a parameter that Dynamo meets first as a key of the state, it traces
-            # anew for every new gradient.
+            # Read all gradients before any state: Dynamo retraces for every new gradient of a parameter that it first
+            # meets as a key of the state.
             stepped = [(index, group, *_select_with_gradients(group)) for index, group in self._groups()]
             in_trace = tracing.active()
             groups = [
@@ -217,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
         if not start:
             self._updates: dict[int, Settings] = {}
             self._plans: dict[int, group_step.BatchPlan] = {}
-            # Tells a GradScaler to leave it to the step to unscale the gradients.
+            # A GradScaler reads this, and leaves unscaling to the step.
             self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
         if hasattr(type(self), "algorithm"):
             for index, group in enumerate(self.param_groups[start:], start):
@@ -268,7 +268,7 @@ class Optimizer(torch.optim.Optimizer):
             if plan.guard is not None:
                 self._plans[number] = plan
         if not self.counts:
-            # A slot that is new is all that tells the first step from the later ones.
+            # Without a count, a newly created slot marks the first step.
             before = [0 if i in fresh else 1 for i in range(len(states))] if fresh else [1] * len(states)
             group_step.step(plan, batch, columns, before, scaling=scaling)
             return
@@ -353,7 +353,7 @@ class Optimizer(torch.optim.Optimizer):
         known = self._updates.get(index)
         if known is None or known.group is not group or (compiling and known.flags != known.flags_of(group)):
             known = Settings(self.algorithm, self.algorithm.present_in(self.defaults), group)
-            if not compiling:  # what is made there takes the learning rate for a constant
+            if not compiling:  # Settings made there have the learning rate baked in
                 self._updates[index] = known
         if not compiling:
             known.read()

@@ -69,8 +69,8 @@ def adabelief(
         lr: learning rate :math:`\gamma \ge 0`, in parameter units.
         betas: decays of the average and of the squared deviation, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added to the squared deviation at every step, in squared
             gradient units.
 

@@ -67,8 +67,8 @@ def adadelta(
         rho: decay :math:`\rho` of both averages, in [0, 1).
         eps: :math:`\epsilon \ge 0`, under both roots: it sets the size of the first steps.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdadeltaState`: ``step``, ``square_avg`` and ``acc_delta`` (like the

@@ -118,8 +118,8 @@ def adafactor(
             :math:`\epsilon_2 \ge 0`, the least size that a parameter counts as.
         d: the largest RMS of a scaled gradient, at least 1.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdafactorState`: ``step``; ``row_var`` and ``col_var``, or ``variance``.

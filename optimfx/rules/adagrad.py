@@ -69,8 +69,8 @@ def adagrad(
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         initial_accumulator_value: :math:`s_0 \ge 0`, in squared gradient units; each part of a complex number has it.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdagradState`: ``step`` and ``sum`` (like the parameters).

@@ -25,7 +25,7 @@ class Scalars(NamedTuple):
     eps: Scalar
     eps_root: Scalar | None
     weight_decay: Scalar | None  # added to the gradient
-    shrinkage: Scalar | None  # lr weight_decay, taken off the parameter
+    shrinkage: Scalar | None  # lr weight_decay, subtracted from the parameter
 
 
 def init(param: Array, amsgrad: bool) -> tuple[Array, Array, Array]:
@@ -111,10 +111,10 @@ def adam(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, added to the gradient as :math:`\lambda \theta`; with
-            ``decoupled_weight_decay``, taken off the parameter as :math:`\gamma \lambda \theta`.
+            ``decoupled_weight_decay``, subtracted from the parameter as :math:`\gamma \lambda \theta`.
         amsgrad: divide by the largest second moment so far.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         decoupled_weight_decay: decay as :func:`adamw` does.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: keeps the
             derivative of the update finite where the second moment is 0.

@@ -66,8 +66,8 @@ def adamax(
         betas: decays of the average and of the maximum, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the gradient's size, in gradient units.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdamaxState`: ``step``, ``exp_avg`` and ``exp_inf`` (like the parameters).

@@ -31,8 +31,8 @@ def adamw(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`; each step takes :math:`\gamma \lambda \theta` off the parameter.
         amsgrad: divide by the largest second moment so far.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:

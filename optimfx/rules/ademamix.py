@@ -114,8 +114,8 @@ def ademamix(
         alpha: weight :math:`\ge 0` of the slow average. The paper raises it with a schedule.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:

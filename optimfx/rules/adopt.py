@@ -78,8 +78,8 @@ def adopt(
         eps: the least :math:`\epsilon \ge 0` that a gradient is divided by, in gradient units.
         clip: limit the elements of the scaled gradient to the fourth root of the steps before; else :math:`c_t` is the
             scaled gradient itself.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ADOPTState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).

@@ -97,8 +97,8 @@ def asgd(
         alpha: power :math:`\alpha \ge 0` of the learning rate's decay.
         t0: the step :math:`t_0` from which parameters are averaged.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ASGDState`: ``step``, ``eta`` and ``mu`` (0-d, float64), and the average

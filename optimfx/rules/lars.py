@@ -79,8 +79,8 @@ def lars(
         trust_coefficient: :math:`\eta \ge 0`, the fraction.
         eps: :math:`\epsilon \ge 0`, added to the gradient's norm, in gradient units.
         nesterov: look ahead along the buffer.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the

@@ -93,7 +93,7 @@ def minimize(
             moves, evals = search(stays, slope, evaluate, tolerance_change, most - last.func_evals)
         elif stuck is not True:
             moves = stays._replace(x=ops.add(now.x, d, alpha=t))
-            if i + 1 < max_iter:  # what would be found after the last iteration is of no use
+            if i + 1 < max_iter:  # a direction after the last iteration would not be used
                 value, grad = evaluate(moves.x)
                 moves, evals = moves._replace(value=value, grad=grad), 1
         moves = moves._replace(state=moves.state._replace(func_evals=last.func_evals + evals))

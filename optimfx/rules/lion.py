@@ -59,8 +59,8 @@ def lion(
         lr: learning rate :math:`\gamma \ge 0`: every element moves by it, in parameter units.
         betas: :math:`\beta_1` of the direction and :math:`\beta_2` of the momentum, each in [0, 1).
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`LionState`: ``step`` and ``exp_avg`` (like the parameters).

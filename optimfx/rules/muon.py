@@ -133,8 +133,8 @@ def muon(
         adjust_lr_fn: :math:`\rho` of a :math:`p \times q` matrix: ``"original"`` (and ``None``)
             :math:`\sqrt{\max(1, p / q)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(p, q)}`, with which AdamW's
             ``lr`` and decay carry over.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
 
     Returns:

@@ -26,7 +26,7 @@ class Scalars(NamedTuple):
     weight2: Scalar  # 1 - beta2
     eps: Scalar
     weight_decay: Scalar | None  # added to the gradient
-    shrinkage: Scalar | None  # lr weight_decay, taken off the parameter
+    shrinkage: Scalar | None  # lr weight_decay, subtracted from the parameter
 
 
 def begin() -> tuple[Scalar]:
@@ -112,12 +112,12 @@ def nadam(
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
-        weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` taken off the
+        weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` subtracted from the
             parameter as ``lr weight_decay param``.
         momentum_decay: :math:`\psi \ge 0`: how fast the momentum rises to :math:`\beta_1`.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`NAdamState`: ``step``, ``mu_product`` (0-d, float64), ``exp_avg`` and

@@ -94,8 +94,8 @@ def novograd(
         betas: decays of the momentum and of the squared norm, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, added to the scaled gradient.
-        maximize: ascend; the decay still shrinks.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective; weight decay still shrinks the parameters.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:

@@ -26,7 +26,7 @@ class Scalars(NamedTuple):
     weight2: Scalar  # 1 - beta2
     eps: Scalar
     weight_decay: Scalar | None  # added to the gradient
-    shrinkage: Scalar | None  # lr weight_decay, taken off the parameter
+    shrinkage: Scalar | None  # lr weight_decay, subtracted from the parameter
 
 
 def init(param: Array) -> tuple[Array, Array]:
@@ -46,7 +46,7 @@ def scalars(
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / bias_correction2
     rectified = rho > 5
-    # Both at least 5, so that the rectification is a number where it is not used too.
+    # Clamp to 5, so that the rectification is finite where it is not used.
     rho, rho_inf = ops.maximum(rho, 5), ops.maximum(rho_inf, 5)
     l2, shrinkage = ops.decay_terms(lr, weight_decay, decoupled_weight_decay)
     return Scalars(
@@ -109,11 +109,11 @@ def radam(
         lr: learning rate :math:`\gamma \ge 0`: the size of an adaptive step, in parameter units.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
-        weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` taken off the
+        weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` subtracted from the
             parameter as ``lr weight_decay param``.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RAdamState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).

@@ -100,9 +100,9 @@ def rmsprop(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         momentum: decay :math:`\mu \ge 0` of the buffer of scaled gradients; 0 keeps none.
-        centered: divide by the standard deviation: the squared average of the gradient is taken off :math:`v_t`.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        centered: divide by the standard deviation: the squared average of the gradient is subtracted from :math:`v_t`.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:

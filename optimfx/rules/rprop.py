@@ -79,8 +79,8 @@ def rprop(
         lr: the step size :math:`\eta_0 \ge 0` before the first step, in parameter units; it plays no part later.
         etas: factors :math:`(\eta^-, \eta^+)` with :math:`0 \le \eta^- < 1 \le \eta^+`.
         step_sizes: bounds :math:`(\eta_{\min}, \eta_{\max})` of the step size, each at least 0, in parameter units.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RpropState`: ``step``, ``prev`` and ``step_size`` (like the parameters).

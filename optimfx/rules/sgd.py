@@ -92,8 +92,8 @@ def sgd(
         dampening: :math:`\tau`, the part of each later gradient that is kept out of the buffer.
         weight_decay: L2 coefficient :math:`\lambda \ge 0`, added to the gradient.
         nesterov: look ahead along the buffer; needs momentum and no dampening.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``()``

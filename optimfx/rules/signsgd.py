@@ -19,8 +19,8 @@ def signsgd(
     Args:
         lr: learning rate :math:`\gamma \ge 0`, in parameter units. Of a complex number, each part moves by it.
         momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none. With it, the algorithm is called Signum.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the

@@ -64,8 +64,8 @@ def sparse_adam(
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root before its bias correction, in gradient units.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SparseAdamState`: ``step``, ``exp_avg`` and ``exp_avg_sq`` (like the

@@ -80,8 +80,8 @@ def yogi(
         betas: decays of the two moments, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         initial_accumulator_value: what both moments begin with, at least 0.
-        maximize: ascend.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        maximize: maximize the objective: the gradients are negated.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`YogiState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).

@@ -58,7 +58,7 @@ def shrinking(size: Scalar, most: Scalar) -> Shrink:
     within = size <= most
     if within is True:
         return Shrink(None)
-    # Of what is not chosen too, the derivative must be finite.
+    # Keep the branch that is not chosen finite, or its derivative becomes NaN.
     return Shrink(ops.where(within, 1, most / ops.where(within, 1, size)))
 
 

@@ -17,7 +17,7 @@ NEGATE = replace(SCALE, scalars=scalars)
 
 
 def maximize() -> GradientTransformation:
-    """Negate the gradients, so that what follows ascends: the first link of a chain.
+    """Negate the gradients, to maximize the objective: the first link of a chain.
 
     Factories take ``maximize=True`` for the same.
 

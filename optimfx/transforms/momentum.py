@@ -45,7 +45,7 @@ def momentum(
         decay: :math:`\mu \ge 0`.
         dampening: :math:`\tau`, kept out of each later update.
         nesterov: give :math:`u_t + \mu b_t`.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`.
@@ -104,7 +104,7 @@ def ema(decay: Decay, debias: bool = True, *, state_dtype: DType | None = None) 
     Args:
         decay: :math:`\beta`, in [0, 1).
         debias: make up for the zeros that the average begins with.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`EMAState`: ``step`` and ``exp_avg`` (like the parameters).

@@ -30,7 +30,7 @@ def scale_by_adam(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         amsgrad: divide by the largest second moment so far.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
@@ -65,7 +65,7 @@ def scale_by_amsgrad(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
@@ -100,7 +100,7 @@ def scale_by_adamax(
     Args:
         betas: decays of the averages of the gradient and of its greatest magnitude, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the magnitude, in gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adamax.AdamaxState`.
@@ -131,7 +131,7 @@ def scale_by_radam(
     Args:
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.radam.RAdamState`.
@@ -170,7 +170,7 @@ def scale_by_ademamix(
         alpha: weight of the slow average, at least 0.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.ademamix.AdEMAMixState`.
@@ -205,7 +205,7 @@ def scale_by_adan(
         betas: decays of the averages of the gradient, of its differences and of the square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adan.AdanState`.

@@ -29,7 +29,7 @@ def scale_by_rms(
         centered: divide by the standard deviation.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: Optax's
             ``eps``, unless ``eps_in_sqrt=False``.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
@@ -65,7 +65,7 @@ def scale_by_stddev(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: Optax's
             ``eps``, unless ``eps_in_sqrt=False``.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
@@ -96,7 +96,7 @@ def scale_by_rss(
     Args:
         initial_accumulator_value: the sum at first, at least 0, in squared gradient units.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adagrad.AdagradState`.
@@ -131,7 +131,7 @@ def scale_by_adadelta(
     Args:
         rho: decay of the averages, in [0, 1].
         eps: :math:`\epsilon \ge 0`, added to both, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adadelta.AdadeltaState`.

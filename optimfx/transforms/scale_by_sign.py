@@ -39,7 +39,7 @@ def scale_by_lion(
 
     Args:
         betas: weights of the average in the direction and in itself, each in [0, 1).
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.lion.LionState`.
@@ -72,7 +72,7 @@ def scale_by_rprop(
         lr: the sizes at first, at least 0, in parameter units.
         etas: factors of a size after the sign has changed, in (0, 1), and after it has not, above 1.
         step_sizes: the least and the greatest size, in parameter units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rprop.RpropState`.

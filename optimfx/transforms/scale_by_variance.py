@@ -27,7 +27,7 @@ def scale_by_belief(
         betas: decays of the averages of the gradient and of its squared distance from the first, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added to the variance at each step, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adabelief.AdaBeliefState`.
@@ -62,7 +62,7 @@ def scale_by_yogi(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         initial_accumulator_value: both moments at first, at least 0.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.yogi.YogiState`.
@@ -95,7 +95,7 @@ def scale_by_adopt(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon > 0`, the least root, in gradient units.
         clip: limit the quotient to :math:`(t - 1)^{1/4}`.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adopt.ADOPTState`.
@@ -132,7 +132,7 @@ def scale_by_novograd(
         betas: decays of the momentum and of the squared norm, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, the count apart; ``None`` for the parameters' own.
+        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.novograd.NovoGradState`.

@@ -81,7 +81,7 @@ class ATen(Executor):
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         last = _slots_of_last(steps, leaves)
         first = len(leaves.slots) - len(last.slots)
-        # One call takes the leaves as they lie, the small ones too: to pack and unpack them costs more than it saves.
+        # One call takes all leaves unpacked: packing small ones costs more than it saves.
         direct = [i for i, row in enumerate(last.rows()) if all(t is None or t.is_contiguous() for t in row)]
         others = sorted({*range(len(leaves.grads))} - {*direct})
         layout = (
@@ -95,7 +95,7 @@ class ATen(Executor):
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
             if changes:
-                # Out of place: of the gradients, a step in place leaves what they are.
+                # An update out of place is written into copies: the gradients stay as they are.
                 before = leaves._replace(slots=leaves.slots[:first])
                 grads, new = run_on_lists(steps[:-1], before, stepping=False, inplace=False)
                 for old, values in zip(leaves.slots, new):
@@ -152,7 +152,7 @@ def _drop_absent(slots: Sequence[Any]) -> list[Any]:
 
 def _counts(step: Step, params: Sequence[Any]) -> list[Tensor]:
     """Return the step of each parameter, for the kernel to read."""
-    # A product takes a microsecond; to make a tensor of a number, five.
+    # A product takes a microsecond; making a tensor of a number takes five.
     return [_ONE * step.count] * len(params)
 
 

@@ -56,12 +56,12 @@ class Blocked(Executor):
         has_vectors = has_per_leaf_scalars(steps)
         kernels: dict[Any, Kernel] = {}
         spare: list[dict[Any, list[Tensor]]] = []
-        leaf_of: dict[int, Tensor] = {}  # of each element, by the first leaf of a stretch
+        leaf_of: dict[int, Tensor] = {}  # the leaf of each element, by the first leaf of a contiguous range
 
         def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
             try:
                 scratch = spare.pop()
-            except IndexError:  # a thread for each of those that there are
+            except IndexError:  # one per thread
                 scratch = {}
 
             vectors = vectors_of(steps) if has_vectors else ()
@@ -107,7 +107,7 @@ def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dt
         whole = scratch.get(None, ())
         if len(whole) < count or (whole and whole[0].numel() < size):
             scratch.clear()
-            with torch.inference_mode(False):  # they may outlive the mode that they were made in
+            with torch.inference_mode(False):  # they may outlive the inference mode that they are made in
                 size = max([size, *[t.numel() for t in whole]])
                 whole = scratch[None] = [
                     torch.empty(size, dtype=dtype, device="cpu") for _ in range(max(count, len(whole)))

@@ -89,7 +89,7 @@ def run_on_lists(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool)
 
 
 def _loaded(column: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    # For a thousand small leaves, a call for each costs as much as the arithmetic.
+    # With a thousand small leaves, a call for each costs as much as the arithmetic.
     return [t if t.dtype == dtype and t.dim() else load(t, dtype) for t in column]
 
 

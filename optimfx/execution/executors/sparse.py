@@ -28,7 +28,7 @@ class Sparse(Unplanned):
         results = []
         columns: list[list[Any]] = [[] for _ in leaves.slots]
         for param, grad, *slots in leaves.rows():
-            # The rule is not linear, so that what stands twice at one place has to be added up first.
+            # The rule is nonlinear, so duplicate indices must be summed first.
             grad = grad.coalesce()
             place = tuple(grad.indices())
             present = Leaves([_pick(param, place)], [grad.values()], [[_pick(slot, place)] for slot in slots])
@@ -43,7 +43,7 @@ class Sparse(Unplanned):
 
 
 def _sparse(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    # The indices are those of a tensor that was checked when it was made.
+    # The indices come from a tensor that was checked when it was made.
     return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=True, check_invariants=False)
 
 

@@ -24,7 +24,7 @@ class Guard:
         """Whether they are."""
         if len(tensors) != self.count:
             return False
-        if self.aliases is None:  # this the check itself sees
+        if self.aliases is None:  # the guard checks this itself
             return self.guards.check(*tensors)
         return _aliases(tensors) == self.aliases and self.guards.check(*self._each(tensors))
 

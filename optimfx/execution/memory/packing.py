@@ -25,7 +25,7 @@ class Stretch(NamedTuple):
     """The leaves that are run together: of all, those at the places, one after the other."""
 
     places: Sequence[int]
-    offsets: Sequence[int]  # where each begins, in elements; then the number of all
+    offsets: Sequence[int]  # offset of each leaf in elements, then their sum
 
 
 Kernel: TypeAlias = Callable[[Row, Row, Stretch], None]
@@ -42,20 +42,20 @@ PACKED = 1 << 17
 class Pack(NamedTuple):
     """A run of small leaves that are stepped together."""
 
-    begin: int  # among the small leaves
+    begin: int  # indices among the small leaves
     end: int
-    shapes: Sequence[torch.Size]  # of each leaf, complex numbers as pairs of reals
+    shapes: Sequence[torch.Size]  # shape of each leaf, complex numbers as pairs of reals
     stretch: Stretch
     lines: Sequence[Line]  # of each column
-    clones: bool  # whether results are as the workspace has them, but for their places
-    spare: list[Workspace]  # that no step is using now, in whatever thread
+    clones: bool  # whether results have the dtypes and shapes of the workspace
+    spare: list[Workspace]  # workspaces that no step in any thread is using
 
 
 class Workspace(NamedTuple):
     """Memory for the columns of a pack."""
 
     columns: list[Tensor]  # 1-D, in the dtype that the rule computes in
-    views: list[list[Tensor]]  # of each column: one for each leaf, in its shape
+    views: list[list[Tensor]]  # of each column, a view for each leaf, in its shape
 
 
 class Layout:
@@ -86,7 +86,7 @@ class Layout:
         shapes = [grad.shape for grad in leaves.grads]
         sizes = [shape.numel() for shape in shapes]
         small = [i for i, size in enumerate(sizes) if size <= SMALL and len(sizes) > 1]
-        self.single: list[tuple[int, bool]] = []  # the leaves that are run alone, and whether they keep their shapes
+        self.single: list[tuple[int, bool]] = []  # the leaves that run alone, and whether they keep their shapes
         strays: list[int] = []
         for i in range(len(sizes)):
             if sizes[i] > SMALL or len(sizes) == 1:
@@ -140,8 +140,8 @@ class Layout:
             if parts[0] is None:
                 row.append(None)
                 continue
-            # What is run over its own memory must be there to be written. And a parameter is written as the tensor that
-            # it is: autograd counts the writes to each.
+            # In place, slots and gradients that lie end to end are used where they are. Parameters are copied and
+            # written back one by one: autograd counts the writes to each tensor.
             whole = line.through(parts) if inplace and row else None
             if whole is None:
                 torch._foreach_copy_(views, parts)
@@ -156,7 +156,7 @@ class Layout:
             pack.spare.append(workspace)
             return news
         if not inplace:
-            # A tensor of its own for each costs less than a view of one for all.
+            # Allocating a tensor for each is cheaper than making a view of one for all.
             news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
         for k, parts in zip(outs_of(range(len(row)), stepping), news):
             if row[k] is workspace.columns[k]:
@@ -165,7 +165,7 @@ class Layout:
         return news
 
     def _workspace(self, pack: Pack) -> Workspace:
-        with torch.inference_mode(False):  # the workspace may outlive the mode that it was made in
+        with torch.inference_mode(False):  # the workspace may outlive the inference mode that it is made in
             columns = [
                 torch.empty(pack.stretch.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)
             ]
@@ -188,7 +188,7 @@ def pack_small(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 def _may_move(t: Tensor) -> bool:
     own = type(t) in PLAIN and t.layout is torch.strided and not t.requires_grad
-    # On other devices only scalars, which no kernel wants aligned.
+    # On other devices pack scalars only: kernels want tensors aligned.
     return own and (t.dim() == 0 or (t.is_cpu and t.numel() <= SMALL and t.is_contiguous()))
 
 
@@ -203,7 +203,7 @@ def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None
     if parts[-1].data_ptr() != begin + size * offsets[len(parts) - 1]:
         return None
     if first.untyped_storage().nbytes() < size * (first.storage_offset() + offsets[-1]):
-        return None  # neighbours by chance
+        return None  # adjacent addresses, but separate storages
     if list(map(Tensor.data_ptr, parts)) != [begin + size * offset for offset in offsets[:-1]]:
         return None
     return first.as_strided((offsets[-1],), (1,)) if all(map(Tensor.is_contiguous, parts)) else None
@@ -227,7 +227,7 @@ class Line:
             return None
         addresses = list(map(Tensor.data_ptr, tensors))
         if addresses == self.addresses:
-            with suppress(RuntimeError):  # neighbours by chance, where there was one stretch before
+            with suppress(RuntimeError):  # adjacent addresses, but separate storages
                 return tensors[0].as_strided((self.offsets[-1],), (1,))
         line = end_to_end(tensors, self.offsets)
         if line is not None:
@@ -257,7 +257,7 @@ def same_order(row: Row) -> bool:
     """Whether these tensors of one shape lie in memory in the same order, without gaps."""
     first, *others = [t for t in row if t is not None]
     strides = first.stride()
-    # empty_like keeps the strides of a tensor without gaps, and of no other.
+    # empty_like keeps strides only of tensors without gaps.
     return all(t.stride() == strides for t in others) and torch.empty_like(first, device="meta").stride() == strides
 
 

@@ -43,10 +43,10 @@ class Columns(NamedTuple):
     """What a step is given, as columns: an entry for each leaf."""
 
     leaves: Leaves
-    shared: Sequence[Sequence[Sequence[Any]]]  # of each link the step count, then the scalars that it carries
-    spec: PyTreeSpec  # of the parameters, or of the updates without any
+    shared: Sequence[Sequence[Sequence[Any]]]  # for each link, the step count, then the scalars that it carries
+    spec: PyTreeSpec  # structure of the parameters, or of the updates without any
     has_sparse: bool
-    places: Sequence[int] | None = None  # of these leaves in the trees; None if these are all
+    places: Sequence[int] | None = None  # indices of these leaves in the trees; None for all
 
     @classmethod
     def of(cls, calls: Sequence[Call], updates: PyTree, params: PyTree | None) -> Columns:
@@ -93,7 +93,7 @@ def writable(grads: Sequence[Any]) -> list[Any]:
     in_trace = tracing.active()
     for grad in grads:
         if grad is not None and grad.layout is torch.strided:
-            # What a tracer holds has no address, and of an ``id``, a compiler would make a constant.
+            # Traced tensors have no address, and a compiler would bake in an ``id``.
             place = grad if in_trace else grad.data_ptr()
             if 0 in grad.stride() or place in seen:
                 grad = grad.clone(memory_format=torch.contiguous_format)

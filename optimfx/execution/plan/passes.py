@@ -17,7 +17,7 @@ KEPT = 1024
 class Part(NamedTuple):
     """Leaves that are stepped together: they share device, layout and dtypes."""
 
-    places: list[int] | None  # of all, if not these are all
+    places: list[int] | None  # indices of the leaves; None for all
     typed: bool  # whether a scalar takes the dtype of the parameters
     run: BoundStep
 
@@ -50,7 +50,7 @@ class Plan:
                     select(mine, part, stepping=stepping, inplace=inplace, names=names).executor,
                 )
             )
-        # Where nobody asks for the scalars, a step goes without them.
+        # If no executor reads scalars, a step skips computing them.
         self.needs_scalars = any(executor.reads_scalars for *_, executor in chosen)
         self.parts = [
             Part(places, changed, executor.bind(mine, part, stepping=stepping, inplace=inplace))
@@ -93,7 +93,7 @@ class Pass:
         self.inplace = inplace
         self.traced = traced
         self.plans: dict[Any, Plan] = {}
-        self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # of each run, with what it is known again by
+        self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # the plan of each run, with its key
 
     def run(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
         """Step leaves that all take these steps: return the results, and the new slots.
@@ -119,7 +119,7 @@ class Pass:
         parts = [leaves.take(run) for run in runs]
         plans = [self._plan(tuple(run), *each) for run, *each in zip(runs, parts, steps, likes)]
         if self.inplace and self.stepping and not self.traced:
-            # Nothing has to be put anywhere, which for hundreds of runs takes as long as the steps.
+            # In place, no results have to be collected, which for hundreds of runs takes as long as the steps.
             for (plan, numbers), part, each in zip(plans, parts, steps):
                 plan.run(each, numbers, part)
             return leaves.params, leaves.slots

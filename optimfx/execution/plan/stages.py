@@ -12,9 +12,9 @@ from optimfx.core.lowering import Call
 class Segment(NamedTuple):
     """Leaves that go through the same rules in one pass."""
 
-    order: tuple[int, ...]  # which of the rules
-    places: list[int]  # which of the leaves
-    ends: bool  # whether they go through nothing after it
+    order: tuple[int, ...]  # indices of the rules
+    places: list[int]  # indices of the leaves
+    ends: bool  # whether it is the last for these leaves
 
 
 class Stages(NamedTuple):
@@ -52,7 +52,7 @@ def stages_of(
             segments.setdefault((order, last and at == len(passes) - 1), []).extend(places)
         if not passes:
             untouched += places
-    # A rule that measures several lanes begins a pass in each, before which all that stands before it has run.
+    # A rule that needs the norm of several lanes begins a pass in each, after all passes before it.
     stages: dict[int, list[Segment]] = {}
     for (order, last), places in segments.items():
         stages.setdefault(order[0], []).append(Segment(order, sorted(places), last))

@@ -26,7 +26,7 @@ def static_form(step: Step) -> tuple[Any, ...]:
     numbers = [isinstance(x, (int, float, Tensor)) and not flag for x, flag in zip(scalars, flags)]
     conditions = [isinstance(x, Tensor) and x.dtype is torch.bool for x in scalars]
     if any(flags) and not step.defers and step.count is not None and not isinstance(step.count, Tensor):
-        # Of a flag nothing shows whether it hangs on the count, but that it is a tensor when the count is one.
+        # A flag may depend on the step. With a tensor as step, flags that become tensors are dynamic.
         probe = flat_scalars(
             step.rule.scalars(torch.tensor(step.count, dtype=torch.float64, device="cpu"), **step.hyper)
         )

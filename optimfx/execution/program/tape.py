@@ -158,7 +158,7 @@ class Kernel(NamedTuple):
     """A tape as a Python function."""
 
     run: Callable[..., None]  # (numbers, inputs, places, scratch), as :func:`print_kernel` was given them
-    scratch: int  # buffers that it needs
+    scratch: int  # how many scratch buffers it needs
 
 
 def print_kernel(
@@ -204,9 +204,9 @@ def print_kernel(
     lines = []
     buffers = 0
     free: list[int] = []
-    held: dict[int, int] = {}  # buffers, by the value that is in them
-    made: set[int] = set()  # values that are in none
-    placed: dict[int, int] = {}  # the place that each result was written to
+    held: dict[int, int] = {}  # the buffer of each value
+    made: set[int] = set()  # values without a buffer
+    placed: dict[int, int] = {}  # the output that each result was written to
     for at, call in enumerate(tape.calls):
         free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
         done = [value for value in made if last.get(value, at) <= at]
@@ -224,7 +224,7 @@ def print_kernel(
             held[call.result] = free.pop()
             given.append(f"out=b{held[call.result]}")
         lines.append(f"v{call.result} = {word(call.function, 'f')}({', '.join(given)})")
-        # What was allocated for want of a place is given back before the block is through.
+        # Free temporaries that had no buffer before the block ends.
         lines += [f"v{value} = None" for value in done]
     for place, result in enumerate(outs):
         if result is not None and placed.get(result) != place:
@@ -245,7 +245,7 @@ def _last_uses(calls: Sequence[Call], results: Sequence[int | None]) -> dict[int
     """For each value the place of the last call that reads it; results are read when all is done."""
     last = {value: len(calls) for value in results}
     for at, call in reversed(list(enumerate(calls))):
-        # A function that is not given a place may hand back what it was given: then that is in use for as long.
+        # A function without out= may return an argument, which then stays live as long as the result.
         until = at if call.function in _PLACED else max(at, last.get(call.result, at))
         for arg in call.args:
             if isinstance(arg, Value):

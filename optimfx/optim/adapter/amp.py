@@ -18,7 +18,7 @@ class Scaling(NamedTuple):
     """What a ``GradScaler`` tells an optimizer that it steps."""
 
     unscale: Any  # 1 / scale; None for gradients that are unscaled already
-    found_inf: Any  # above 0 where a gradient overflowed: a tensor, for whose device the host does not wait, or None
+    found_inf: Any  # above 0 if a gradient overflowed: a tensor, read without a synchronization, or None
 
     @classmethod
     def from_optimizer(cls, optimizer: Any) -> Scaling:

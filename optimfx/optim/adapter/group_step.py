@@ -102,7 +102,7 @@ class Batch(NamedTuple):
     """Groups that are stepped together, as they differ in no flag."""
 
     owners: Sequence[Settings]
-    sizes: Sequence[int]  # how many parameters each has
+    sizes: Sequence[int]  # number of parameters of each
     params: Sequence[Tensor]
     grads: Sequence[Tensor]
 
@@ -133,7 +133,7 @@ class BatchPlan:
         shared = ("step", *first.update.rule.carries)
         self.lines = {} if self.guard is None else {name: Line(range(size + 1)) for name in shared}
         self.one_pass = Pass(stepping=True, inplace=not first.differentiable, names=names, traced=traced)
-        # Most are: then a step is a few lines.
+        # The common case needs a few lines only.
         self.is_simple = self.guard is not None and len(batch.owners) == 1 and not first.update.rule.carries
         self.keys: list[Any] = []
         self.hyper: dict[str, Any] | None = None
@@ -211,7 +211,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     params, grads = batch.params, batch.grads
     first = batch.owners[0]
     rule, differentiable = first.update.rule, first.differentiable
-    # What is left in a state of a term that was switched off is not among the columns, and stays as it is.
+    # The state of a term that is switched off is ignored and left unchanged.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
     carried = [
         Scalars(_clones(columns[name]) if differentiable else columns[name], line=plan.lines.get(name))
@@ -228,7 +228,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
             plan.one_pass.run(Leaves(params, grads, slots), (one,), first.like if plan.is_simple else None)
             return one.count
     runs, counts, leaders = _runs(before, carried, plan)
-    # Of numbers, a graph would make constants; it asks the update, which looks them up.
+    # A graph would bake numbers in; it calls the update, which looks them up.
     compiling = plan.one_pass.traced and torch.compiler.is_compiling()
     taken = [
         steps_of(leader.update, [count], None if compiling else _hyper(leader))[0]
@@ -238,7 +238,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     if plan.guard is None and rule.elementwise and not leaves.plain:
         leaves = _shards(leaves)
     if differentiable:
-        # Autograd keeps what the rule reads, and that must not be written over.
+        # Autograd saves what the rule reads, so it must not be overwritten.
         leaves = Leaves(_clones(params), grads, [_clones(column) for column in slots])
     if scaling is UNSCALED:
         likes = [leader.like for leader in leaders]

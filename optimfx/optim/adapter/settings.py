@@ -174,7 +174,7 @@ class LearningRate(GroupValue):
         return _learning_rate(self.number) if torch.compiler.is_compiling() else super().__call__(step)
 
 
-# The tag keeps compilers from computing it once and for all: it has no inputs, but it is no constant.
+# The tag keeps compilers from folding it to a constant, as it has no inputs.
 @torch.library.custom_op("optimfx::learning_rate", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def _learning_rate(number: int) -> Tensor:
     return torch.tensor(float(LearningRate.known[number].group["lr"]), dtype=torch.float64, device="cpu")

@@ -31,11 +31,11 @@ class Form(NamedTuple):
     nowhere but in the group. To find all this out takes as long as a step of many small parameters.
     """
 
-    nodes: list[Any]  # columns, what is common, and injected hyperparameters
+    nodes: list[Any]  # columns, shared entries, and injected hyperparameters
     tree: State  # a state, with numbers for its nodes
     spec: PyTreeSpec  # its structure
-    places: list[tuple[int, str]]  # of each leaf: its row, the first one if it belongs to all, and its name there
-    common: set[str]  # the names of what belongs to all
+    places: list[tuple[int, str]]  # for each leaf: its row (the first if all share it), and its key there
+    common: set[str]  # the keys of what all share
     hyper: dict[str, Hyperparam]
 
     @classmethod
@@ -158,7 +158,7 @@ class Column(NamedTuple):
     """An entry of each parameter."""
 
     name: str
-    places: list[int] | None  # of those that have one, if that is a single leaf, and not all have it
+    places: list[int] | None  # indices of those that have one, if it is a single leaf and not all have it
     entries: list[Entry] | None  # if they are not all single leaves, or nothing
 
     @classmethod
@@ -223,7 +223,7 @@ class Hyperparam(NamedTuple):
     def read(self, rows: Rows, group: Group) -> Tensor:
         """Read the group's number as the state has it."""
         value = group[self.key] if self.place is None else group[self.key][self.place]
-        # Of a number, Dynamo would make a constant of as_tensor, and compile anew for another.
+        # Dynamo would bake the number in as_tensor in, and recompile for another.
         return value.to(self.like) if isinstance(value, Tensor) else torch.full_like(self.like, value)
 
     def keep(self, old: Tensor, new: Tensor, rows: Rows, group: Group) -> None:

@@ -48,7 +48,7 @@ class StepLR(Chainable):
         return 1.0 if self.last_epoch == 0 else self._change()
 
     def _change(self) -> Rate:
-        # The schedule repeats itself, so that this is gamma or 1 exactly, where a ratio of powers would round.
+        # Exactly gamma or 1; a ratio of powers would round.
         return self._multiplier()((self.last_epoch - 1) % self.step_size + 1)
 
 
@@ -86,7 +86,7 @@ class MultiStepLR(Chainable):
         return self._at(lr, self.milestones.elements())
 
     def _factor(self) -> Rate:
-        # The milestones of this step alone: exact, where a ratio of powers would round.
+        # Only the milestones of this step: exact, where a ratio of powers would round.
         due = self.milestones[self.last_epoch]
         return self._at(1.0, [self.last_epoch] * due)(self.last_epoch)
 
@@ -217,7 +217,7 @@ class ExponentialLR(Chainable):
         return schedules.exponential(lr, self.gamma)
 
     def _change(self) -> Rate:
-        # Every step is like the first; a ratio of powers would round, and be 0 / 0 after many of them.
+        # Every step has the same factor; a ratio of powers would round, and be 0 / 0 after many steps.
         return self._multiplier()(1)
 
 
@@ -297,7 +297,7 @@ class CosineAnnealingLR(Chainable):
     def _next_lr(self) -> list[Rate]:
         if self._is_initial or (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) != 0:
             return super()._next_lr()
-        # From the lowest point no factor leads up: the height that is reached now is added.
+        # No factor leads up from the minimum, so the difference is added.
         rise = self._multiplier()(self.last_epoch)
         rates = values(self.optimizer, "lr")
         return [lr + (base_lr - self.eta_min) * rise for base_lr, lr in zip(self.base_lrs, rates, strict=True)]

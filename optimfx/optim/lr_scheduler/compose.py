@@ -44,7 +44,7 @@ class _Composed(LRScheduler):
         rates = values(self.optimizer, "lr")
         for scheduler, state in zip(self._schedulers, state_dict["_schedulers"]):
             scheduler.load_state_dict(state)
-        for group, rate in zip(self.optimizer.param_groups, rates):  # a part has those of the time when it last ran
+        for group, rate in zip(self.optimizer.param_groups, rates):  # each part has the rates of its last step
             write(group, "lr", rate)
 
 

@@ -17,10 +17,10 @@ C2 = 0.9
 class Trial(NamedTuple):
     """A point on the line."""
 
-    t: Scalar  # how far along the direction
+    t: Scalar  # step along the direction
     value: Scalar
-    grad: Any  # of the function, shape=(n,)
-    slope: Scalar  # of the value along the direction
+    grad: Any  # gradient of the function, shape=(n,)
+    slope: Scalar  # derivative along the direction
 
 
 def strong_wolfe(

@@ -89,7 +89,7 @@ class Minimizer(Stepper):
         hyper = {name: resolve(h, as_step_number(state.step)) for name, h in self.hyper.items()}
         loaded = type(state)(*[v.to(x.dtype) if v.dim() else tracing.read_number(v) for v in state])
         new_x, after = self.minimize(x, first, evaluate, loaded, **hyper)
-        # Leaves of their own, each with its own memory: no view keeps the whole vector.
+        # Copy each leaf: a view would keep the whole vector alive.
         results = [None if r is None else r.clone() for r in _split(new_x if stepping else new_x - x, leaves)]
         kept = [v.to(old.device, old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
         if inplace:
@@ -105,7 +105,7 @@ class Minimizer(Stepper):
         leaves, spec = tree.flatten(params)
         wanted = self.begin(torch.empty(0, device="cpu"), **self.hyper)
         check_state(self.name, type(wanted), state)
-        # On no parameters at all, a dimension as long as the vector is 0.
+        # Without parameters, dimensions of the vector's length are 0.
         n = sum(real(leaf).numel() for leaf in leaves if leaf is not None)
         for name, field, like in zip(state._fields, state, wanted):
             if isinstance(like, Tensor) and like.dim() and like.shape[-1] == 0 and field.shape[-1] != n:
@@ -181,13 +181,13 @@ def _shaped(part: Tensor, like: Tensor) -> Tensor:
         return like  # a part without elements would come out of Inductor (2.13) with other strides
     part = part.to(real(like).dtype)
     if like.is_complex():
-        # A pair of reals is a complex number only where it stands at an even place.
+        # view_as_complex needs pairs at even offsets.
         return torch.view_as_complex(part.reshape(*like.shape, 2).clone())
     return part.reshape(like.shape)
 
 
 def _reuse(buffer: Any, result: Any) -> Any:
-    # What is expanded cannot be written to; torch.vmap hands in so a scalar that all members share.
+    # Expanded tensors are not writable; under torch.vmap, scalars shared by all members arrive expanded.
     if buffer is None or result is None or 0 in buffer.stride() or (tracing.active() and buffer.dim() == 0):
         return result
     return buffer.copy_(result)

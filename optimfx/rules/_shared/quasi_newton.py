@@ -13,7 +13,7 @@ class Pair(NamedTuple):
 
     y: Any  # shape=(n,): of the gradient
     s: Any  # shape=(n,): of the parameters
-    ro: Any  # 1 / (y s); 0 stands for a step that was not taken
+    ro: Any  # 1 / (y s); 0 for a step that was not taken
 
 
 History = tuple[Pair, ...]

@@ -31,7 +31,7 @@ def split_scalars(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     if alike and vector.device == first.device and _is_op([vector, *like]):
         scalars: Sequence[Tensor] = torch.ops.optimfx.part(vector.to(first.dtype), len(like))
         return scalars
-    # Copies, or the strides of the next step's would be those of a column.
+    # Copy, or the next step's scalars would have the strides of a column.
     return [x.to(old, copy=True) for x, old in zip(vector.unbind(), like)]
 
 

@@ -44,7 +44,7 @@ def source(
 
     ``on_host`` says of each scalar that is left open whether it is a number on the host, and not a tensor.
     """
-    # Who only asks, as ``explain`` does, has no slots: then they are as the gradients.
+    # ``explain`` passes no slots; assume that they have the gradients' dtypes.
     slots = leaves.slots or [leaves.grads for step in steps for _ in step.rule.slots]
     columns = [leaves.params, leaves.grads, *slots]
     dtypes = tuple([None if column[0] is None else column[0].dtype.to_real() for column in columns])

@@ -13,7 +13,7 @@ from optimfx.execution.executors.triton.codegen.recording import Recording
 class Layout(NamedTuple):
     """What a kernel's table lists: columns that it reads, then those that it writes, if they are others."""
 
-    dtypes: Sequence[Any]  # of param, grad, slots; None for what is not kept
+    dtypes: Sequence[Any]  # dtypes of param, grad, slots; None for what is not kept
     compute: torch.dtype
     stepping: bool
     inplace: bool

@@ -33,11 +33,11 @@ class Printer:
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
-        self.begin: list[str] = []  # of what is the same for all elements
+        self.begin: list[str] = []  # statements on uniform values
         self.lines: list[str] = []
-        self.same: set[int] = set()  # values that are the same for all elements
+        self.same: set[int] = set()  # uniform values
         self.conditions: set[int] = set()
-        self.cast: set[int] = set()  # of these, the ones that are there in the dtype of elements too
+        self.cast: set[int] = set()  # uniform values already cast to the dtype of elements
 
     def once(self, name: str, expression: str) -> None:
         """Compute what is the same for all elements of a tensor."""

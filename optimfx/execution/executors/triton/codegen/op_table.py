@@ -39,7 +39,7 @@ def _times(alpha: str | None, x: str) -> str:
 
 
 def _addcdiv(base: str, x: str, y: str, exact: str, value: str | None = None) -> str:
-    # torch multiplies first; by a factor that the numbers of a quotient might not bear, that is not the same.
+    # torch multiplies before it divides; the other order could over- or underflow where torch's does not.
     return f"{base} + div({_times(value, x)}, {y}, {exact})"
 
 

@@ -24,9 +24,9 @@ class Recording(NamedTuple):
 
     calls: Sequence[Call]
     columns: Sequence[Value | None]  # param, grad, slots
-    scalars: Sequence[Value]  # those that are left open
-    on_host: Sequence[bool]  # which of these are numbers on the host, and not tensors
-    results: Sequence[Value | None]  # the result, and the new slots
+    scalars: Sequence[Value]  # the dynamic scalars
+    on_host: Sequence[bool]  # which of these are numbers on the host
+    results: Sequence[Value | None]  # the result and the new slots
 
     @property
     def numbers(self) -> int:
@@ -79,7 +79,7 @@ def record(
     try:
         whole: list[Step] = [bind_values(step, form, numbers) for step, form in zip(steps, forms)]
         results = apply_rules(tuple(whole), param, grad, slots, stepping)
-    except Exception as error:  # a rule may be any Python; what is wrong with it, eager will show
+    except Exception as error:  # a rule may be any Python; eager will raise its errors
         raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
     if not all(value is None or isinstance(value, Value) for value in results):
         raise LoweringError("the rule's result does not depend on its arguments")

@@ -61,10 +61,10 @@ class Kernel:
 class Kernels(NamedTuple):
     """What one call launches."""
 
-    kernel: Kernel | None  # the last; None where only norms are asked for
-    norms: tuple[Kernel, ...]  # what adds up squares, turn by turn
-    turns: tuple[int, ...]  # how many norms each turn measures
-    total: Kernel | None  # what adds up the sums
+    kernel: Kernel | None  # the kernel that stores; None if only norms are measured
+    norms: tuple[Kernel, ...]  # the kernels that sum squares, stage by stage
+    turns: tuple[int, ...]  # how many norms each stage measures
+    total: Kernel | None  # the kernel that adds up partial sums
     reads: int  # bytes of an element that a program may load
 
 

@@ -23,9 +23,9 @@ class Plan(NamedTuple):
 
     tensor_of: Tensor
     chunk_of: Tensor
-    begins: Tensor  # shape=(tensors + 1,): the first program of each tensor, and the number of all
+    begins: Tensor  # shape=(tensors + 1,): the first program of each tensor, then the number of programs
     numels: Tensor
-    no_scalars: Tensor  # a hyper vector that nobody reads
+    no_scalars: Tensor  # a placeholder that no kernel reads
     programs: int
 
 
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
     device: torch.device
     stream: int
-    capturing: bool  # whether they are recorded into a CUDA graph
+    capturing: bool  # whether launches are captured into a CUDA graph
 
 
 _plans: dict[Any, Plan] = {}
@@ -99,12 +99,12 @@ def _move(scalar: Tensor, device: torch.device) -> Tensor:
 def _keep(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
     """Make something for a key once, and keep it for as long as there are not too many."""
     if where.capturing:
-        # Where it is made during a capture, it is there only once the graph has run. What was made before, on any
-        # stream, is there when the graph runs.
+        # A table made during a capture is filled only when the graph runs. One made before, on any
+        # stream, is filled by then.
         found = next((x for key, x in known.items() if key[:2] == (what, where.device)), None) or make()
         _captured.append(found)
         return found
-    # Another stream might read it before it is copied, or after its memory has been given to others.
+    # Another stream might read it before the copy is done, or after its memory was reused.
     key = (what, *where)
     found = known.get(key)
     if found is None:
@@ -145,7 +145,7 @@ def _copy_to(host: Tensor, where: Place) -> Tensor:
     """Copy to the device, without a wait of the host."""
     if where.device.type == "cpu":
         return host
-    # From memory of its own each time: the copy may still be under way when the next step begins.
+    # Pin fresh memory each time: the copy may still be in flight at the next step.
     pinned = host.pin_memory()
     if where.capturing:
         _captured.append(pinned)
