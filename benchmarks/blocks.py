@@ -1,4 +1,4 @@
-"""What ``BLOCK``, ``SMALL`` and ``PACKED`` of the CPU's executors rest on: how long stretches and packed leaves may be.
+"""What ``BLOCK``, ``SMALL`` and ``PACKED`` of the CPU's executors rest on: how long spans and packed leaves may be.
 
 One RMSprop step in place over the same number of elements, in one process, in turns, and the best of several rounds
 counts; read the ratios, not the times. Run it with ``make bench``.

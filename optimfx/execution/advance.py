@@ -1,4 +1,4 @@
-"""One step of columns of leaves: what they share goes on, and a pass steps them."""
+"""Advances columns of leaves by one step: their counts and carried scalars, and by a pass the leaves themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optimfx.core import tracing
 from optimfx.core.hyperparams import as_step_number
 from optimfx.core.link import Link
 from optimfx.execution.executors.custom_op.scalars import join_scalars, split_scalars
-from optimfx.execution.memory.packing import Line
+from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.step import NUMBERS, Step, step_at, step_with, tensor_like
@@ -28,7 +28,7 @@ def advance(
     *,
     has_params: bool,
     inplace: bool,
-    lines: Sequence[Line | None] = (),
+    lines: Sequence[PackedView | None] = (),
     global_norm: Any = None,
 ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
     """Step every leaf: return the results, and the columns of each link's new state.

@@ -1,4 +1,4 @@
-"""A step recorded into a CUDA graph: launched once, and replayed from then on."""
+"""Captures a step into a CUDA graph, which later calls replay."""
 
 from __future__ import annotations
 

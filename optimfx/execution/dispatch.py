@@ -1,4 +1,4 @@
-"""Which executor runs a group of leaves, and why."""
+"""Chooses the executor of a group of leaves, and says why."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
 
 
 class Choice(NamedTuple):
-    """An executor, and why not one that stands before it."""
+    """The chosen executor, and why those before it in the order of preference were passed over."""
 
     executor: Executor
     reason: str
@@ -108,7 +108,7 @@ def norm_of(grads: Sequence[Any]) -> Tensor:
 
 
 def has_kernels(leaves: Sequence[Any]) -> bool:
-    """Whether kernels are what such leaves are stepped by, if they do not refuse."""
+    """Whether Triton is the preferred executor for such leaves."""
     first = next((leaf for leaf in leaves if leaf is not None), None)
     if first is None or not build.serves(first.device):
         return False

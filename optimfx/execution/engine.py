@@ -1,4 +1,4 @@
-"""From trees to leaves and back: trees that are alike are taken apart, stepped and put together by one plan."""
+"""Flattens trees, steps their leaves by a cached plan, and unflattens the results."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ ABSENT_TREE: tuple[list[Any], Any] = [], ()
 
 
 class TreePlan:
-    """How trees that are alike are stepped.
+    """A plan for trees of one structure, whose leaves have one metadata.
 
     Args:
         calls: rules in turn.

@@ -1,4 +1,4 @@
-"""Which executor each group of leaves gets, for a person to read."""
+"""Explains which executor each group of leaves gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a state begins, and what is refused before a step."""
+"""Initializes states, and refuses leaves that a rule cannot step."""
 
 from __future__ import annotations
 

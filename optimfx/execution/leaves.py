@@ -1,4 +1,4 @@
-"""The leaves of one call, as columns."""
+"""The leaves of one call, as columns of tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Leaves(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether all are torch's own tensors, no subclasses with a behaviour of theirs."""
+        """Whether all are plain tensors, not subclasses with a behaviour of their own."""
         return {*map(type, self.params), *map(type, self.grads)} <= PLAIN
 
     def take(self, indices: Iterable[int]) -> Leaves:

@@ -1,4 +1,4 @@
-"""A lowered transformation at work: rules by the engine, functions of whole trees between them as they are."""
+"""Runs a lowered transformation: rules by the engine, and functions of whole trees between them as they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optimfx.execution.plan.columns import mask_column
 
 
 class Lowering(Stepper):
-    """A transformation that comes to calls of rules and functions, of which subclasses say which in ``lower``."""
+    """A transformation that lowers to calls of rules and functions; subclasses implement ``lower``."""
 
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
         """Return the calls for leaves of this tree: of the parameters, or of the updates without any.

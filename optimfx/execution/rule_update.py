@@ -1,4 +1,4 @@
-"""A rule with its hyperparameters as a transformation of trees."""
+"""Makes a transformation of a rule and its hyperparameters."""
 
 from __future__ import annotations
 

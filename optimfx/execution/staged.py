@@ -1,4 +1,4 @@
-"""A step of leaves that go through different rules: segment after segment, each in a pass of its own."""
+"""Steps leaves that go through different rules: segment by segment, a pass for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimfx.execution.advance import advance, check_leaves, split_by_link
 from optimfx.execution.dispatch import has_kernels, norm_of
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
-from optimfx.execution.memory.packing import Line
+from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns, writable
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.plan.stages import Segment, stages_of
@@ -23,7 +23,7 @@ from optimfx.execution.step import probe_step
 
 
 class BoundSegment:
-    """A segment with its pass, and with what finds its counts end to end."""
+    """A segment with its pass and its packed counts."""
 
     def __init__(
         self, segment: Segment, links: Sequence[Link], columns: Columns, one_pass: Pass, *, sees_shared: bool
@@ -38,7 +38,7 @@ class BoundSegment:
         shared = [column for own in self.take(columns, columns.leaves.grads).shared for column in own]
         size = len(segment.places)
         self.lines = [
-            Line(range(size + 1)) if sees_shared and size > 1 and _are_host_numbers(column) else None
+            PackedView(range(size + 1)) if sees_shared and size > 1 and _are_host_numbers(column) else None
             for column in shared
         ]
 
@@ -65,7 +65,7 @@ class BoundSegment:
 
 
 class StagedPlan:
-    """In which segments the leaves of trees are stepped, for as long as the trees are alike.
+    """The plan of the segments of trees with one structure.
 
     Args:
         calls: rules in turn, each with the leaves that go through it.

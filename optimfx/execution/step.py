@@ -1,4 +1,4 @@
-"""A step of an algorithm: its count and its scalars, for the leaves that take it alike."""
+"""One step of a rule: its count and its scalars, for all leaves with the same count."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERS = {int, float}
 
 
 class Step:
-    """One step of an algorithm, as all leaves that have taken equally many take it.
+    """One step of a rule, shared by all leaves with the same count.
 
     Args:
         name: of the algorithm.
@@ -83,7 +83,7 @@ Steps: TypeAlias = tuple[Step, ...]
 
 
 def has_per_leaf_scalars(steps: Steps) -> bool:
-    """Whether each leaf has scalars of its own: of some, vectors with a number for each."""
+    """Whether a scalar is a vector with a number for each leaf."""
     return len(vectors_of(steps)) > 0
 
 

@@ -19,7 +19,7 @@ from optimfx.execution import run, use
 from optimfx.execution.dispatch import FUSED_CHAIN
 from optimfx.optim.adapter.hooks import with_hooks
 from optimfx.optim.adapter.settings import Group
-from optimfx.optim.adapter.state_layout import Form, Rows, nodes_of
+from optimfx.optim.adapter.state_layout import Rows, StateLayout, nodes_of
 from optimfx.optim.optimizer import Closure, Optimizer
 
 
@@ -62,7 +62,7 @@ class TransformOptimizer(Optimizer):
     def __init__(self, params: Any, tx: GradientTransformation, *, fused: bool | None = None) -> None:
         check_transformation("tx", tx)
         self.tx = tx
-        self._forms: dict[tuple[int, int], Form] = {}
+        self._forms: dict[tuple[int, int], StateLayout] = {}
         self.fused = fused
         super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1})
 
@@ -138,7 +138,7 @@ class TransformOptimizer(Optimizer):
                 _, state = run(self.tx, grads, begun, params, stepping=True, inplace=True, spare_updates=True)
             after, spec = nodes_of(state, len(params))
             if spec != form.structure or not form.holds(after):
-                form = self._forms[index, len(params)] = Form.of(state, len(params))
+                form = self._forms[index, len(params)] = StateLayout.of(state, len(params))
                 before = [None] * len(after)
             form.keep(before, after, rows, group)
             if not has_begun:
@@ -165,7 +165,7 @@ class TransformOptimizer(Optimizer):
         """Return what is kept under each parameter of a group, or is to be."""
         return [row or {} for row in map(self.state.get, group["params"])]
 
-    def _begun(self, index: int, rows: Rows) -> tuple[Form, list[Any]]:
+    def _begun(self, index: int, rows: Rows) -> tuple[StateLayout, list[Any]]:
         """Return the form and the leaves of a group's state; begin what is not there."""
         group = self.param_groups[index]
         try:
@@ -176,11 +176,11 @@ class TransformOptimizer(Optimizer):
             form.begin(new, rows, group)
             return form, form.read(rows, group)
 
-    def _new(self, index: int) -> tuple[Form, list[Any]]:
+    def _new(self, index: int) -> tuple[StateLayout, list[Any]]:
         """Return the form and the leaves of a new state of a group."""
         params = self.param_groups[index]["params"]
         state = self.tx.init(params)
-        form = self._forms[index, len(params)] = Form.of(state, len(params))
+        form = self._forms[index, len(params)] = StateLayout.of(state, len(params))
         return form, optree.tree_leaves(state, namespace=NAMESPACE)
 
 

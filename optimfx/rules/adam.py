@@ -128,7 +128,7 @@ def adam(
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015. Reddi et al., On the Convergence of Adam and
-        Beyond, 2018 (``amsgrad``).
+        FromFactory, 2018 (``amsgrad``).
 
     Differs from Optax: ``amsgrad`` takes the maximum before the bias correction, as torch does.
 

@@ -1,4 +1,4 @@
-"""RAdam. Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020."""
+"""RAdam. Liu et al., On the Variance of the Adaptive Learning Rate and FromFactory, 2020."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def radam(
         ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
-        Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020.
+        Liu et al., On the Variance of the Adaptive Learning Rate and FromFactory, 2020.
 
     Differs from Optax, which corrects the second moment before it adds ``eps``; from the paper, which switches at
     :math:`\rho_t > 4` (the 5 is torch's and Optax's).

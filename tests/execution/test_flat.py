@@ -1,4 +1,4 @@
-"""Small leaves that lie end to end in memory, and are stepped as the one stretch that they are."""
+"""Small leaves that lie end to end in memory, and are stepped as the one span that they are."""
 
 import copy
 from itertools import accumulate

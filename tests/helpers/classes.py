@@ -8,7 +8,7 @@ from catalogue import ALGORITHMS
 from torch.testing._internal.common_optimizers import OptimizerInfo, OptimizerInput, optim_db
 
 import optimfx.optim as optim
-from optimfx.optim.classes.extra import Beyond
+from optimfx.optim.classes.extra import FromFactory
 
 
 def beyond(cls):
@@ -24,10 +24,10 @@ CLASSES = {info.optim_cls: getattr(optim, info.optim_cls.__name__, None) for inf
 DB = [info for info in optim_db if CLASSES[info.optim_cls] is not None]
 
 
-CLASSES |= {cls: cls for cls in Beyond.__subclasses__()}
+CLASSES |= {cls: cls for cls in FromFactory.__subclasses__()}
 
 
-EVERY = DB + [beyond(cls) for cls in Beyond.__subclasses__()]
+EVERY = DB + [beyond(cls) for cls in FromFactory.__subclasses__()]
 
 
 STEPS = 10

@@ -10,9 +10,9 @@ from catalogue import ALGORITHMS, cases
 from trees import assert_equal
 
 import optimfx as fx
-from optimfx.optim.classes.extra import Beyond
+from optimfx.optim.classes.extra import FromFactory
 
-CLASSES = {cls.factory.__name__: cls for cls in Beyond.__subclasses__()}
+CLASSES = {cls.factory.__name__: cls for cls in FromFactory.__subclasses__()}
 BEYOND = [row for row in ALGORITHMS if row.torch_class is None]
 
 

@@ -6,7 +6,7 @@ from classes import CLASSES, DB, parameters
 from versions import BEFORE_2_13
 
 import optimfx.optim as optim
-from optimfx.optim.classes.extra import Beyond
+from optimfx.optim.classes.extra import FromFactory
 
 DENSE = [CLASSES[i.optim_cls] for i in DB if not (i.step_requires_closure or i.only_supports_sparse_grads)]
 INFO = {CLASSES[info.optim_cls]: info for info in DB}
@@ -50,7 +50,7 @@ def test_one_graph_for_a_tensor_that_is_the_learning_rate(cls, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
-@names(DENSE + Beyond.__subclasses__())
+@names(DENSE + FromFactory.__subclasses__())
 def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compiler):
     """Begun eagerly, so that the state is there: all further steps are one graph without a break.
 

@@ -12,7 +12,7 @@ from trees import clone
 import optimfx as fx
 from optimfx import optim
 from optimfx.execution import EXECUTORS
-from optimfx.optim.classes.extra import Beyond
+from optimfx.optim.classes.extra import FromFactory
 
 by_class = pytest.mark.parametrize("cls", FUSED, ids=lambda cls: cls.__name__)
 
@@ -67,7 +67,7 @@ def test_a_fused_class_equals_the_one_by_one(cls, ran):
         with torch.no_grad():
             torch._foreach_copy_(params, twins)
     assert set(fused.param_groups[0]) == set(plain.param_groups[0])
-    assert ("fused" in fused.param_groups[0]) == (cls.__name__ in TORCHS or issubclass(cls, Beyond))
+    assert ("fused" in fused.param_groups[0]) == (cls.__name__ in TORCHS or issubclass(cls, FromFactory))
 
 
 @by_class

@@ -251,7 +251,7 @@ def test_counts_have_the_default_dtype(info, default_dtype):
 @by_class([info for info in EVERY if not info.step_requires_closure])
 @pytest.mark.parametrize("foreach", [None, False])
 def test_steps_do_not_depend_on_the_default_dtype(info, foreach, default_dtype):
-    """Beyond 256 of them, too, after which bfloat16 has no number for the next one."""
+    """FromFactory 256 of them, too, after which bfloat16 has no number for the next one."""
     options = {} if foreach is None or "foreach" not in info.supported_impls else {"foreach": foreach}
     runs = []
     for dtype in (torch.float32, default_dtype):

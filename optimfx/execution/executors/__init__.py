@@ -1,1 +1,1 @@
-"""What runs a rule on leaves that are alike: one file each, one interface (``base``)."""
+"""The executors: each runs a rule on leaves of one device, layout and dtypes, by one interface (``base``)."""

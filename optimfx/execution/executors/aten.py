@@ -1,4 +1,4 @@
-"""The kernels that torch has for some algorithms: a table of calls, no mathematics."""
+"""Calls torch's own fused kernels: a table of calls, no mathematics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _is_sum(step: Step) -> bool:
 
 
 def _is_right_in_half(step: Step) -> bool:
-    """Whether torch's kernel computes in float32 then: Adagrad's rounds what it adds, SGD's is plainly off."""
+    """Whether torch's kernel computes in float32 then: Adagrad's rounds the decayed gradient, SGD's is inaccurate."""
     return step.rule.aten == "adam" or _is_sum(step)
 
 
@@ -54,7 +54,7 @@ OURS = ("eps_root", "sign")
 
 
 class ATen(Executor):
-    """Runs the rules that torch has a fused kernel of."""
+    """Runs the rules for which torch has a fused kernel."""
 
     name = "aten"
     description = "torch's own kernel"
@@ -114,7 +114,7 @@ class ATen(Executor):
                 part = mine.take(direct)
                 call(step, part.params, part.grads, _drop_absent(part.slots))
             layout.run(
-                lambda row, outs, stretch: call(step, row[:1], row[1:2], _drop_absent([[t] for t in row[2:]])),
+                lambda row, outs, span: call(step, row[:1], row[1:2], _drop_absent([[t] for t in row[2:]])),
                 mine.take(others),
             )
             return params, leaves.slots
@@ -123,7 +123,7 @@ class ATen(Executor):
 
 
 def _changes(steps: Steps, leaves: Leaves) -> bool:
-    """Whether the steps make anything else of the gradients, whatever the numbers: a clip within its bound does not."""
+    """Whether the steps change the gradients, whatever the numbers: a clip within its bound does not."""
     tape = Tape()
     param, grad, *slots = [None if column[0] is None else tape.value() for column in leaves.columns()]
     result, *new = apply_rules(with_numbers(steps, tape.next_number), param, grad, slots, False)

@@ -1,4 +1,4 @@
-"""What an executor is, and what several of them ask of leaves."""
+"""The interface of executors, and questions about leaves that several of them ask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ leaves it makes the results and the new slots."""
 
 
 class Executor(ABC):
-    """Runs rules on leaves that are alike: of one device, layout and dtypes.
+    """Runs rules on leaves of one device, layout and dtypes.
 
     Attributes:
         name: what :func:`optimfx.execution.use` and :func:`optimfx.explain` call it.
@@ -48,7 +48,7 @@ class Executor(ABC):
 
 
 class Unplanned(Executor):
-    """An executor that finds nothing out beforehand."""
+    """An executor that has nothing to prepare."""
 
     @abstractmethod
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:

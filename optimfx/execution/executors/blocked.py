@@ -1,4 +1,4 @@
-"""The rule on stretches that fit into the cache, which what it computes on the way never leaves: a CPU's default."""
+"""Runs a rule block by block, so that temporaries stay in the cache: a CPU's default."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ it."""
 
 
 class Blocked(Executor):
-    """Runs elementwise rules in place, each on a block of the leaves at a time; in a compiled graph, as an op."""
+    """Runs elementwise rules in place, one block of the leaves at a time; in a compiled graph, as an op."""
 
     name = "blocked"
     description = "in cache, block by block"
@@ -66,7 +66,7 @@ class Blocked(Executor):
 
             vectors = vectors_of(steps) if has_vectors else ()
 
-            def call(row: packing.Row, outs: packing.Row, stretch: packing.Stretch) -> None:
+            def call(row: packing.Row, outs: packing.Row, span: packing.Span) -> None:
                 over = outs[0] is row[0 if stepping else 1]
                 key = (over, *[None if t is None else t.dtype for t in row])
                 kernel = kernels.get(key)
@@ -76,9 +76,9 @@ class Blocked(Executor):
                         kernels[key] = kernel
                 elements, shape = row[1].numel(), row[1].shape
                 if vectors:
-                    first = stretch.places[0]
-                    if len(stretch.places) > 1 and first not in leaf_of:
-                        leaf_of[first] = _leaf_of(stretch)
+                    first = span.places[0]
+                    if len(span.places) > 1 and first not in leaf_of:
+                        leaf_of[first] = _leaf_of(span)
                     index = leaf_of.get(first, first)
                     row = [*row, *[_cast_numbers(layout.dtype, vector)[index].expand(shape) for vector in vectors]]
                 if elements <= BLOCK:
@@ -142,10 +142,10 @@ def _cast_numbers(dtype: torch.dtype, vector: Tensor) -> Tensor:
     return vector if vector.dtype is torch.bool else vector.to(dtype)
 
 
-def _leaf_of(stretch: packing.Stretch) -> Tensor:
+def _leaf_of(span: packing.Span) -> Tensor:
     """Return the leaf of each element."""
-    places, offsets = (torch.tensor(each, device="cpu") for each in stretch)
-    return torch.repeat_interleave(places, offsets.diff(), output_size=stretch.offsets[-1])
+    places, offsets = (torch.tensor(each, device="cpu") for each in span)
+    return torch.repeat_interleave(places, offsets.diff(), output_size=span.offsets[-1])
 
 
 def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:

@@ -1,4 +1,4 @@
-"""The rule compiled by Inductor into one pass over flat memory: a CPU's ``fused=True``, for every elementwise rule."""
+"""Compiles a rule by Inductor into one pass over flat memory: ``fused=True`` on a CPU, for every elementwise rule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _kernels: dict[Any, Callable[..., Any]] = {}
 
 
 class Compiled(Executor):
-    """Runs elementwise rules as one pass over flat memory, which Inductor makes of them."""
+    """Runs elementwise rules as one pass over flat memory, compiled by Inductor."""
 
     name = "compiled"
     description = "one compiled pass"
@@ -57,7 +57,7 @@ class Compiled(Executor):
             rules = tuple([(step.rule, step.maximize, form) for step, form in zip(steps, forms)])
             same = (rules, stepping, torch.get_num_threads())
 
-            def kernel(row: packing.Row, outs: packing.Row, stretch: packing.Stretch) -> None:
+            def kernel(row: packing.Row, outs: packing.Row, span: packing.Span) -> None:
                 apart = outs[0] is not row[0 if stepping else 1]
                 tensors = [t for t in (*row, *(outs if apart else ())) if t is not None]
                 key = (*same, apart, tuple([None if t is None else t.dtype for t in (*row, *outs)]))

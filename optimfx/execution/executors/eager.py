@@ -1,4 +1,4 @@
-"""Leaf by leaf, out of place: the reference, and what ``vmap``, differentiation and tracers run."""
+"""Runs a rule leaf by leaf, out of place: the reference, which ``vmap``, differentiation and tracers use."""
 
 from __future__ import annotations
 

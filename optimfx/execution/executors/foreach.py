@@ -1,4 +1,4 @@
-"""The same rule over lists of leaves, one ``torch._foreach_*`` call per word: for many small leaves."""
+"""Runs a rule over lists of leaves, one ``torch._foreach_*`` call per op: for many small leaves."""
 
 from __future__ import annotations
 

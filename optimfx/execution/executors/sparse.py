@@ -1,4 +1,4 @@
-"""Gradients in COO form: the rule on the elements that are there, and nowhere else."""
+"""Applies a rule to the elements of a sparse COO gradient, and to no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between how a tensor is stored and how a rule computes on it: real, and in single precision or better."""
+"""Converts between how tensors are stored and how rules compute: on reals, in float32 at least."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _written_in_vain(tensor: Tensor) -> bool:
-    """Whether a write would be lost: torch.compile (2.13) takes a 0-d float64 host tensor for a Python number."""
+    """Whether torch.compile (2.13) loses a write: it takes a 0-d float64 host tensor for a Python number."""
     at_risk = tensor.dim() == 0 and tensor.dtype == torch.float64 and tensor.device.type == "cpu"
     return at_risk and torch.compiler.is_compiling()

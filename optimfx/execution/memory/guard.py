@@ -1,4 +1,4 @@
-"""What sees that tensors are as they were."""
+"""The guard of a plan: it checks that the metadata of tensors is unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimfx.execution.leaves import PLAIN
 
 
 class Guard:
-    """Sees in one call whether tensors are as these are, in all but their values and their addresses."""
+    """Checks in one call whether tensors equal these in all but their values and addresses."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.count = len(tensors)
@@ -21,7 +21,7 @@ class Guard:
         self.guards = TensorGuards(*self._each(tensors), dynamic_dims_sizes=None, dynamic_dims_strides=None)
 
     def admits(self, tensors: Sequence[Any]) -> bool:
-        """Whether they are."""
+        """Whether the tensors pass."""
         if len(tensors) != self.count:
             return False
         if self.aliases is None:  # the guard checks this itself
@@ -34,7 +34,7 @@ class Guard:
 
     @staticmethod
     def can_see(tensors: Iterable[Any]) -> bool:
-        """Whether it sees all that there is to these."""
+        """Whether the check covers all metadata of these tensors."""
         return all(type(t) in TENSORS and t.layout is torch.strided for t in tensors)
 
 

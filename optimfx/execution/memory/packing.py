@@ -1,8 +1,8 @@
-"""Leaves as stretches of memory: for executors that run a rule on flat tensors, whatever their shapes were.
+"""Packs leaves into contiguous ranges of memory, for executors that ignore shapes.
 
-A large leaf is a stretch where it lies. Small ones are run together, many to a stretch. What lies end to end already,
-as a new state does, is one stretch as it is; the rest is copied into a workspace and back, which costs less than a call
-of the rule for each leaf.
+A large leaf is a span by itself; many small ones share a span. Leaves that already lie end to end, as those of a new
+state do, are used where they are; others are copied into a workspace and back, which costs less than calling the rule
+for each leaf.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from optimfx.execution.memory.dtypes import compute_dtype
 Row: TypeAlias = list[Any]
 
 
-class Stretch(NamedTuple):
-    """The leaves that are run together: of all, those at the places, one after the other."""
+class Span(NamedTuple):
+    """The leaves of one contiguous range, by their indices."""
 
     places: Sequence[int]
     offsets: Sequence[int]  # offset of each leaf in elements, then their sum
 
 
-Kernel: TypeAlias = Callable[[Row, Row, Stretch], None]
-"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)`` of the leaves of a stretch: 1-D tensors of equal
+Kernel: TypeAlias = Callable[[Row, Row, Span], None]
+"""Reads ``(param, grad, *slots)`` and writes ``(result, *slots)`` of the leaves of a span: 1-D tensors of equal
 length (or contiguous ones, if that is what the layout was made for), or ``None`` where there is no such column. In
 place, what is written is what was read, the same object."""
 
@@ -45,8 +45,8 @@ class Pack(NamedTuple):
     begin: int  # indices among the small leaves
     end: int
     shapes: Sequence[torch.Size]  # shape of each leaf, complex numbers as pairs of reals
-    stretch: Stretch
-    lines: Sequence[Line]  # of each column
+    span: Span
+    lines: Sequence[PackedView]  # of each column
     clones: bool  # whether results have the dtypes and shapes of the workspace
     spare: list[Workspace]  # workspaces that no step in any thread is using
 
@@ -59,7 +59,7 @@ class Workspace(NamedTuple):
 
 
 class Layout:
-    """How leaves that are alike are run: the places of the large ones, and the packs of the small.
+    """How leaves are run: the indices of the large ones, and the packs of the small.
 
     Args:
         leaves: the leaves, or some that are like them.
@@ -115,8 +115,8 @@ class Layout:
             news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
             views: Any = [*row, *news] if keeps_shape else _stretches([*row, *news])
             given = views[: len(row)]
-            stretch = Stretch([i], [0, given[1].numel()])
-            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :], stretch)
+            span = Span([i], [0, given[1].numel()])
+            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :], span)
             for column, t in zip(outs, news):
                 column[i] = t
         for places, packs in self.packed:
@@ -147,7 +147,7 @@ class Layout:
                 torch._foreach_copy_(views, parts)
                 whole = column
             row.append(whole)
-        kernel(row, outs_of(row, stepping), pack.stretch)
+        kernel(row, outs_of(row, stepping), pack.span)
         news: list[Any] = outs_of(columns, stepping)
         if not inplace and pack.clones:
             # One call, which allocates and copies; torch 2.11 has no _foreach_clone.
@@ -166,9 +166,7 @@ class Layout:
 
     def _workspace(self, pack: Pack) -> Workspace:
         with torch.inference_mode(False):  # the workspace may outlive the inference mode that it is made in
-            columns = [
-                torch.empty(pack.stretch.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)
-            ]
+            columns = [torch.empty(pack.span.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)]
             return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
 
 
@@ -193,7 +191,7 @@ def _may_move(t: Tensor) -> bool:
 
 
 def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None:
-    """Tensors as the one stretch that they are, if they lie end to end in one storage.
+    """Return tensors as one 1-D view, if they lie end to end in one storage.
 
     Args:
         parts: at least one.
@@ -209,8 +207,8 @@ def end_to_end(parts: Sequence[Tensor], offsets: Sequence[int]) -> Tensor | None
     return first.as_strided((offsets[-1],), (1,)) if all(map(Tensor.is_contiguous, parts)) else None
 
 
-class Line:
-    """Finds that tensors lie end to end, and sees at once that they still do.
+class PackedView:
+    """A 1-D view of tensors that lie end to end, reused while their addresses are the same.
 
     Args:
         offsets: as for :func:`end_to_end`.
@@ -221,9 +219,9 @@ class Line:
         self.addresses: list[int] = []
 
     def through(self, tensors: Sequence[Tensor]) -> Tensor | None:
-        """Contiguous tensors as one stretch, if they are."""
-        span = self.offsets[len(tensors) - 1] * tensors[0].element_size()
-        if tensors[-1].data_ptr() - tensors[0].data_ptr() != span:
+        """Return contiguous tensors as one 1-D view, or ``None`` if they do not lie end to end."""
+        size = self.offsets[len(tensors) - 1] * tensors[0].element_size()
+        if tensors[-1].data_ptr() - tensors[0].data_ptr() != size:
             return None
         addresses = list(map(Tensor.data_ptr, tensors))
         if addresses == self.addresses:
@@ -285,8 +283,8 @@ def _packs(leaves: Leaves, places: Sequence[int], columns: int, clones: bool) ->
     for end, size in enumerate((*[shape.numel() for shape in shapes], PACKED + 1)):
         if end > begin and elements + size > PACKED:
             offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
-            lines = [Line(offsets) for _ in range(columns)]
-            packs.append(Pack(begin, end, shapes[begin:end], Stretch(places[begin:end], offsets), lines, clones, []))
+            lines = [PackedView(offsets) for _ in range(columns)]
+            packs.append(Pack(begin, end, shapes[begin:end], Span(places[begin:end], offsets), lines, clones, []))
             begin, elements = end, 0
         elements += size
     return packs

@@ -1,1 +1,1 @@
-"""What a step finds out once: the columns of leaves, the guard, the groups and their executors."""
+"""Plans a step: the columns of leaves, their groups, and their executors."""

@@ -1,4 +1,4 @@
-"""Trees of parameters, updates and state as columns of leaves, and back."""
+"""Converts trees of parameters, updates and state to columns of leaves, and back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_state(name: str, kind: type[Any], state: PyTree) -> None:
 
 
 class Columns(NamedTuple):
-    """What a step is given, as columns: an entry for each leaf."""
+    """The arguments of a step as columns, with an entry for each leaf."""
 
     leaves: Leaves
     shared: Sequence[Sequence[Sequence[Any]]]  # for each link, the step count, then the scalars that it carries
@@ -135,7 +135,7 @@ def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Sequenc
 
 
 def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
-    """Whether all are tensors of one kind and of the same shapes, which is soon seen of thousands."""
+    """Whether all are plain tensors of the same shapes: a quick check of thousands."""
     if not {*map(type, params), *map(type, grads)} <= PLAIN - {type(None)}:
         return False
     real = all(dtype.is_floating_point for dtype in {t.dtype for t in (*params, *grads)})

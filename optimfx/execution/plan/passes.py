@@ -1,4 +1,4 @@
-"""What is decided about leaves once, and holds for as long as the next ones are like them."""
+"""Plans passes: which executor steps which leaves, kept while their metadata is unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = 1024
 
 
 class Part(NamedTuple):
-    """Leaves that are stepped together: they share device, layout and dtypes."""
+    """Leaves of one device, layout and dtypes, which are stepped together."""
 
     places: list[int] | None  # indices of the leaves; None for all
     typed: bool  # whether a scalar takes the dtype of the parameters
@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
 
 class Plan:
-    """How leaves that take the same steps are stepped: in which parts, and by which executors.
+    """The plan of leaves that take the same steps: their parts, and the executor of each.
 
     Attributes:
         run: takes the step; it is given also the numbers among the scalars, one after the other.
@@ -76,7 +76,7 @@ class Plan:
 
 
 class Pass:
-    """Rules on leaves that are alike, which are found again by a :class:`Guard`.
+    """The rules that run as one on leaves of one metadata, and their plans.
 
     Args:
         stepping: whether the results are parameters.

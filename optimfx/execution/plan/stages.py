@@ -1,4 +1,4 @@
-"""Which leaves go through which rules in one pass, and in which order."""
+"""Divides the leaves of a program into segments that go through the same rules."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A rule as a line of operations, recorded on stand-ins for tensors."""
+"""Records a rule as a sequence of operations."""

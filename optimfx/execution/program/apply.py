@@ -1,4 +1,4 @@
-"""Rules that follow one another, on one leaf."""
+"""Applies a sequence of rules to one leaf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python's operators as torch functions, for what stands in a rule for a tensor without being one."""
+"""Operators for stand-ins of tensors, such as lists and recorded values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _operator(function: Any) -> Callable[..., Any]:
 
 
 class Operators:
-    """Sends every operator on to ``__torch_function__``, as torch's functions do by themselves."""
+    """Routes every operator to ``__torch_function__``, as torch's functions do."""
 
     __add__ = __radd__ = _operator(torch.add)
     __sub__ = _operator(torch.sub)

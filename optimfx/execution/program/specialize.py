@@ -1,4 +1,4 @@
-"""What a kernel is made for, and what it is given: a step's arguments, with those left open that change by the step."""
+"""Splits a step's arguments into static ones, compiled into a kernel, and dynamic ones, passed at each call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimfx.execution.step import Step, flat_scalars
 
 
 class Dynamic(Enum):
-    """Stands for a scalar that a kernel is given at each call; of the others it is made."""
+    """A placeholder for a dynamic scalar; all others are compiled in."""
 
     NUMBER = 0
     CONDITION = 1

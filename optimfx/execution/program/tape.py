@@ -1,4 +1,4 @@
-"""A rule recorded once and printed as the loop body that someone would write by hand.
+"""Records a rule once, and prints it as a function that reuses buffers, as one would write by hand.
 
 Called, it neither allocates nor copies what it can write at its place: its torch functions get ``out=`` the parameter,
 a slot or a scratch buffer. The numbers of the step are its arguments, so that one recording serves every step.
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 class Value(Operators):
-    """What a tensor will be when the tape is played."""
+    """A stand-in for a tensor of the recording."""
 
     def __init__(self, tape: Tape, index: int) -> None:
         self.tape = tape

@@ -1,1 +1,1 @@
-"""Between torch's books and the engine."""
+"""Adapts groups of parameters and their state to the engine."""

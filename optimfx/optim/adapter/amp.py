@@ -1,4 +1,4 @@
-"""Gradients that ``torch.amp`` has scaled: a fused step unscales them, and leaves out what overflowed, by itself."""
+"""Unscales the gradients of a ``GradScaler`` in a fused step, and skips steps that overflowed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Scaling(NamedTuple):
 
     @property
     def step_increment(self) -> Any:
-        """By how much the step counts."""
+        """The increment of the step count: 0 where gradients overflowed."""
         return 1 - (self.found_inf > 0).float() if isinstance(self.found_inf, Tensor) else 1
 
     def wrap(self, step: Step) -> Step:

@@ -1,4 +1,4 @@
-"""Checkpoints whose parameters are found by their names, and whose dtypes are kept."""
+"""Loads checkpoints by the names of parameters, or with their dtypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Mismatch(NamedTuple):
-    """Names that are only on one side."""
+    """Names that only the optimizer or only the checkpoint has."""
 
     missing: tuple[str, ...]
     """Parameters of the optimizer that the checkpoint does not have."""

@@ -1,4 +1,4 @@
-"""The constructors of torch's classes, as ours take them over."""
+"""Wraps the constructors of torch's classes."""
 
 from __future__ import annotations
 

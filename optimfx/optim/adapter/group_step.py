@@ -1,4 +1,4 @@
-"""One step of a group of parameters, on the state that torch keeps for them."""
+"""Steps groups of parameters, on the state that torch keeps for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.guard import Guard
-from optimfx.execution.memory.packing import Line
+from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import active_slots
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.step import NUMBERS, step_with
@@ -113,7 +113,7 @@ class Batch(NamedTuple):
 
 
 class BatchPlan:
-    """How groups are stepped, for as long as their tensors are as they are now, but for their values.
+    """The plan of a batch of groups, kept while the metadata of their tensors is unchanged.
 
     Args:
         batch: the groups.
@@ -131,7 +131,7 @@ class BatchPlan:
         self.names = names
         self.guard = Guard(tensors) if tensors is not None and Guard.can_see(tensors) else None
         shared = ("step", *first.update.rule.carries)
-        self.lines = {} if self.guard is None else {name: Line(range(size + 1)) for name in shared}
+        self.lines = {} if self.guard is None else {name: PackedView(range(size + 1)) for name in shared}
         self.one_pass = Pass(stepping=True, inplace=not first.differentiable, names=names, traced=traced)
         # The common case needs a few lines only.
         self.is_simple = self.guard is not None and len(batch.owners) == 1 and not first.update.rule.carries

@@ -1,4 +1,4 @@
-"""The hooks around a step, without their cost where there are none."""
+"""Runs the hooks around a step, at no cost where there are none."""
 
 from __future__ import annotations
 

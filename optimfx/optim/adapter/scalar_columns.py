@@ -1,4 +1,4 @@
-"""Scalars that torch keeps for every parameter, read and written as one where they lie end to end in memory."""
+"""Reads and writes the scalars that torch keeps for every parameter, as one where they lie end to end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing
-from optimfx.execution.memory.packing import Line, end_to_end
+from optimfx.execution.memory.packing import PackedView, end_to_end
 
 
 def to_exact_tensor(value: Any) -> Tensor:
@@ -26,7 +26,7 @@ class Scalars:
         line: what found scalars like these before; without it, they may be anything.
     """
 
-    def __init__(self, column: Sequence[Any], *, together: bool = False, line: Line | None = None) -> None:
+    def __init__(self, column: Sequence[Any], *, together: bool = False, line: PackedView | None = None) -> None:
         self.column = column
         self.together = together
         self.tracing = line is None and tracing.active()
@@ -38,7 +38,7 @@ class Scalars:
 
     @property
     def vector(self) -> Tensor | None:
-        """All, if they are on a device that the host does not wait for, or were to be taken together.
+        """A vector of all, if they are on an accelerator or ``together`` was asked for.
 
         One alone is no vector: beside a tensor, the dtype of a vector counts, and that of a scalar does not.
         """

@@ -1,4 +1,4 @@
-"""A pure algorithm whose hyperparameters are read from a group of parameters at every step."""
+"""Binds a pure algorithm to a group of parameters, whose hyperparameters are read at every step."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Algorithm(NamedTuple):
 
 
 class Settings:
-    """What a group says of how it is stepped, looked up again only where the user has written something else there.
+    """The flags and hyperparameters of a group, read again only when the user has changed them.
 
     Args:
         algorithm: what steps the group.
@@ -140,7 +140,7 @@ def _entry(value: Any) -> Any:
 
 
 class GroupValue:
-    """A hyperparameter of a group, or an entry of one, as a schedule that looks it up; in messages it is its value."""
+    """A schedule that looks up a hyperparameter of a group, or an entry of one; it prints as the value."""
 
     def __init__(self, group: Group, name: str, index: int | None = None) -> None:
         self.group = group
@@ -156,7 +156,7 @@ class GroupValue:
 
 
 class LearningRate(GroupValue):
-    """A group's learning rate as a schedule that compiled graphs ask, too, whenever they run; not made in one.
+    """A schedule that reads a group's learning rate at run time, even in compiled graphs; not made in one.
 
     Dynamo takes a number that it reads for a constant, and traces anew when that changes. A graph has a call of
     :func:`_learning_rate` in place of the number.

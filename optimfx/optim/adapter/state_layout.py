@@ -1,4 +1,4 @@
-"""Where the state of a transformation is kept: under the parameters, as torch keeps state."""
+"""Lays out the state of a transformation under the parameters, as torch keeps state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IN_GROUP = -1
 """The row of a hyperparameter."""
 
 
-class Form(NamedTuple):
+class StateLayout(NamedTuple):
     """How the state of a group is built, and where its leaves are kept.
 
     A list as long as the group has an entry for each parameter, which is kept under that one. What is in no such list
@@ -39,7 +39,7 @@ class Form(NamedTuple):
     hyper: dict[str, Hyperparam]
 
     @classmethod
-    def of(cls, state: State, size: int) -> Form:
+    def of(cls, state: State, size: int) -> StateLayout:
         """Return the form of a state for so many parameters."""
         nodes, spec = nodes_of(state, size)
         form = cls([], optree.tree_unflatten(spec, range(len(nodes))), spec, [], set(), {})
@@ -58,7 +58,7 @@ class Form(NamedTuple):
             else:
                 form.places.append((0, name))
                 form.common.add(name)
-                form.nodes.append(Common(name))
+                form.nodes.append(SharedColumn(name))
         return form
 
     @property
@@ -200,7 +200,7 @@ class Column(NamedTuple):
             rows[i][self.name] = new[i]
 
 
-class Common(NamedTuple):
+class SharedColumn(NamedTuple):
     """What belongs to all."""
 
     name: str

@@ -1,4 +1,4 @@
-"""What constructors refuse, in torch's words."""
+"""Checks of the constructors and of ``fused``, with torch's error texts."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Adamax(Fusible, torch.optim.Adamax):
 
 
 class NAdam(Fusible, torch.optim.NAdam):
-    """NAdam: Adam that looks ahead.
+    """NAdam: Adam with Nesterov momentum.
 
     Arguments: see :func:`optimfx.nadam`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """
@@ -58,7 +58,7 @@ class NAdam(Fusible, torch.optim.NAdam):
 
 
 class RAdam(Fusible, torch.optim.RAdam):
-    """RAdam: Adam that puts off its adaptive steps until their variance is known.
+    """RAdam: Adam with a rectified variance, which warms up by itself.
 
     Arguments: see :func:`optimfx.radam`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """
@@ -67,7 +67,7 @@ class RAdam(Fusible, torch.optim.RAdam):
 
 
 class SparseAdam(Optimizer, torch.optim.SparseAdam):
-    """Adam for sparse gradients alone, of dense, real parameters: it leaves alone what a gradient does not have.
+    """Adam for sparse gradients of dense, real parameters: only the elements that a gradient has are updated.
 
     Arguments: see :func:`optimfx.sparse_adam`.
     """

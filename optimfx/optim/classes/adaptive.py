@@ -15,7 +15,7 @@ from optimfx.rules.rmsprop import rmsprop
 
 
 class Adadelta(Fusible, torch.optim.Adadelta):
-    """Adadelta: steps in the units of past steps.
+    """Adadelta: steps scaled by running averages of past gradients and steps.
 
     Arguments: see :func:`optimfx.adadelta`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """
@@ -24,7 +24,7 @@ class Adadelta(Fusible, torch.optim.Adadelta):
 
 
 class Adafactor(Optimizer, torch.optim.Adafactor):
-    """Adafactor: a second moment of rows and columns instead of elements.
+    """Adafactor: a second moment factored into rows and columns.
 
     Arguments: see :func:`optimfx.adafactor`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """

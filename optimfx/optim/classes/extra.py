@@ -25,8 +25,8 @@ FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused":
 """What a class takes beside its algorithm's arguments, as torch's do; ``fused`` where each element is by itself."""
 
 
-class Beyond(Optimizer):
-    """Takes the arguments of the pure algorithm, and checks them as it does."""
+class FromFactory(Optimizer):
+    """A class whose signature and checks are those of its factory."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -65,7 +65,7 @@ class Beyond(Optimizer):
                     self.state[p]["step"] = group_step.scalar(float(step), p, on_device=on_device)
 
 
-class SignSGD(Beyond):
+class SignSGD(FromFactory):
     """Gradient descent that moves every element by the learning rate.
 
     Arguments: see :func:`optimfx.signsgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -74,7 +74,7 @@ class SignSGD(Beyond):
     factory = staticmethod(signsgd)
 
 
-class LARS(Beyond):
+class LARS(FromFactory):
     """LARS: gradient descent by a fraction of each parameter's size.
 
     Arguments: see :func:`optimfx.lars`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -83,7 +83,7 @@ class LARS(Beyond):
     factory = staticmethod(lars)
 
 
-class LAMB(Beyond):
+class LAMB(FromFactory):
     """LAMB: Adam's direction, with a step in proportion to each parameter's size.
 
     Arguments: see :func:`optimfx.lamb`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -92,7 +92,7 @@ class LAMB(Beyond):
     factory = staticmethod(lamb)
 
 
-class NovoGrad(Beyond):
+class NovoGrad(FromFactory):
     """NovoGrad: momentum of gradients that are scaled by the average of their norm.
 
     Arguments: see :func:`optimfx.novograd`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -101,7 +101,7 @@ class NovoGrad(Beyond):
     factory = staticmethod(novograd)
 
 
-class Lion(Beyond):
+class Lion(FromFactory):
     """Lion: the sign of a momentum that looks ahead.
 
     Arguments: see :func:`optimfx.lion`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -110,7 +110,7 @@ class Lion(Beyond):
     factory = staticmethod(lion)
 
 
-class AdaBelief(Beyond):
+class AdaBelief(FromFactory):
     """AdaBelief: Adam that divides by how far gradients stray from their average.
 
     Arguments: see :func:`optimfx.adabelief`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -119,7 +119,7 @@ class AdaBelief(Beyond):
     factory = staticmethod(adabelief)
 
 
-class Yogi(Beyond):
+class Yogi(FromFactory):
     """Yogi: Adam whose second moment moves by the size of the squared gradient.
 
     Arguments: see :func:`optimfx.yogi`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -128,7 +128,7 @@ class Yogi(Beyond):
     factory = staticmethod(yogi)
 
 
-class Adan(Beyond):
+class Adan(FromFactory):
     """Adan: Nesterov's look-ahead from the gradient's change.
 
     Arguments: see :func:`optimfx.adan`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -137,7 +137,7 @@ class Adan(Beyond):
     factory = staticmethod(adan)
 
 
-class AdEMAMix(Beyond):
+class AdEMAMix(FromFactory):
     """AdEMAMix: Adam with a second, slow average of the gradient.
 
     Arguments: see :func:`optimfx.ademamix`. Flags: see :class:`~optimfx.optim.Optimizer`.
@@ -146,7 +146,7 @@ class AdEMAMix(Beyond):
     factory = staticmethod(ademamix)
 
 
-class ADOPT(Beyond):
+class ADOPT(FromFactory):
     """ADOPT: Adam that scales each gradient by the second moment before it.
 
     Arguments: see :func:`optimfx.adopt`. Flags: see :class:`~optimfx.optim.Optimizer`.

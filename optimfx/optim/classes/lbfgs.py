@@ -16,7 +16,7 @@ LISTS = ("old_dirs", "old_stps", "ro")
 
 
 class LBFGS(Optimizer, torch.optim.LBFGS):
-    """L-BFGS: many iterations in a step, of one group, with a closure that evaluates the model.
+    """L-BFGS: several iterations per step, on one group, with a closure that evaluates the model.
 
     Arguments: see :func:`optimfx.lbfgs`.
     """

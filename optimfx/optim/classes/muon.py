@@ -13,7 +13,7 @@ from optimfx.rules.muon import muon
 
 
 class Muon(Optimizer, torch.optim.Muon):
-    """Muon: momentum, made orthogonal. For matrices alone.
+    """Muon: orthogonalized momentum, for matrices only.
 
     Arguments: see :func:`optimfx.muon`.
     """

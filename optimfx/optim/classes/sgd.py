@@ -14,7 +14,7 @@ from optimfx.rules.sgd import sgd
 
 
 class SGD(Optimizer, torch.optim.SGD):
-    """Gradient descent, with momentum and Nesterov's look-ahead.
+    """SGD, optionally with momentum or Nesterov momentum.
 
     Arguments: see :func:`optimfx.sgd`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """
@@ -39,7 +39,7 @@ class ASGD(Fusible, torch.optim.ASGD):
 
 
 class Rprop(Fusible, torch.optim.Rprop):
-    """Rprop: a step size for each element, which grows while the gradient keeps its sign. For full batches.
+    """Rprop: a step size for each element, which grows while the gradient keeps its sign. For full-batch training.
 
     Arguments: see :func:`optimfx.rprop`. Flags: see :class:`~optimfx.optim.Optimizer`.
     """

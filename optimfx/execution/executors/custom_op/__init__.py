@@ -1,1 +1,1 @@
-"""The kernel as an op of torch, for graphs and transforms."""
+"""Wraps a step of leaves as a custom op of torch, for graphs and transforms."""

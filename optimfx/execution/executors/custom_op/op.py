@@ -1,4 +1,4 @@
-"""A step of leaves as ops of torch, which tracers take for one node."""
+"""Defines the custom ops: a step of all leaves is one node of a graph."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _flat(results: Sequence[Any], slots: Sequence[Sequence[Any]]) -> list[Tensor
 
 
 class Launch(Protocol):
-    """Runs the leaves of an op; ``None`` if it cannot after all.
+    """Runs the leaves of an op, or returns ``None`` if it turns out that it cannot.
 
     ``hyper`` has a row for each scalar that is left open: of one number, or of one for each leaf; and where there are
     several members, with one for each of them as the last dimension.

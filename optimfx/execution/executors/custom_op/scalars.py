@@ -1,4 +1,4 @@
-"""What many leaves keep as a scalar each, as one vector in a compiled graph, and back.
+"""Joins one scalar of each leaf to a vector, and splits it again, in few nodes of a compiled graph.
 
 Each way is an op, as a compiler takes seconds for the nodes of a hundred leaves.
 """

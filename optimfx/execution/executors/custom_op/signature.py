@@ -1,4 +1,4 @@
-"""Which rules an op is to run, in a word: graphs hold numbers, strings and tensors, and no rules."""
+"""Encodes the rules of an op as a string: graphs hold numbers, strings and tensors, but not rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where leaves stand for more than their values, in compiled graphs, under ``vmap`` and ``grad``: a step as an op.
+"""Steps traced leaves by the custom op: in compiled graphs, under ``vmap`` and ``grad``.
 
 Whoever traces spells which rules the op runs, and the op reads it (``signature``).
 """
@@ -24,7 +24,7 @@ what computes the gradients, which runs faster, but it takes a second for every 
 
 
 def is_worth_an_op(leaves: Sequence[Any]) -> bool:
-    """Whether so many leaves of a CPU, or more."""
+    """Whether there are so many leaves that one op compiles faster than their operations."""
     return len(leaves) >= MANY and all([leaf.is_cpu and leaf.layout is torch.strided for leaf in leaves])
 
 
@@ -86,7 +86,7 @@ def _stacked(numbers: Sequence[Tensor]) -> Tensor:
 
 
 class Differentiable(torch.autograd.Function):
-    """The op, with the derivative of the rule on tensors."""
+    """The op, differentiated as the rule on tensors."""
 
     generate_vmap_rule = True
 
@@ -117,6 +117,6 @@ def _scalars(steps: Steps) -> list[Any]:
 
 
 def _differentiated(steps: Steps, leaves: Leaves) -> bool:
-    """Whether autograd, or a transform of ``torch.func``, follows what becomes of any of these."""
+    """Whether autograd or a transform of ``torch.func`` differentiates any of these."""
     scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
     return tracing.differentiated(*scalars, *[t for row in leaves.rows() for t in row])

@@ -1,4 +1,4 @@
-"""One kernel for any rule and any chain of rules, and one launch for all leaves: a GPU's default.
+"""Runs any rule, or chain of rules, as one Triton kernel with one launch for all leaves: a GPU's default.
 
 ``codegen``: the rule is run once on values that stand for tensors (``recording``) and printed (``lower``) in Triton's
 words (``op_table``) into the one kernel that there is (``template``). ``runtime``: the kernel is compiled (``build``)
@@ -27,7 +27,7 @@ from optimfx.execution.step import Steps
 
 
 class Triton(Executor):
-    """Runs elementwise rules, and those that measure norms, as one kernel; where a tracer looks on, as an op."""
+    """Runs elementwise rules, and those that measure norms, as one kernel; in a trace, as an op."""
 
     name = "triton"
     description = "one kernel for all leaves"

@@ -1,4 +1,4 @@
-"""The norm of all gradients: each program adds up the squares of a chunk, and one program these sums."""
+"""The norm of all gradients: programs sum the squares of chunks, and one program sums these."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a rule to the source of a kernel."""
+"""Generates the source of a kernel from a rule."""

@@ -1,4 +1,4 @@
-"""Which kernel rules have, if they have one."""
+"""Generates and caches the kernel of rules, or the reason why they have none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kernel's table lists, row by row."""
+"""The rows of a kernel's table of addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optimfx.execution.executors.triton.codegen.recording import Recording
 
 
 class Layout(NamedTuple):
-    """What a kernel's table lists: columns that it reads, then those that it writes, if they are others."""
+    """The rows of a kernel's table: columns that it reads, then those that it writes, if they are others."""
 
     dtypes: Sequence[Any]  # dtypes of param, grad, slots; None for what is not kept
     compute: torch.dtype

@@ -1,4 +1,4 @@
-"""From what rules do to statements: every torch function that they call is printed in Triton's words."""
+"""Lowers a recording to statements: every torch function is printed as Triton code."""
 
 from __future__ import annotations
 

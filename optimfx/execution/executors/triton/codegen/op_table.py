@@ -1,4 +1,4 @@
-"""Torch's functions in Triton's words: the one table that decides which rules have a kernel.
+"""The table of torch functions with a Triton lowering: it alone decides which rules have a kernel.
 
 An operand is the name of a Triton value. All operands of an expression are of one dtype, but for conditions.
 """

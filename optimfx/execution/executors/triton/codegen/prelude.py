@@ -1,4 +1,4 @@
-"""The functions that kernels are written with, in Triton, where its own are not what torch computes."""
+"""Triton functions that compute what torch's do, where Triton's own differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules do to one element: they are run once on values that stand for tensors, and what they call is recorded."""
+"""Records what rules do to one element, by running them once on stand-ins for tensors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NORM = torch.linalg.vector_norm
 
 
 class LoweringError(Exception):
-    """A rule says what Triton has no word for."""
+    """A rule uses an op that has no Triton lowering."""
 
 
 class Recording(NamedTuple):
-    """What a rule does to one element, and of which whole leaves it asks for the norm."""
+    """The calls of a rule on one element, and the norms of whole leaves that it needs."""
 
     calls: Sequence[Call]
     columns: Sequence[Value | None]  # param, grad, slots
@@ -40,7 +40,7 @@ class Recording(NamedTuple):
 
     @property
     def norms(self) -> list[list[Call]]:
-        """The norms in turns: those of one turn are not made of one another."""
+        """The norms by stage; those of one stage are independent of each other."""
         turns: list[list[Call]] = []
         turn_of: dict[int, int] = {}
         for call in self.calls:

@@ -1,4 +1,4 @@
-"""The kernel: one for all rules, dtypes and sizes, around the statements that a rule was lowered to.
+"""The kernel's template, for all rules, dtypes and sizes, around the statements of a lowered rule.
 
 A program takes a chunk of one tensor of each column. Which, it finds in tables on the device, so that one launch serves
 any number of tensors of any size. Scalars that are numbers on the host are its arguments; tensors are in the hyper
@@ -44,7 +44,7 @@ def module(names: Sequence[str], recording: Recording, layout: Layout, interpret
 
 
 class Statements:
-    """What a program does: it finds addresses and scalars, and to elements it applies the rules and stores something.
+    """The statements of a program: load addresses and scalars, apply the rules to elements, store.
 
     Args:
         recording: what the rules do.

@@ -1,1 +1,1 @@
-"""From the source of a kernel to its launch."""
+"""Compiles and launches kernels."""

@@ -1,4 +1,4 @@
-"""From the source of a kernel to the kernel."""
+"""Compiles the source of a kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def serves(device: torch.device) -> bool:
 
 
 class Kernel:
-    """A function of a source, compiled once for each device and alignment.
+    """A function of the source, compiled once for each device and alignment.
 
     Triton would look at every argument of every launch for what it could be compiled for, which takes as long as the
     launch. Here none has to be looked at.
@@ -59,7 +59,7 @@ class Kernel:
 
 
 class Kernels(NamedTuple):
-    """What one call launches."""
+    """The kernels that one call launches."""
 
     kernel: Kernel | None  # the kernel that stores; None if only norms are measured
     norms: tuple[Kernel, ...]  # the kernels that sum squares, stage by stage

@@ -1,4 +1,4 @@
-"""One launch for all leaves: their memory as a kernel may read and write it, and the kernel on it."""
+"""Launches a kernel on all leaves, copying those that it cannot address."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Launcher:
 
 
 class BoundKernels:
-    """A step of leaves that are alike.
+    """A step bound to leaves of one layout.
 
     Args:
         kernels: for these rules and dtypes.
@@ -166,7 +166,7 @@ def _blocks(sizes: Sequence[int], block: int) -> int:
 
 
 def _count_writes(tensors: Sequence[Tensor]) -> None:
-    """Tell autograd, which cannot see what a kernel writes to; with tensors made in inference mode, nobody counts."""
+    """Bump autograd's version counters, as kernels do not; inference tensors have none."""
     try:
         torch.autograd.graph.increment_version(tensors)
     except RuntimeError:  # some were made in inference mode

@@ -1,4 +1,4 @@
-"""Leaves as a kernel can address them: in memory in one order, without gaps; copies where they are not."""
+"""Copies leaves that a kernel cannot address: those with gaps, or in different memory orders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def numels(column: Sequence[Tensor]) -> list[int]:
 
 
 def is_plain(column: Sequence[Tensor]) -> bool:
-    """Whether memory holds the elements one after the other, in the order of the dimensions, as they are."""
+    """Whether memory holds the elements contiguously, in the order of the dimensions, not negated or conjugated."""
     conjugate = column[0].is_complex() and any(map(Tensor.is_conj, column))
     return all(map(Tensor.is_contiguous, column)) and not conjugate and not any(map(Tensor.is_neg, column))
 

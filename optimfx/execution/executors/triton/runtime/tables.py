@@ -1,4 +1,4 @@
-"""What a kernel is given: which program takes what, where the tensors lie, and the scalars of the step."""
+"""The tables of a kernel on the device: the chunk of each program, addresses, and scalars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLANS = 64
 
 
 class Plan(NamedTuple):
-    """Which chunk of which tensor each program takes."""
+    """The chunk of a tensor that each program takes."""
 
     tensor_of: Tensor
     chunk_of: Tensor
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where launches go."""
+    """The device and stream of launches."""
 
     device: torch.device
     stream: int
@@ -121,7 +121,7 @@ def _inside(column: Sequence[Tensor], parts: int) -> Iterator[int]:
 
 
 def capturing(device: torch.device) -> bool:
-    """Whether what is launched now is recorded into a CUDA graph."""
+    """Whether launches are being captured into a CUDA graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
