@@ -9,7 +9,7 @@ import torch
 
 import optimfx as fx
 from optimfx import optim
-from optimfx.execution.memory.packing import SMALL, end_to_end, together
+from optimfx.execution.memory.packing import SMALL, end_to_end, pack_small
 
 SHAPES = [(3, 2), (), (0,), (5,), (1, 4)]
 
@@ -20,7 +20,7 @@ def offsets(tensors):
 
 def test_what_is_brought_together_is_one_stretch():
     tensors = [torch.randn(shape) for shape in SHAPES if shape != (0,)]
-    moved = together(tensors)
+    moved = pack_small(tensors)
     assert all(torch.equal(a, b) and a.shape == b.shape for a, b in zip(moved, tensors))
     assert torch.equal(end_to_end(moved, offsets(moved)), torch.cat([t.flatten() for t in tensors]))
     assert end_to_end(tensors, offsets(tensors)) is None
@@ -41,7 +41,7 @@ def test_what_may_not_move_stays_where_it_is():
         torch.randn(2).as_subclass(Own),
         None,
     ]
-    moved = together([torch.zeros(2), *stay, torch.ones(1)])
+    moved = pack_small([torch.zeros(2), *stay, torch.ones(1)])
     assert all(a is b for a, b in zip(moved[1:-1], stay))
     assert torch.equal(end_to_end([moved[0], moved[-1]], [0, 2, 3]), torch.tensor([0.0, 0.0, 1.0]))
 
@@ -66,7 +66,7 @@ def neighbours_by_chance(parts):
 
 @pytest.mark.parametrize("change", [moved_away, swapped, transposed, neighbours_by_chance])
 def test_what_is_not_one_stretch_is_not_taken_for_one(change):
-    parts = together([torch.randn(2, 2) for _ in range(3)])
+    parts = pack_small([torch.randn(2, 2) for _ in range(3)])
     assert end_to_end(parts, [0, 4, 8, 12]) is not None
     assert end_to_end(change(parts), [0, 4, 8, 12]) is None
 
