@@ -61,7 +61,7 @@ def test_gradients_that_are_unscaled_and_clipped(info):
 
 
 @by_class([info for info in TWINS if "fused" in info.supported_impls])
-def test_a_fused_step(info):
+def test_grad_scaler_with_a_fused_step(info):
     """Which is called on an overflow too, and leaves it out. To 4 ulp a step, as torch's kernel differs from its loop;
     what is close to 0 by cancellation, to 4 ulp of the gradient's norm, 0.01."""
     theirs, ours = (Run(lambda params, cls=cls: cls(params, fused=True)).train() for cls in both(info))

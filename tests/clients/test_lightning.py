@@ -97,7 +97,7 @@ def test_a_scheduler_of_what_is_logged(tmp_path):
     assert_same(result(theirs), result(ours))
 
 
-def test_lbfgs(tmp_path):
+def test_lightning_with_lbfgs(tmp_path):
     """Which calls Lightning's closure many times a step; as closely as the classes agree on other functions."""
     how = dict(lr=0.5, max_iter=3, history_size=4, line_search_fn="strong_wolfe")
     theirs, ours = (

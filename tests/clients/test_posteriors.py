@@ -84,7 +84,7 @@ STEPPED = [row for row in ALGORITHMS if not row.evaluates and row.name != "spars
 
 
 @pytest.mark.parametrize("row", STEPPED, ids=lambda row: row.name)
-def test_every_algorithm(row):
+def test_posteriors_samples_with_every_algorithm(row):
     """As in a loop without posteriors, bit for bit."""
     tx, values = row(**row.richest), params()
     state = tx.init(values)
@@ -97,7 +97,7 @@ def test_every_algorithm(row):
     assert_equal(found.opt_state, state)
 
 
-def test_in_place():
+def test_posteriors_in_place():
     """posteriors drops the new state then: TorchOpt writes into the old one by default, and ours where it is told."""
     tx = fx.adam(lr=0.1)
     donating = fx.GradientTransformation(tx.init, functools.partial(tx.update, inplace=True))

@@ -88,7 +88,7 @@ def in_parts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_sharded_is_one_process(name, in_parts):
+def test_zero_redundancy_equals_one_process(name, in_parts):
     """On the mean of the gradients, bit for bit, as halves are exact: parameters, state, and where it leads to."""
     half, state, local, whole = in_parts[name]
     module = model()

@@ -128,7 +128,7 @@ def test_a_rule_and_what_makes_a_kernel_of_it_is_short(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_is_short(path):
+def test_no_file_is_longer_than_its_limit(path):
     assert len(path.read_text().splitlines()) <= 500
 
 

@@ -362,7 +362,7 @@ NO_TRANSFORMATIONS = {
 
 
 @pytest.mark.parametrize("name", NO_TRANSFORMATIONS)
-def test_what_is_no_transformation(name):
+def test_combinators_refuse_what_is_no_transformation(name):
     call, *parts = NO_TRANSFORMATIONS[name]
     with pytest.raises(TypeError) as error:
         call()
@@ -404,7 +404,7 @@ def test_labels_that_do_not_fit(name):
 
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
-def test_hyperparameters(name):
+def test_hyperparameters_out_of_range_are_refused(name):
     call, kind, message = HYPERPARAMETERS[name]
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         call()

@@ -50,7 +50,7 @@ KINDS = {
 
 @rows()
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_any_tree(row, kind):
+def test_any_tree_of_leaves_steps_as_its_leaves(row, kind):
     """A tree steps as its leaves do in a list, and comes back in its own structure."""
     tx = row(**row.richest)
     w, b, gw, gb = row.randn(3, 2), row.randn(2), row.randn(3, 2), row.randn(2)
@@ -144,7 +144,7 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
 @pytest.mark.parametrize(
     "dtype, state_dtype", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
 )
-def test_state_dtype(row, options, executor, dtype, state_dtype):
+def test_rules_keep_the_state_dtype(row, options, executor, dtype, state_dtype):
     """The state has it, and one step equals the float32 step from the same values, each stored as it should be."""
     tx = row(**options, state_dtype=state_dtype)
     params, grads = row.randn(64, dtype=dtype), row.randn(64, dtype=dtype)

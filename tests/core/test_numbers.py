@@ -23,7 +23,7 @@ MADE = {
 
 @kinds
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
-def test_a_hyperparameter(make, kind):
+def test_numpy_numbers_are_hyperparameters(make, kind):
     params = {"w": torch.tensor([1.0, 2.0])}
     (expected, state), (found, other) = (
         fx.step(tx, params, tx.init(params), params) for tx in (make(float), make(kind))
@@ -31,7 +31,7 @@ def test_a_hyperparameter(make, kind):
     assert_equal((found, other), (expected, state))
 
 
-def test_integers():
+def test_integers_are_hyperparameters():
     params = {"w": torch.tensor([1.0, 2.0])}
     for tx in (fx.sgd(lr=np.int64(1)), fx.multi_steps(fx.sgd(lr=1.0), every=np.int64(1))):
         assert_equal(fx.step(tx, params, tx.init(params), params)[0]["w"], torch.zeros(2))
@@ -57,7 +57,7 @@ def test_arguments_of_schedules():
 
 
 @pytest.mark.parametrize("bad", [np.bool_(True), np.array([1.0, 2.0]), np.array("x")], ids=repr)
-def test_what_is_no_number_is_refused(bad):
+def test_other_objects_are_no_hyperparameters(bad):
     with pytest.raises(TypeError, match="lr must be a number"):
         fx.adam(lr=bad)
     with pytest.raises(ValueError, match=r"lr must be in \[0, inf\)"):

@@ -45,14 +45,14 @@ def test_an_algorithm_or_a_link(row):
 
 
 @pytest.mark.parametrize("tx", COMPOSED.values(), ids=COMPOSED.keys())
-def test_what_is_composed(tx):
+def test_compositions_pickle(tx):
     again = pickle.loads(pickle.dumps(tx))
     assert repr(again) == repr(tx)
     assert_same_steps(tx, again)
 
 
 @pytest.mark.parametrize("name", sorted({*fx.schedules.__all__} - {"lambda_schedule", "multiplicative", "join"}))
-def test_a_schedule(name):
+def test_schedules_pickle(name):
     options = {"multi_step": {"milestones": [2]}, "exponential": {"gamma": 0.9}, "cosine_annealing": {"T_max": 9}}
     options |= {"step_decay": {"step_size": 2}, "cosine_annealing_warm_restarts": {"T_0": 4}}
     options |= {"cyclic": {"max_lr": 1.0}, "one_cycle": {"total_steps": 9}}

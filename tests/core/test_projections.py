@@ -48,7 +48,7 @@ def test_every_projection_is_here():
 
 
 @cases
-def test_equals_optax(name, arguments):
+def test_projections_equal_optax(name, arguments):
     """Which takes only trees for the bounds of a box."""
     twin, given = getattr(theirs, name), arguments
     if name in ("projection_box", "projection_hypercube"):
@@ -65,7 +65,7 @@ def test_a_projection_of_what_is_in_the_set_is_itself(name, arguments):
 
 
 @cases
-def test_it_maps_over_models_and_has_derivatives(name, arguments):
+def test_projections_under_vmap_and_differentiated(name, arguments):
     def total(x):
         return getattr(ours, name)({"w": x, "b": X["b"]}, *arguments)["w"].square().sum()
 

@@ -43,7 +43,7 @@ def test_inplace_gives_the_same_in_the_same_buffers(row, options, executor, dtyp
 
 
 @cases(EVERYTHING, where=once_maximized, column="complex", executors=True)
-def test_inplace_complex(row, options, executor):
+def test_in_place_steps_of_complex_leaves(row, options, executor):
     assert_inplace_is_the_same(row(**options), row.params(torch.complex64), executor)
 
 

@@ -70,7 +70,7 @@ def made_by(call):
         "eps=1e-07, ns_steps=5, ns_dtype=None, adjust_lr_fn='original')",
     ],
 )
-def test_what_is_off_is_shown_where_it_is_on_by_default(call):
+def test_prints_show_options_that_differ_from_the_default(call):
     assert repr(made_by(call)) == call
 
 
@@ -143,7 +143,7 @@ def test_a_state_in_a_state_is_further_to_the_right():
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_many_leaves_amount_to(tensors, text):
+def test_prints_sum_up_many_leaves(tensors, text):
     assert repr(fx.StepState([t.clone() for t in tensors for _ in range(300)])) == f"StepState(step=<{text}>)"
 
 
@@ -198,7 +198,7 @@ def test_a_tensor_that_has_escaped_from_vmap():
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_fake_tensors(device):
+def test_states_of_fake_tensors_print(device):
     """Which have no numbers, and on a GPU stand for those that would be waited for."""
     with FakeTensorMode():
         state = fx.StepState([torch.zeros((), device=device), torch.zeros(3, device=device)])
@@ -213,13 +213,13 @@ def test_fake_tensors(device):
 @pytest.mark.parametrize(
     "leaf", [torch.zeros((), device="meta"), torch.zeros(()).as_subclass(type("Sub", (torch.Tensor,), {}))]
 )
-def test_what_is_elsewhere_or_more_than_a_tensor_is_not_read(monkeypatch, leaf):
+def test_prints_read_no_device_tensors_and_subclasses(monkeypatch, leaf):
     """It may be on a device that is still at work, or spread over processes, which would all have to ask."""
     monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("is read"))
     assert repr(fx.StepState(leaf)).startswith("StepState(step=f32[]")
 
 
-def test_symbolic_shapes():
+def test_states_of_symbolic_shapes_print():
     seen = []
 
     def look(x):
@@ -252,7 +252,7 @@ class Plain(NamedTuple):
     step: Any
 
 
-def test_a_rule_of_ones_own():
+def test_a_custom_rule_prints_its_name():
     """Its state is shown in the same way, and one that shows itself is left alone."""
     for state, text in ((Plain, "Plain(step=0)"), (Own, "mine")):
         rule = fx.Rule(lambda base, param, grad, s: fx.ops.add(base, grad), lambda step: Plain(step), state=state)

@@ -259,7 +259,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("message", ERRORS)
-def test_bad_arguments(message):
+def test_schedules_refuse_bad_arguments(message):
     with pytest.raises(ValueError) as error, warnings.catch_warnings():
         ERRORS[message]()
     assert str(error.value) == message + "."

@@ -40,12 +40,12 @@ def test_a_part_of_the_way_in_the_old_dtype_and_where_both_are():
 
 @pytest.mark.parametrize("steps", range(7))
 @pytest.mark.parametrize("number", [int, torch.tensor], ids=["number", "tensor"])
-def test_now_and_then(steps, number):
+def test_periodic_update_copies_now_and_then(steps, number):
     found = fx.periodic_update(NEW, OLD, number(steps), 3)
     assert_equal(found, OLD if steps % 3 else NEW)
 
 
-def test_under_vmap():
+def test_updates_of_trees_under_vmap():
     """A model for each of several numbers of steps."""
     found = torch.vmap(lambda steps: fx.periodic_update(NEW, OLD, steps, 2)["w"])(torch.arange(4))
     assert_equal(found, torch.stack([NEW["w"], OLD["w"]] * 2))

@@ -28,7 +28,7 @@ TABLES = [(library, module) for library, (_, _, tables) in coming_from.LIBRARIES
 # torch.distributed.optim, of ZeRO, is still scripted.
 @pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
-def test_every_block_runs(path, fresh_compiler):
+def test_every_block_of_the_guides_runs(path, fresh_compiler):
     paste.run(path)
 
 

@@ -13,7 +13,7 @@ TEXTS = sorted((Path(__file__).parents[2] / "notebooks").glob("0*.py"))
 cases = pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem[:2])
 
 
-def test_there_are_four():
+def test_all_notebooks_are_committed():
     assert len(TEXTS) == 4
 
 
@@ -38,7 +38,7 @@ def test_the_notebook_shows_results(text):
 
 
 @cases
-def test_the_code_runs(text, tmp_path):
+def test_notebooks_run(text, tmp_path):
     """As a script on one thread: tests that run beside it keep the other cores busy."""
     environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(

@@ -10,7 +10,7 @@ import optimfx as fx
 README = paste.ROOT / "README.md"
 
 
-def test_every_block_runs(fresh_compiler, capsys):
+def test_every_block_of_the_readme_runs(fresh_compiler, capsys):
     session = paste.run(README)
     assert len(paste.blocks(README.read_text())) >= 8
     assert "executor" in capsys.readouterr().out

@@ -117,7 +117,7 @@ CHAIN = fx.chain(
     [*((row(**row.richest), partial(two_leaves, row)) for row in ALGORITHMS), (CHAIN, params_like)],
     ids=[*(row.name for row in ALGORITHMS), "chain"],
 )
-def test_inductor(tx, params, fresh_compiler):
+def test_inductor_equals_eager(tx, params, fresh_compiler):
     """The whole step through the real compiler, in float32: within 16 ulp of eager over three steps."""
     step = compiled(lambda grads, state, params: fx.step(tx, grads, state, params), "inductor")
     params = params(torch.float32)
@@ -153,7 +153,7 @@ def test_a_vmapped_step_compiles(inplace, fresh_compiler):
 
 
 @rows()
-def test_in_place(row, fresh_compiler):
+def test_compiled_steps_in_place(row, fresh_compiler):
     tx = row(**row.richest)
     params = two_leaves(row)
     grads = random_like(params)
@@ -230,7 +230,7 @@ PARTITIONED = {
 
 
 @pytest.mark.parametrize("labels", PARTITIONED.values(), ids=PARTITIONED.keys())
-def test_partition(labels, fresh_compiler):
+def test_partitions_compile_to_one_graph(labels, fresh_compiler):
     tx = fx.partition({"a": fx.adam(), "b": fx.sgd(momentum=0.9)}, labels)
     params = params_like()
     grads, state = random_like(params), tx.init(params)
@@ -375,6 +375,6 @@ def test_the_norm_of_many_leaves_is_what_the_graph_takes_it_for(dtype):
     torch.library.opcheck(torch.ops.optimfx.global_norm, ([torch.ones(3, dtype=dtype), torch.ones(2, dtype=dtype)],))
 
 
-def test_what_leaves_share_is_joined_and_parted_alike():
+def test_shared_scalars_are_joined_and_split_alike():
     torch.library.opcheck(torch.ops.optimfx.join, ([torch.tensor(float(i)) for i in range(3)],))
     torch.library.opcheck(torch.ops.optimfx.part, (torch.arange(3.0), 3))

@@ -15,7 +15,7 @@ from optimfx.execution.memory import packing
 @cases(ALGORITHMS + LINKS, where=lambda row, options: "blocked" in row.executors and once_maximized(row, options))
 @pytest.mark.parametrize("stepping", [False, True], ids=["update", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
-def test_equals_eager(row, options, stepping, dtype):
+def test_executors_equal_eager(row, options, stepping, dtype):
     """Parameters and state over five steps, bit for bit: on a CPU, the same kernels run."""
 
     def run(executor):

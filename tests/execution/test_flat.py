@@ -18,7 +18,7 @@ def offsets(tensors):
     return [0, *accumulate(t.numel() for t in tensors)]
 
 
-def test_what_is_brought_together_is_one_stretch():
+def test_packed_tensors_are_one_view():
     tensors = [torch.randn(shape) for shape in SHAPES if shape != (0,)]
     moved = pack_small(tensors)
     assert all(torch.equal(a, b) and a.shape == b.shape for a, b in zip(moved, tensors))
@@ -29,7 +29,7 @@ def test_what_is_brought_together_is_one_stretch():
     assert [t._version for t in moved[1:]] == versions[1:]
 
 
-def test_what_may_not_move_stays_where_it_is():
+def test_packing_leaves_alone_what_may_not_move():
     class Own(torch.Tensor):
         pass
 
@@ -65,7 +65,7 @@ def neighbours_by_chance(parts):
 
 
 @pytest.mark.parametrize("change", [moved_away, swapped, transposed, neighbours_by_chance])
-def test_what_is_not_one_stretch_is_not_taken_for_one(change):
+def test_tensors_with_gaps_are_not_one_view(change):
     parts = pack_small([torch.randn(2, 2) for _ in range(3)])
     assert end_to_end(parts, [0, 4, 8, 12]) is not None
     assert end_to_end(change(parts), [0, 4, 8, 12]) is None

@@ -47,14 +47,14 @@ def test_tensors_that_are_alike_are_admitted():
     ],
     ids=["shape", "strides", "dtype", "device", "type", "requires grad", "layout", "negative", "none", "number"],
 )
-def test_one_that_differs_is_seen(make):
+def test_the_guard_sees_one_changed_leaf(make):
     guard = Guard(tensors())
     others = tensors()
     others[SIZE // 2] = make()
     assert not guard.admits(others)
 
 
-def test_one_that_stands_twice_is_seen():
+def test_the_guard_sees_a_leaf_given_twice():
     once, twice = tensors(3), tensors(3)
     twice[2] = twice[0]
     assert not Guard(once).admits(twice) and not Guard(twice).admits(once)

@@ -44,7 +44,7 @@ def ragged(row, dtype=F32):
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and once_maximized(row, options))
-def test_equals_eager(row, options):
+def test_kernels_on_a_gpu_equal_eager(row, options):
     """A single number too, of which half precision could not say how close is close."""
     assert_agrees(row(**options), [*ragged(row), row.randn().to(DEVICE)], "triton")
 
@@ -124,7 +124,7 @@ def test_nothing_around_a_leaf_is_touched(size, offset):
 
 
 @cases(ALGORITHMS, where=has_kernel)
-def test_it_is_the_default(row, options):
+def test_triton_is_the_default_on_a_gpu(row, options):
     """In one launch for all leaves."""
     tx, params = row(**options), ragged(row)
     assert {shown.executor for shown in fx.explain(tx, params)} == {"triton"}

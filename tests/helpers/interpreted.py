@@ -47,7 +47,7 @@ def has_kernel(row, options):
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and once_maximized(row, options))
-def test_equals_eager(row, options):
+def test_interpreted_kernels_equal_eager_on_any_leaves(row, options):
     """Parameters and state, for leaves of less than a chunk, of more, and of nothing."""
     assert_agrees(row(**options), [row.randn(0), row.randn(BLOCK + 3), row.randn()], "triton")
 
@@ -98,7 +98,7 @@ def test_norms_of_many_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, BF16, F16, torch.complex64], ids=str)
-def test_the_global_norm(dtype):
+def test_the_global_norm_of_kernels(dtype):
     """Of dense leaves, with gaps between elements and in any order; of none, of nothing and of several dtypes."""
     leaves = [randn(5, 7).t().to(dtype), randn(3, 2 * BLOCK).to(dtype)[:, ::2], randn(0).to(dtype), randn().to(dtype)]
     for some in (leaves, leaves[2:3], [*leaves, randn(3, dtype=F64)]):
@@ -405,7 +405,7 @@ def test_tensors_of_inference_mode():
     assert_equal(found, [torch.full((2,), 0.5), torch.full((3,), 0.5)])
 
 
-def test_it_is_run_only_when_asked_for():
+def test_interpreted_kernels_run_only_when_asked_for():
     (row,) = fx.explain(fx.rmsprop(), [randn(3)])
     assert row.executor == "blocked" and "not triton: interpreted: for tests" in row.reason
     with fx.execution.use("triton"):

@@ -50,7 +50,7 @@ def test_the_same_names_signatures_and_bases():
 
 @every_maker
 @both_optimizers
-def test_step_by_step(name, optimizer_class):
+def test_rates_equal_torch_step_by_step(name, optimizer_class):
     expected, scheduler = pair(name, optimizer_class)
     for _ in range(STEPS):
         assert_same(expected, scheduler, exact(name))
@@ -115,7 +115,7 @@ def test_bounds_that_are_tensors_are_copied():
 
 
 @pytest.mark.parametrize("name", [n for n in MAKERS if n not in DIVIDED_BY_ZERO])
-def test_closed_form(name):
+def test_schedulers_equal_their_closed_form(name):
     expected, scheduler = pair(name)
     warned = not name.startswith("CosineAnnealingWarmRestarts")
     for epoch in (5, 3, 0, 17, 4):
@@ -368,7 +368,7 @@ def test_numpy_numbers():
     st.floats(0.1, 3.0),
     st.integers(0, 100),
 )
-def test_any_options(name, gamma, length, power, seed):
+def test_any_options_equal_torch(name, gamma, length, power, seed):
     makers = {
         "StepLR": lambda m, o: m.StepLR(o, length, gamma),
         "MultiStepLR": lambda m, o: m.MultiStepLR(o, random.Random(seed).choices(range(40), k=length), gamma),

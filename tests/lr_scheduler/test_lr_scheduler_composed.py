@@ -77,7 +77,7 @@ every_composition = pytest.mark.parametrize("make", COMPOSITIONS.values(), ids=C
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @mixes
 @every_composition
-def test_compositions(make, outer, inner):
+def test_composed_schedulers_equal_torch(make, outer, inner):
     expected = make(theirs, theirs, optimizer=make_optimizer())
     scheduler = make(outer, inner, optimizer=make_optimizer())
     for _ in range(30):
@@ -196,7 +196,7 @@ METRICS = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
     st.sampled_from([0, 0.02, [0.01, 0.3]]),
     st.sampled_from([1e-8, 0.03]),
 )
-def test_plateau(metrics, mode, threshold_mode, patience, cooldown, min_lr, eps):
+def test_plateau_equals_torch(metrics, mode, threshold_mode, patience, cooldown, min_lr, eps):
     expected, scheduler = (
         m.ReduceLROnPlateau(make_optimizer(), mode, 0.5, patience, 0.1, threshold_mode, cooldown, min_lr, eps)
         for m in (theirs, ours)

@@ -125,7 +125,7 @@ def test_a_cycle_cannot_go_down_in_fewer_than_no_steps():
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_bad_arguments(case):
+def test_schedulers_refuse_bad_arguments(case):
     errors = []
     for module in (theirs, ours):
         with pytest.raises(Exception) as error:

@@ -48,7 +48,11 @@ CONTRACT = {
     13: ("a gradient of zeros moves nothing", ["test_zero_gradients_change_nothing"]),
     14: (
         "the state begins with the first step, under torch's keys, and may be put there before",
-        ["test_state_begins_with_the_first_step", "test_a_state_that_is_put_there_is_used", "test_side_by_side"],
+        [
+            "test_state_begins_with_the_first_step",
+            "test_a_state_that_is_put_there_is_used",
+            "test_classes_are_bit_equal_to_torch",
+        ],
     ),
     15: (
         "a count is a tensor of the default dtype, on the host unless it is captured",
@@ -70,7 +74,7 @@ CONTRACT = {
     ),
     18: (
         "complex parameters step as their parts, or are refused",
-        ["test_complex_is_the_run_on_its_parts", "test_what_a_step_refuses_it_refuses_in_torchs_words"],
+        ["test_complex_is_the_run_on_its_parts", "test_a_step_raises_torchs_error_texts"],
     ),
     19: (
         "sparse gradients step as dense ones, or are refused",
@@ -78,14 +82,14 @@ CONTRACT = {
             "test_uncoalesced_sparse_gradients",
             "test_a_long_sparse_run_is_the_dense_one",
             "test_sparse_gradients_are_refused_in_torchs_words",
-            "test_what_a_step_refuses_it_refuses_in_torchs_words",
+            "test_a_step_raises_torchs_error_texts",
         ],
     ),
     20: ("views are stepped in place", ["test_views_are_stepped_in_place"]),
-    21: ("maximize climbs", ["test_maximize_climbs", "test_side_by_side"]),
+    21: ("maximize climbs", ["test_maximize_climbs", "test_classes_are_bit_equal_to_torch"]),
     22: (
         "a closure has gradients enabled, and its value comes back",
-        ["test_closures", "test_every_step_of_lbfgs_returns_the_first_loss"],
+        ["test_closures_are_called_as_by_torch", "test_every_step_of_lbfgs_returns_the_first_loss"],
     ),
     23: (
         "a step can be differentiated",
@@ -132,10 +136,10 @@ CONTRACT = {
     ),
     32: ("names survive a load", ["test_names_survive_a_load"]),
     33: ("checkpoints hold plain values", ["test_a_checkpoint_moves_mid_run"]),
-    34: ("copies keep what torch's keep", ["test_what_copies_keep", "test_copies_step_alike"]),
+    34: ("copies keep what torch's keep", ["test_copies_keep_state_and_groups", "test_copies_step_alike"]),
     35: (
         "the state and the groups are the truth",
-        ["test_what_the_user_writes_is_used", "test_what_the_user_writes_is_used_by_every_class"],
+        ["test_edits_of_groups_and_state_are_used", "test_edits_of_groups_are_used_by_every_class"],
     ),
     # schedulers and averages
     36: (
@@ -157,28 +161,32 @@ CONTRACT = {
     ),
     38: (
         "step(epoch) takes the closed form, with a warning",
-        ["test_closed_form", "test_closed_form_is_there_where_torch_has_it", "test_get_lr_outside_of_step_warns"],
+        [
+            "test_schedulers_equal_their_closed_form",
+            "test_closed_form_is_there_where_torch_has_it",
+            "test_get_lr_outside_of_step_warns",
+        ],
     ),
     39: (
         "schedulers of schedulers, functions and plateaus",
         [
-            "test_compositions",
+            "test_composed_schedulers_equal_torch",
             "test_checkpoints_of_compositions",
             "test_a_sequence_takes_its_start_from_the_initial_rates",
             "test_state_of_callables",
-            "test_plateau",
+            "test_plateau_equals_torch",
             "test_plateau_checkpoints_go_both_ways",
             "test_a_trainer_recognises_the_plateau",
-            "test_bad_arguments",
+            "test_schedulers_refuse_bad_arguments",
         ],
     ),
     40: (
         "cycles write momentum, and end",
         [
             "test_momentum_is_cycled_where_there_is_one",
-            "test_step_by_step",
+            "test_rates_equal_torch_step_by_step",
             "test_copies_go_on_by_themselves",
-            "test_bad_arguments",
+            "test_schedulers_refuse_bad_arguments",
             "test_a_new_group_is_followed_where_torch_follows_it",
         ],
     ),
@@ -188,8 +196,8 @@ CONTRACT = {
             "test_groups_by_device_and_dtype",
             "test_first_update_copies_and_the_model_is_not_shared",
             "test_average_of_buffers",
-            "test_device",
-            "test_copies_go_on",
+            "test_averages_live_on_their_device",
+            "test_copied_averages_go_on",
             "test_update_bn",
         ],
     ),
@@ -205,5 +213,5 @@ def names():
 
 
 @pytest.mark.parametrize("number", CONTRACT)
-def test_its_tests_are_there(number):
+def test_the_tests_of_each_behaviour_exist(number):
     assert set(CONTRACT[number][1]) <= names()

@@ -198,7 +198,7 @@ def test_a_constructor_that_fails_changes_nothing():
 
 
 @pytest.mark.parametrize("match", ["order", "names"])
-def test_what_belongs_to_no_parameter_is_loaded_too(match):
+def test_state_of_no_parameter_is_loaded(match):
     named = [("w", torch.nn.Parameter(torch.ones(2))), ("b", torch.nn.Parameter(torch.ones(1)))]
     source, target = optim.Adam(named), optim.Adam(named[::-1])
     source.state["of all"] = {"seen": torch.tensor(3.0)}

@@ -28,7 +28,7 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum
 @pytest.mark.parametrize(
     "info, options", inputs(lambda info: [{"foreach": False}] if "foreach" in info.supported_impls else [{}])
 )
-def test_side_by_side(info, options):
+def test_classes_are_bit_equal_to_torch(info, options):
     """Defaults, groups, parameters, state keys and values after each of ten steps, leaf by leaf: bit for bit."""
     if info.only_supports_sparse_grads:
         params = [torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))]
@@ -47,7 +47,7 @@ def test_side_by_side(info, options):
 
 
 @by_class(DB)
-def test_signature(info):
+def test_constructors_have_torchs_signature(info):
     theirs, ours = (inspect.signature(cls.__init__).parameters for cls in (info.optim_cls, CLASSES[info.optim_cls]))
     ours_alone = [name for name in ours if name not in theirs]
     assert [name for name in ours if name in theirs] == list(theirs)

@@ -239,7 +239,7 @@ def test_views_are_stepped_in_place(info):
 
 @by_class()
 @pytest.mark.parametrize("loss", [1, 1.0, torch.tensor(1.0)], ids=["int", "float", "tensor"])
-def test_closures(info, loss):
+def test_closures_are_called_as_by_torch(info, loss):
     """Run with gradients enabled; what they return comes back, a number too."""
     params = parameters(info)[:1]
     optimizer = CLASSES[info.optim_cls](params)
@@ -298,7 +298,7 @@ def test_stepping_in_the_backward_pass():
 
 @by_class(TENSORS)
 @pytest.mark.parametrize("fused", [False, True])
-def test_grad_scaler(info, fused):
+def test_grad_scaler_steps_as_with_torch(info, fused):
     """Gradients count unscaled, and a step on an overflow is left out, also where torch's kernel would do both."""
     flags = {"fused": fused} if flagged(info, "fused") else {}
     (their, theirs), (our, ours) = pair(info, [torch.nn.Parameter(torch.randn(2, 3))], **flags)
@@ -361,7 +361,7 @@ def test_zero_gradients_change_nothing(info):
 
 @by_class([i for i in DB if not i.supports_complex or i.only_supports_sparse_grads])
 @pytest.mark.parametrize("grad", ["complex", "dense", "sparse"])
-def test_what_a_step_refuses_it_refuses_in_torchs_words(info, grad):
+def test_a_step_raises_torchs_error_texts(info, grad):
     """Complex numbers and the other layout of gradients; and nothing has changed then."""
 
     def said(cls):

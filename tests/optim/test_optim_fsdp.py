@@ -73,7 +73,7 @@ def differences(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SHARDED)
-def test_sharded_is_one_process(name, differences):
+def test_fsdp_equals_one_process(name, differences):
     """To the rounding of norms that are added up in another order."""
     assert differences[name] <= 1e-6
 

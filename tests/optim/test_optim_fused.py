@@ -81,7 +81,7 @@ def test_a_copy_is_fused_too(cls, copied, ran):
 
 
 @by_class
-def test_what_fused_excludes(cls):
+def test_flags_that_fused_excludes(cls):
     p = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(RuntimeError, match="`fused` does not support `differentiable`"):
         cls([p], fused=True, differentiable=True)

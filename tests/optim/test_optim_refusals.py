@@ -161,7 +161,7 @@ def test_a_schedule_is_for_the_pure_algorithm(info):
         CLASSES[info.optim_cls](some_params(info), lr=fx.schedules.linear(0.1))
 
 
-def test_what_is_no_transformation():
+def test_transform_optimizer_refuses_what_is_no_transformation():
     params = [torch.nn.Parameter(torch.ones(2))]
     for args, advice in (
         (

@@ -99,7 +99,7 @@ def test_copies_step_alike(info, how):
     handle.remove()
 
 
-def test_what_the_user_writes_is_used():
+def test_edits_of_groups_and_state_are_used():
     """In the state, in a group, and in a flag of a group, at any time."""
     p = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     optimizer = optim.Adam([p], lr=0.1)
@@ -403,7 +403,7 @@ def test_names_survive_a_load(info):
 
 @by_class()
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-def test_what_copies_keep(info, how):
+def test_copies_keep_state_and_groups(info, how):
     """All public attributes and, as torch's copies, none of the hooks, in registries of their own."""
     params = some_params(info)
     optimizer = CLASSES[info.optim_cls](params)
@@ -421,7 +421,7 @@ def test_what_copies_keep(info, how):
 
 
 @by_class()
-def test_what_the_user_writes_is_used_by_every_class(info):
+def test_edits_of_groups_are_used_by_every_class(info):
     """Between any two steps: other tensors in the state, other values in place, another learning rate."""
     (their_params, theirs), (our_params, ours) = pair(info, some_params(info, torch.float32), **richest(info))
     for step in range(4):

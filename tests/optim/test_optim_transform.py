@@ -129,7 +129,7 @@ def test_hooks_closure_and_copies():
     assert isinstance(optimizer, torch.optim.Optimizer)
 
 
-def test_what_is_kept_for_a_parameter_is_kept_under_it():
+def test_state_is_kept_under_its_parameter():
     """By torch's names; in a chain behind the number of the link. What belongs to all of a group, under each."""
     params = some_params()
     optimizer = optim.TransformOptimizer(params, fx.chain(fx.adamw(), fx.inject_hyperparams(fx.lion)(lr=0.1)))

@@ -198,7 +198,7 @@ def test_groups_by_device_and_dtype():
     assert groups == [{torch.float32}, {torch.float64}]
 
 
-def test_device():
+def test_averages_live_on_their_device():
     averaged = ours.AveragedModel(nn.Linear(2, 2), device=torch.device("meta"))
     assert averaged.module.weight.device.type == averaged.n_averaged.device.type == "meta"
 
@@ -211,7 +211,7 @@ def test_forward_is_the_modules():
 
 
 @pytest.mark.parametrize("into_ours", [True, False])
-def test_checkpoints_go_both_ways(into_ours):
+def test_checkpoints_of_averages_go_both_ways(into_ours):
     model = make_model()
     source, target = (m.AveragedModel(model) for m in ((theirs, ours) if into_ours else (ours, theirs)))
     for step in range(4):
@@ -227,7 +227,7 @@ def test_checkpoints_go_both_ways(into_ours):
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if not name.startswith("custom")])
 @pytest.mark.parametrize("copying", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_go_on(name, copying):
+def test_copied_averages_go_on(name, copying):
     model = make_model()
     _, averaged, _ = averaged_models(name, model)
     for step in range(2):
@@ -276,7 +276,7 @@ def test_ema_functions_ignore_the_count():
         lambda m: m.SWALR(make_optimizer(), [0.1]),
     ],
 )
-def test_bad_arguments(bad):
+def test_averages_refuse_bad_arguments(bad):
     errors = []
     for module in (theirs, ours):
         with pytest.raises(Exception) as error:
@@ -474,7 +474,7 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_whole_loops(name):
+def test_whole_loops_with_averages(name):
     expected = loop(theirs, torch.optim.lr_scheduler, LOOPS[name])
     result = loop(ours, our_schedulers, LOOPS[name])
     # Batch normalization and 36 steps enlarge the last digits of the rates.

@@ -35,7 +35,7 @@ def differentiable(row, options):
 
 @cases(ALGORITHMS, where=differentiable)
 @pytest.mark.parametrize("link", [None, fx.clip_by_global_norm(0.5)], ids=["alone", "clipped"])
-def test_they_are_finite_and_those_of_differences(row, options, link):
+def test_derivatives_at_zero_equal_differences(row, options, link):
     of, at, h = trained(row(**options), link), torch.tensor(1.0, dtype=torch.float64), 1e-6
     reverse = torch.func.grad(of)(at)
     _, forward = torch.func.jvp(of, (at,), (torch.ones_like(at),))

@@ -207,7 +207,7 @@ def test_sparse_gradients_are_made_dense():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_state_dtype(dtype):
+def test_lbfgs_state_dtype(dtype):
     function, params = PROBLEMS["rosenbrock"]
     params = {"x": params["x"].float()}
     tx = fx.lbfgs(state_dtype=dtype, line_search_fn="strong_wolfe", history_size=4)
@@ -220,7 +220,7 @@ def test_state_dtype(dtype):
     assert function(params) < 4
 
 
-def test_explain():
+def test_lbfgs_explains_itself():
     (row,) = explain(fx.lbfgs(), PROBLEMS["logistic"][1])
     assert row == ("lbfgs", "eager", 2, 6, "float64", "cpu", "one vector for all leaves")
 
@@ -270,7 +270,7 @@ MISUSE = {
 
 
 @pytest.mark.parametrize("name", MISUSE)
-def test_misuse(name):
+def test_lbfgs_refuses_bad_arguments(name):
     call, kind, message = MISUSE[name]
     with pytest.raises(kind, match=message):
         call(fx.lbfgs())

@@ -10,7 +10,7 @@ import optimfx as fx
 
 
 @cases(ALGORITHMS + LINKS, where=lambda row, options: row.twin(**options) is not None, column="Optax")
-def test_same_run(row, options, figure):
+def test_training_runs_equal_optax(row, options, figure):
     figure(assert_same_run(row(**options), row.twin(**options)))
 
 
@@ -56,7 +56,7 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
-def test_combinations(name):
+def test_chains_equal_optax(name):
     assert_same_run(*COMBINATIONS[name])
 
 
@@ -93,7 +93,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules(name):
+def test_schedules_equal_optax(name):
     ours, theirs = SCHEDULES[name]
     for step in range(60):
         np.testing.assert_allclose(ours(step), theirs(step), rtol=1e-10, atol=1e-15)

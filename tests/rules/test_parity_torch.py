@@ -72,7 +72,7 @@ def _assert_same_run(row: Row, options: dict, dtype: torch.dtype, grads_of, step
 
 @with_torch(column="torch")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_bit_equal(row, options, dtype, figure):
+def test_step_is_bit_equal_to_torch(row, options, dtype, figure):
     assert_same_run(row, options, dtype)
     figure(0.0)
 

@@ -133,7 +133,7 @@ REFUSED = [replace(row, options=[row.richest]) for row in ALGORITHMS if row.rule
 
 @cases(REFUSED)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_what_would_move_every_element_refuses(row, options, inplace):
+def test_rules_that_move_every_element_refuse_sparse_gradients(row, options, inplace):
     """And in a chain, before a link in front of it has written anything."""
     tx = fx.chain(fx.scale(2.0), row(**options))
     params = [torch.randn(ROWS, WIDTH)]

@@ -39,7 +39,7 @@ def test_an_empty_chain_is_the_identity():
     assert_equal(fx.step(tx, params, tx.init(params), params)[0], [torch.full((2,), 2.0)])
 
 
-def test_chains_nest():
+def test_nested_chains_equal_flat_ones():
     params = params_like()
     flat = fx.chain(fx.clip_by_global_norm(1.0), fx.scale_by_adam(), fx.scale_by_lr(0.1))
     nested = fx.chain(fx.clip_by_global_norm(1.0), fx.chain(fx.scale_by_adam(), fx.scale_by_lr(0.1)))

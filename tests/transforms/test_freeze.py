@@ -28,6 +28,6 @@ def test_a_selective_transform_keeps_no_state_for_them(mask):
     assert sum(leaf.numel() for leaf in leaves(state) if leaf.dim()) == 2 * (6 + 3)
 
 
-def test_what_is_no_transformation_is_refused():
+def test_freeze_refuses_what_is_no_transformation():
     with pytest.raises(TypeError, match="optimizer"):
         fx.selective_transform(fx.adam, freeze_mask=MASK)

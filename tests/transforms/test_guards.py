@@ -166,7 +166,7 @@ def test_guards_in_an_optimizer_and_in_its_checkpoint():
     ],
     ids=["factory", "negative", "not an integer", "no function"],
 )
-def test_refusals(make, error):
+def test_guards_refuse_bad_arguments(make, error):
     with pytest.raises(error, match="must be"):
         make()
 

@@ -12,7 +12,7 @@ PARAMS = {"w": torch.randn(4, 3, dtype=torch.float64), "b": torch.randn(3, dtype
 
 
 @pytest.mark.parametrize("period, size", [(1, 0.5), (3, 0.8), (4, 0.0), (2, 1.0)])
-def test_equals_optax(period, size):
+def test_lookahead_equals_optax(period, size):
     ours = fx.lookahead(fx.adam(0.1, eps=1e-3), period, size)
     theirs = optax.lookahead(optax.adam(0.1, eps=1e-3), period, size)
     params, state = PARAMS, ours.init(PARAMS)
@@ -29,11 +29,11 @@ def test_equals_optax(period, size):
                 torch.testing.assert_close(mine[name], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_it_is_one_pass():
+def test_lookahead_fuses_to_one_pass():
     assert len(fx.explain(fx.lookahead(fx.adamw()), PARAMS)) == 1
 
 
-def test_models_under_vmap_and_in_one_graph():
+def test_lookahead_under_vmap_and_in_one_graph():
     tx = fx.lookahead(fx.sgd(0.1), 2)
     models = [{"w": torch.randn(3)} for _ in range(3)]
     grads = [random_like(model) for model in models]
@@ -59,6 +59,6 @@ def test_models_under_vmap_and_in_one_graph():
         ((fx.sgd(), 5, 1.5), "slow_step_size"),
     ],
 )
-def test_what_is_refused(arguments, match):
+def test_lookahead_refuses_bad_arguments(arguments, match):
     with pytest.raises((ValueError, TypeError), match=match):
         fx.lookahead(*arguments)

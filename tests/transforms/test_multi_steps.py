@@ -26,7 +26,7 @@ def mean(gradients):
 
 @rows(LEAFWISE)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_it_steps_on_the_mean(row, inplace):
+def test_multi_steps_steps_on_the_mean(row, inplace):
     tx, params = row(**row.richest), row.params()
     gradients = [random_like(params) for _ in range(7)]
     expected, expected_state = trained(tx, params, [mean(gradients[:3]), mean(gradients[3:6])])
@@ -38,7 +38,7 @@ def test_it_steps_on_the_mean(row, inplace):
     assert_equal((stepped, state.inner_state), (expected, expected_state), **tolerance)
 
 
-def test_as_optax():
+def test_multi_steps_equals_optax():
     tx = fx.multi_steps(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(0.1)), 3)
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.01))
     assert_same_run(tx, optax.MultiSteps(inner, 3, accumulator_dtype=float).gradient_transformation())
@@ -75,7 +75,7 @@ def test_a_leaf_without_gradient_adds_nothing_and_sits_out_the_step():
     assert stepped[2] is params[2]
 
 
-def test_what_is_not_finite_goes_with_its_step():
+def test_nonfinite_gradients_are_skipped_with_their_step():
     tx = fx.multi_steps(fx.scale(1.0), 2)
     params = [torch.zeros(1)]
     state = tx.init(params)
@@ -114,7 +114,7 @@ def test_under_vmap_what_depends_on_the_count_is_computed_once():
     assert sum(isinstance(step, torch.Tensor) for step in asked) == 3  # beside the checks, which ask for the first
 
 
-def test_vmap():
+def test_multi_steps_under_vmap():
     tx = fx.multi_steps(fx.chain(fx.clip_by_global_norm(1.0), fx.adam(0.1)), 2)
     models = [params_like() for _ in range(3)]
     gradients = [[random_like(model) for _ in range(5)] for model in models]
@@ -127,7 +127,7 @@ def test_vmap():
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_one_graph_for_all_calls(inplace, fresh_compiler):
+def test_multi_steps_compiles_once_for_all_calls(inplace, fresh_compiler):
     tx = fx.multi_steps(fx.adamw(fx.schedules.linear(0.1, total_iters=3)), 2)
     step = torch.compile(
         lambda grads, state, params: fx.step(tx, grads, state, params, inplace=inplace),
@@ -159,7 +159,7 @@ def test_gradients_through_a_step():
     assert_equal(torch.func.grad(after)(gradients), torch.full((4, 1), -0.5))
 
 
-def test_as_an_optimizer():
+def test_multi_steps_as_an_optimizer():
     """Small batches one after the other are a large one; scheduled, and resumed between two of them."""
     torch.manual_seed(0)
     x, y = torch.randn(8, 3), torch.randn(8, 1)
@@ -191,7 +191,7 @@ def test_as_an_optimizer():
         assert_equal(ours, other)
 
 
-def test_errors():
+def test_multi_steps_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"every must be an integer in \[1, inf\); got 0"):
         fx.multi_steps(fx.sgd(), 0)
     tx = fx.multi_steps(fx.adamw(), 2)
@@ -212,7 +212,7 @@ def test_errors():
     assert state.step == 0 and state.acc_grads[0].sum() == 0
 
 
-def test_it_says_what_it_is():
+def test_multi_steps_describes_itself():
     tx = fx.multi_steps(fx.sgd(0.1), 4)
     assert repr(tx) == "multi_steps(sgd(lr=0.1), every=4)"
     assert [row.transform for row in fx.explain(tx, [torch.ones(2)])] == ["sgd"]

@@ -93,7 +93,7 @@ def test_draws_depend_on_seed_step_and_place(other):
         assert 0.48 < fraction.float().mean() < 0.52  # 4 standard deviations
 
 
-def test_what_need_not_be_rounded_is_not():
+def test_float32_parameters_are_not_rounded():
     x = torch.tensor([0.0, -0.0, 1.0, -1.5, torch.inf, -torch.inf, torch.nan])
     assert torch.equal(draw(x).nan_to_num(7.0), x.nan_to_num(7.0))
     assert torch.equal(draw(x).signbit(), x.signbit())
@@ -101,7 +101,7 @@ def test_what_need_not_be_rounded_is_not():
     assert torch.equal(rounded_stochastically(y, torch.float32, 0, 1), y)
 
 
-def test_one_step_is_one_however_it_is_run():
+def test_rounded_steps_are_equal_under_every_executor():
     """The same bits one by one, in a list, under vmap and compiled."""
     tx = fx.chain(fx.sgd(lr=1e-3), fx.stochastic_rounding(seed=7))
     params, grads = torch.randn(3, 40).to(BF16), torch.randn(3, 40).to(BF16)

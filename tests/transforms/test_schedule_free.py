@@ -33,7 +33,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("ours, theirs", PAIRS.values(), ids=PAIRS.keys())
-def test_equals_optax(ours, theirs):
+def test_schedule_free_equals_optax(ours, theirs):
     """Parameters, and those that are evaluated, for 20 steps."""
     params, state = PARAMS, ours.init(PARAMS)
     their_params = {name: p.numpy() for name, p in PARAMS.items()}
@@ -65,12 +65,12 @@ def test_the_first_step_of_a_warmup_moves_nothing():
     assert state[1].weight_sum["w"].item() == sum(rate**2 for rate in rates)
 
 
-def test_it_is_one_pass():
+def test_schedule_free_fuses_to_one_pass():
     tx = fx.chain(fx.clip_by_global_norm(1.0), fx.schedule_free_adamw())
     assert len(fx.explain(tx, {"w": torch.ones(4), "b": torch.ones(3)})) == 1
 
 
-def test_models_under_vmap_and_in_one_graph():
+def test_schedule_free_under_vmap_and_in_one_graph():
     tx = fx.schedule_free_adamw(0.1, 5)
     models = [{"w": torch.randn(3)} for _ in range(3)]
     grads = [random_like(model) for model in models]
@@ -87,7 +87,7 @@ def test_models_under_vmap_and_in_one_graph():
     torch.testing.assert_close(compiled(models[0], grads[0]), two(models[0], grads[0]))
 
 
-def test_it_pickles_and_the_state_copies():
+def test_schedule_free_pickles_and_its_state_copies():
     tx = pickle.loads(pickle.dumps(fx.schedule_free_adamw(0.1, 5)))
     params = clone(PARAMS)
     state = tx.init(params)
@@ -105,6 +105,6 @@ def test_it_pickles_and_the_state_copies():
         (lambda: fx.schedule_free_eval_params(fx.adam().init(PARAMS), PARAMS), "no ScheduleFreeState"),
     ],
 )
-def test_what_is_refused(make, match):
+def test_schedule_free_refuses_bad_arguments(make, match):
     with pytest.raises((ValueError, TypeError), match=match):
         make()
