@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -23,7 +24,7 @@ from optimfx.optim.adapter.constructor import constructor
 from optimfx.optim.adapter.group_step import Batch
 from optimfx.optim.adapter.hooks import with_hooks
 from optimfx.optim.adapter.scalar_columns import Scalars
-from optimfx.optim.adapter.settings import Algorithm, Group, Settings
+from optimfx.optim.adapter.settings import Algorithm, Group, Settings, release
 from optimfx.optim.adapter.validation import check_fused
 
 Closure: TypeAlias = Callable[[], Any]
@@ -215,7 +216,10 @@ class Optimizer(torch.optim.Optimizer):
     def _prepare(self, start: int = 0) -> None:
         """Make the updates of groups before anything is compiled; what they refuse, a step refuses, as in torch."""
         if not start:
-            self._updates: dict[int, Settings] = {}
+            if "_updates" not in vars(self):
+                self._updates: dict[int, Settings] = {}
+                weakref.finalize(self, release, self._updates).atexit = False
+            self._updates.clear()
             self._plans: dict[int, group_step.BatchPlan] = {}
             # A GradScaler reads this, and leaves unscaling to the step.
             self._step_supports_amp_scaling = bool(self.defaults.get("fused"))

@@ -1,5 +1,8 @@
 """``optimizer.step()`` inside torch.compile: one graph, no break, and none anew when the learning rate changes."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from classes import CLASSES, DB, parameters
@@ -187,3 +190,23 @@ def test_a_scheduler_drives_the_compiled_step(fresh_compiler):
             scheduler.step()
     torch.testing.assert_close(p, q)
     assert fresh_compiler["stats"]["unique_graphs"] <= 2  # with the first step, which makes the state
+
+
+@pytest.mark.skipif(BEFORE_2_13, reason="the compiler of this torch keeps parameters in its graphs until collected")
+@names(DENSE)
+def test_a_compiled_optimizer_frees_its_parameters_at_once(cls, fresh_compiler):
+    """Without the garbage collector, in which Dynamo leaves what it has traced."""
+    gc.collect()
+    gc.disable()
+    try:
+        params = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes(cls)]
+        freed = [weakref.ref(p) for p in params]
+        optimizer = cls(params)
+        step = torch.compile(optimizer.step, backend="eager")
+        for _ in range(2):
+            gradients(params)
+            step()
+        del optimizer, params, step
+        assert [ref() for ref in freed] == [None] * len(freed)
+    finally:
+        gc.enable()

@@ -14,6 +14,7 @@ from torch import Tensor
 from optimfx.core import GradientTransformation
 from optimfx.core.hyperparams import PLAIN_VALUES, resolve, switch_of
 from optimfx.core.ranges import hyper_names
+from optimfx.execution.step import flat_scalars
 
 Group = dict[str, Any]
 
@@ -130,6 +131,15 @@ class Settings:
         likeness = tuple(map(switch_of, self.hyper.values())) if self.hyper is not None else None
         if likeness is None or likeness != self.likeness:
             self.likeness, self.like = likeness, None if likeness is None else object()
+
+
+def release(settings: dict[int, Settings]) -> None:
+    """Let go of the groups of an optimizer that is gone: what Dynamo has traced keeps the settings until collected."""
+    for each in settings.values():
+        each.group = {}
+        for value in flat_scalars(list(each.update.hyper.values())):
+            if isinstance(value, GroupValue):
+                value.group = {}
 
 
 FLAGS = ("foreach", "fused", "differentiable", "capturable")
