@@ -24,7 +24,22 @@ from optimfx.core.transformation import (
     StepState,
     check_transformation,
 )
-from optimfx.core.types import BFLOAT16, FLOAT32, Array, DType, Hyper, Params, PyTree, Scalar, Schedule, State, Updates
+from optimfx.core.types import (
+    BFLOAT16,
+    FLOAT32,
+    Array,
+    Column,
+    DType,
+    Hyper,
+    Key,
+    Params,
+    PyTree,
+    Scalar,
+    Schedule,
+    State,
+    Updates,
+    Value,
+)
 from optimfx.core.validation import (
     FROM_ONE,
     NON_NEGATIVE,
@@ -51,6 +66,7 @@ __all__ = [
     "AtLeastOne",
     "Betas",
     "Coefficients",
+    "Column",
     "DType",
     "Decay",
     "EmptyState",
@@ -58,6 +74,7 @@ __all__ = [
     "GradientTransformation",
     "Hyper",
     "Interval",
+    "Key",
     "Locality",
     "NonNegative",
     "NonPositive",
@@ -75,6 +92,7 @@ __all__ = [
     "Stepper",
     "ThreeBetas",
     "Updates",
+    "Value",
     "check_count",
     "check_hyper",
     "check_ranges",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from optimfx.core.hyperparams import is_constant, resolve, switch_of
 from optimfx.core.rule import Rule
 from optimfx.core.transformation import EmptyState, StepState
+from optimfx.core.types import Key, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Link:
 
     name: str
     rule: Rule
-    hyper: dict[str, Any]
+    hyper: dict[str, Value]
     maximize: bool
     state_dtype: torch.dtype | None
     counts: bool = field(init=False, repr=False)
@@ -42,9 +44,9 @@ class Link:
     state_type: type[Any] = field(init=False, repr=False)
     user_names: list[str] = field(init=False, repr=False)
     has_schedule: bool = field(init=False, repr=False)
-    constants: dict[str, Any] | None = field(init=False, repr=False)
+    constants: dict[str, Value] | None = field(init=False, repr=False)
     varies_by_count: bool = field(init=False, repr=False)
-    signature: tuple[Any, ...] = field(init=False, repr=False)
+    signature: tuple[Key, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         has_schedule = any(callable(h) for h in _flat(self.hyper.values()))
@@ -65,5 +67,5 @@ class Link:
             object.__setattr__(self, name, value)
 
 
-def _flat(values: Any) -> list[Any]:
+def _flat(values: Iterable[Value]) -> list[Value]:
     return [x for v in values for x in (_flat(v) if isinstance(v, (tuple, list)) else [v])]

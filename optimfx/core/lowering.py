@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from optimfx.core.transformation import TransformUpdate
-from optimfx.core.types import State
+from optimfx.core.types import Array, State
 
 
 class Call(NamedTuple):
@@ -47,7 +47,7 @@ def join(parts: Sequence[Lowered], state_of: Callable[[list[State]], State]) -> 
     return Lowered([call for part in parts for call in part.calls], states_of)
 
 
-def only(states: list[Any]) -> Any:
+def only(states: list[Array]) -> Any:
     """Return the state of a transformation that is a single call."""
     (state,) = states
     return state

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._dtype_abbrs import dtype_abbrs
 
 from optimfx.core import tracing, tree
+from optimfx.core.types import Array, Value
 
 LINE = 100
 """As many characters of a state, or of a tree in it, stand in one line."""
@@ -22,7 +23,7 @@ LINE = 100
 State = TypeVar("State")
 
 
-def call(name: str, hyper: dict[str, Any], parts: Sequence[str] = ()) -> str:
+def call(name: str, hyper: dict[str, Value], parts: Sequence[str] = ()) -> str:
     """Write a transformation as the call that makes it, without what is switched off by default."""
     defaults = _defaults(name, hyper)
     if defaults is not None:
@@ -32,7 +33,7 @@ def call(name: str, hyper: dict[str, Any], parts: Sequence[str] = ()) -> str:
     return f"{name}({', '.join([*parts, *(f'{key}={_hyper(value)}' for key, value in hyper.items())])})"
 
 
-def _defaults(name: str, hyper: dict[str, Any]) -> dict[str, Any] | None:
+def _defaults(name: str, hyper: dict[str, Value]) -> dict[str, Any] | None:
     """Return the arguments of our factory of this name, if it made a transformation with these hyperparameters.
 
     These are at least the factory's arguments: a rule of several factories has those of the others too.
@@ -105,7 +106,7 @@ def _is_state(value: Any) -> bool:
     return vars(type(value)).get("__repr__") is _state
 
 
-def _leaf(leaf: Any) -> str:
+def _leaf(leaf: Array) -> str:
     if not isinstance(leaf, Tensor):
         return repr(leaf)
     value = _read(leaf)

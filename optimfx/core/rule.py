@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from torch import Tensor
 
 from optimfx.core.reprs import name_of, state_class
-from optimfx.core.types import Scalar
+from optimfx.core.types import Array, Scalar, Value
 
 
 def _no_slots(param: Tensor) -> tuple[()]:
@@ -84,18 +84,18 @@ class Rule:
         TypeError: the functions and the state do not go together.
     """
 
-    leaf: Callable[..., Any]
-    scalars: Callable[..., Any]
+    leaf: Callable[..., tuple[Array, ...]]
+    scalars: Callable[..., Value]
     init: Callable[..., tuple[Tensor | None, ...]] = _no_slots
     state: type[Any] | None = None
-    reads_param: Callable[[Any], bool] = lambda scalars: False
+    reads_param: Callable[[Value], bool] = lambda scalars: False
     locality: Locality = Locality.ELEMENT
     carries: tuple[str, ...] = ()
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     needs_global_norm: bool = False
     needs_param_dtype: bool = False
     unsupported_reason: Callable[[Tensor], str | None] = lambda param: None
-    sparse: Callable[[Any], bool] = lambda scalars: False
+    sparse: Callable[[Value], bool] = lambda scalars: False
     aten: str | None = None
     init_names: tuple[str, ...] = field(init=False, repr=False)
     begin_names: tuple[str, ...] = field(init=False, repr=False)
@@ -142,10 +142,10 @@ class Rule:
     def __repr__(self) -> str:
         return f"Rule({self.leaf.__module__}.{name_of(self.leaf)})"
 
-    def __deepcopy__(self, memo: Any) -> Rule:
+    def __deepcopy__(self, memo: dict[int, object]) -> Rule:
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[str, str], Rule], tuple[str, str]]:
         """Pickle by reference, as functions are: a rule is where its module says."""
         for function in (self.scalars, self.leaf, self.init):
             module = function.__module__
@@ -172,5 +172,6 @@ def rule_of(number: int) -> Rule:
     return _rules[number]
 
 
-def _variable_of(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
+def _variable_of(module: str, name: str) -> Rule:
+    rule: Rule = getattr(importlib.import_module(module), name)
+    return rule

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
+from optimfx.core.types import Value
+
 
 def active() -> bool:
     """Whether tensors may stand for something else than their own values, so that none may be read.
@@ -100,7 +102,7 @@ def read_number(x: Any) -> Any:
     return x.item()
 
 
-def numbers(xs: Sequence[Any]) -> list[Any]:
+def numbers(xs: Sequence[Value]) -> list[Value]:
     """:func:`number` of each, asking once what surrounds the call."""
     if active() or torch.is_grad_enabled():
         return [read_number(x) for x in xs]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from optimfx.core.reprs import call, name_of, state_class
-from optimfx.core.types import Params, PyTree, State, Updates
+from optimfx.core.types import Params, PyTree, State, Updates, Value
 
 
 class TransformInit(Protocol):
@@ -50,7 +50,7 @@ class Outline(NamedTuple):
     """What a transformation is made of, for a person to read."""
 
     name: str
-    hyper: dict[str, Any]
+    hyper: dict[str, Value]
     parts: Sequence[tuple[str, GradientTransformation]] = ()  # each with its label, if it has one
 
 

@@ -16,15 +16,14 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.core import dynamo, tracing
+from optimfx.core.types import Array, Column, PyTree
 
-PyTree = Any
-"""Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
 NAMESPACE = "torch"
 """Where optree looks for registered classes: those of torch.utils.pytree, and those that optree
 has for all namespaces. In it, dicts keep the order of their keys; only so can torch.compile trace them."""
 
 
-def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
+def flatten(tree: PyTree) -> tuple[list[Array], PyTreeSpec]:
     """Flatten a tree to its leaves and the structure that puts them back."""
     if torch.compiler.is_compiling():
         dynamo.teach()
@@ -34,7 +33,7 @@ def flatten(tree: PyTree) -> tuple[list[Any], PyTreeSpec]:
 LEAF_TYPES = {Tensor, torch.nn.Parameter, type(None)}
 
 
-def flatten_with_key(tree: PyTree) -> tuple[Sequence[Any], Any]:
+def flatten_with_key(tree: PyTree) -> tuple[Column, Any]:
     """Flatten a tree to its leaves and a key that is equal for trees of one structure.
 
     A dict or a list of nothing but tensors is taken apart here: optree takes ten times as long, as it asks of each leaf
@@ -49,7 +48,7 @@ def flatten_with_key(tree: PyTree) -> tuple[Sequence[Any], Any]:
     return flatten(tree)
 
 
-def builder_of(key: Any) -> Callable[[Sequence[Any]], PyTree]:
+def builder_of(key: Any) -> Callable[[Column], PyTree]:
     """Return the function that makes a tree of this key from its leaves."""
     if not isinstance(key, tuple):
         return lambda leaves: unflatten(key, leaves)
@@ -57,7 +56,7 @@ def builder_of(key: Any) -> Callable[[Sequence[Any]], PyTree]:
     return list if kind is list else lambda leaves: dict(zip(names, leaves))
 
 
-def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Any]:
+def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Array]:
     """Return the subtrees of ``tree`` that stand at the leaves of ``spec``.
 
     Raises:
@@ -79,7 +78,7 @@ def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
     return optree.tree_unflatten(spec, leaves)
 
 
-def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
+def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Array]:
     """For each leaf of ``tree``, the leaf of ``prefix`` that stands for it or for a subtree that it is in.
 
     Raises:
@@ -96,7 +95,7 @@ def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Any]:
             f"{name} is not a prefix of {like}. {where}\n"
             f"Give {name} as a tree like {like}, in which a leaf may stand for a whole subtree."
         ) from None
-    placed: list[Any] = [None] * len(whole)
+    placed: list[Array] = [None] * len(whole)
     for leaf, subtree in zip(leaves, subtrees):
         for i in (subtree,) if type(subtree) is int else flatten(subtree)[0]:
             placed[i] = leaf
@@ -183,7 +182,7 @@ def path(spec: PyTreeSpec, index: int, name: str) -> str:
     return spec.accessors()[index].codify(name)
 
 
-def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
+def check_leaf(leaf: Array, spec: PyTreeSpec, index: int, name: str) -> None:
     """Refuse a leaf that no optimizer can step: anything but a floating-point or complex tensor."""
     if not isinstance(leaf, Tensor):
         raise TypeError(
@@ -196,7 +195,7 @@ def check_leaf(leaf: Any, spec: PyTreeSpec, index: int, name: str) -> None:
         )
 
 
-def check_counterpart(leaf: Any, other: Any, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
+def check_counterpart(leaf: Array, other: Array, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
     """Refuse leaves that no optimizer can step, or not together: one is missing, broadcast, or alone complex."""
     if leaf is not None:
         check_leaf(leaf, spec, index, names[0])
@@ -220,7 +219,7 @@ def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str
     return str(next((e(name) for e in errors), error))
 
 
-def _advice(leaf: Any, name: str) -> str:
+def _advice(leaf: Array, name: str) -> str:
     """Suggest what to give in place of something that is no tensor."""
     if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"):
         return f"Give {name} as a tree of tensors, such as dict(model.named_parameters())."
@@ -229,5 +228,5 @@ def _advice(leaf: Any, name: str) -> str:
     return "Take it out, or register its class with torch.utils._pytree.register_pytree_node if it holds tensors."
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: Array) -> str:
     return f"{leaf!r} (a {type(leaf).__name__})" if isinstance(leaf, (int, float, str)) else f"a {type(leaf).__name__}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from optimfx.core.tree import PyTree as PyTree
-
+PyTree: TypeAlias = Any
+"""Any nesting of dicts, lists, tuples, NamedTuples and registered classes."""
 Params: TypeAlias = PyTree
 """A pytree of floating-point or complex tensors; ``None`` where there is no parameter."""
 Updates: TypeAlias = PyTree
@@ -21,14 +21,18 @@ Array: TypeAlias = Any
 
 Only Python's operators and the words of :mod:`optimfx.ops` are used on it.
 """
+Column: TypeAlias = Sequence[Array]
+"""An entry for each leaf: a tensor or what stands for one, or ``None``."""
 Scalar: TypeAlias = float | Tensor
 """A Python number or a 0-d tensor."""
 Schedule: TypeAlias = Callable[[Scalar], Scalar]
 """A value for each step; the first update asks for step 0."""
 Hyper: TypeAlias = float | Tensor | Schedule
 """A hyperparameter: a number, a 0-d tensor (``vmap`` and gradients reach it), or a schedule."""
-
-
+Value: TypeAlias = Any
+"""The value of a hyperparameter or scalar at a step: a number, a 0-d tensor, a vector, a flag, or a tuple of these."""
+Key: TypeAlias = Hashable
+"""What a plan or a group of leaves is found again by."""
 DType: TypeAlias = torch.dtype
 BFLOAT16 = torch.bfloat16
 FLOAT32 = torch.float32

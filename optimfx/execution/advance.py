@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from optimfx.core import tracing
 from optimfx.core.hyperparams import as_step_number
 from optimfx.core.link import Link
+from optimfx.core.types import Array, Column, Key, Value
 from optimfx.execution.executors.custom_op.scalars import join_scalars, split_scalars
 from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns
@@ -29,8 +30,8 @@ def advance(
     has_params: bool,
     inplace: bool,
     lines: Sequence[PackedView | None] = (),
-    global_norm: Any = None,
-) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+    global_norm: Value = None,
+) -> tuple[Column, list[list[Column]]]:
     """Step every leaf: return the results, and the columns of each link's new state.
 
     Args:
@@ -49,7 +50,7 @@ def advance(
     if lines:
         vectors = [None if line is None else line.through(column) for line, column in zip(lines, every)]
     runs, counts = _next_counts(columns, every, vectors, traced=traced)
-    of_link: Sequence[Sequence[tuple[Any, ...]]] = list(zip(*counts))
+    of_link: Sequence[Sequence[tuple[Value, ...]]] = list(zip(*counts))
     if traced:
         of_link = [[_move_vectors(leaves.grads[0], each) for each in own] for own in of_link]
     of_run = list(zip(*[steps_of(link, each, global_norm=global_norm) for link, each in zip(links, of_link)]))
@@ -66,7 +67,7 @@ def advance(
     shared = []
     left = iter(vectors)
     for k, (link, own) in enumerate(zip(links, columns.shared)):
-        stored: list[Sequence[Any]] = []
+        stored: list[Column] = []
         for j, before in enumerate(own):
             values = [
                 getattr(steps[k].scalars, link.rule.carries[j - 1]) if j else each[k][0]
@@ -77,21 +78,19 @@ def advance(
     return results, split_by_link(links, shared, slots)
 
 
-def _move_vectors(grad: Tensor, numbers: Sequence[Any]) -> tuple[Any, ...]:
+def _move_vectors(grad: Tensor, numbers: Sequence[Value]) -> tuple[Value, ...]:
     """Move the vectors that leaves share to their device: there, torch computes with a 0-d tensor of the host alone."""
     return tuple([x.to(grad.device) if isinstance(x, Tensor) and x.dim() else x for x in numbers])
 
 
-def split_by_link(
-    links: Sequence[Link], shared: Sequence[Sequence[Any]], slots: Sequence[Any]
-) -> list[list[Sequence[Any]]]:
+def split_by_link(links: Sequence[Link], shared: Sequence[Column], slots: Column) -> list[list[Column]]:
     """Split columns by link: what its leaves share, then its slots."""
     left = iter(slots)
     return [[*own, *[next(left) for _ in link.rule.slots]] for link, own in zip(links, shared)]
 
 
 def steps_of(
-    link: Link, counts: Sequence[tuple[Any, ...]], hyper: dict[str, Any] | None = None, global_norm: Any = None
+    link: Link, counts: Sequence[tuple[Value, ...]], hyper: dict[str, Value] | None = None, global_norm: Value = None
 ) -> list[Step]:
     """Make the steps to these counts, each with the scalars that are carried to it.
 
@@ -111,7 +110,7 @@ def steps_of(
     return steps
 
 
-def check_leaves(link: Link, scalars: Any, columns: Columns, rows: Sequence[int], *, has_params: bool) -> None:
+def check_leaves(link: Link, scalars: Value, columns: Columns, rows: Sequence[int], *, has_params: bool) -> None:
     """Refuse what the link cannot do with these leaves.
 
     That is to step without parameters that it reads, and to step sparse gradients where elements without one would
@@ -137,8 +136,8 @@ def check_leaves(link: Link, scalars: Any, columns: Columns, rows: Sequence[int]
 
 
 def _next_counts(
-    columns: Columns, every: Sequence[Sequence[Any]], vectors: Sequence[Tensor | None], *, traced: bool
-) -> tuple[Runs, list[list[tuple[Any, ...]]]]:
+    columns: Columns, every: Sequence[Column], vectors: Sequence[Tensor | None], *, traced: bool
+) -> tuple[Runs, list[list[tuple[Value, ...]]]]:
     """Group the leaves in runs that share everything; return for each, by link, the next count and what it carries.
 
     Where counts cannot be read, all leaves are one run that shares vectors.
@@ -156,7 +155,7 @@ def _next_counts(
         values = [_read_column(column, vector) for column, vector in zip(every, vectors)]
         if all(map(_is_uniform, values)):
             return None, [_shared_by_link(shared, [column[0] for column in values])]
-        groups: dict[Any, list[int]] = {}
+        groups: dict[Key, list[int]] = {}
         each = list(zip(*values))
         for i, row in enumerate(each):
             # Tensors are compared by identity.
@@ -170,17 +169,17 @@ def _next_counts(
     return runs, [_shared_by_link(shared, row) for row in rows]
 
 
-def _shared_by_link(shared: Sequence[Sequence[Any]], row: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _shared_by_link(shared: Sequence[Column], row: Column) -> list[tuple[Value, ...]]:
     """Return what a leaf shares, by link, with the count of the next step."""
     left = iter(row)
     each = [[next(left) for _ in own] for own in shared]
     return [(own[0] + 1, *own[1:]) if own else () for own in each]
 
 
-def _read_column(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
+def _read_column(column: Column, vector: Tensor | None) -> Column:
     """Read the numbers in a shared column; leave what is on another device, or differentiated, a tensor."""
     if vector is not None:
-        values: list[Any] = vector.tolist()
+        values: list[Array] = vector.tolist()
         return values
     first = column[0]
     if all([x is first for x in column]):
@@ -188,7 +187,7 @@ def _read_column(column: Sequence[Any], vector: Tensor | None) -> Sequence[Any]:
     return tracing.numbers(column)
 
 
-def _is_uniform(values: Sequence[Any]) -> bool:
+def _is_uniform(values: Column) -> bool:
     """Whether all are one number, or one tensor."""
     first = values[0]
     if type(first) in NUMBERS:
@@ -197,14 +196,14 @@ def _is_uniform(values: Sequence[Any]) -> bool:
 
 
 def _store_column(
-    before: Sequence[Any],
+    before: Column,
     runs: Runs,
-    values: Sequence[Any],
+    values: Column,
     vector: Tensor | None,
     *,
     inplace: bool,
     traced: bool,
-) -> Sequence[Any]:
+) -> Column:
     """Store the new values of each run in a shared column, every leaf with a tensor of its own.
 
     It is written in place only where each leaf has one already: what several hold may be held elsewhere too.
@@ -223,7 +222,7 @@ def _store_column(
     runs = [range(len(before))] if runs is None else runs
     if traced:
         return _store_traced_column(before, runs, values)
-    after: list[Any] = list(before)
+    after: list[Array] = list(before)
     has_own = len(set(map(id, before))) == len(before)
     for run, value in zip(runs, values):
         old = before[run[0]]
@@ -237,14 +236,14 @@ def _store_column(
     return after
 
 
-def _copies(value: Any, number: int, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
+def _copies(value: Value, number: int, dtype: torch.dtype, device: torch.device) -> Sequence[Tensor]:
     """Make so many 0-d tensors of a number, or of a tensor's value."""
     if isinstance(value, Tensor):
         return [value.to(device, dtype, copy=True) for _ in range(number)]
     return torch.full((number,), value, dtype=dtype, device=device).unbind()
 
 
-def _store_traced_column(before: Sequence[Any], runs: Sequence[Sequence[int]], values: Sequence[Any]) -> Sequence[Any]:
+def _store_traced_column(before: Column, runs: Sequence[Sequence[int]], values: Column) -> Column:
     """Store one tensor for each run: a graph has few nodes then, and nothing is written in place."""
     after = list(before)
     for run, value in zip(runs, values):
@@ -260,7 +259,7 @@ EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 """The number up to which the dtype has every one."""
 
 
-def _dtype_for(value: Any, old: Tensor) -> torch.dtype:
+def _dtype_for(value: Value, old: Tensor) -> torch.dtype:
     """Choose the dtype of a scalar's new value: its own, or a wider one where that cannot count so far."""
     if isinstance(value, Tensor) or value <= EXACT.get(old.dtype, 0):
         return old.dtype

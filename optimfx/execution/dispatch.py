@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from optimfx.core import tracing, tree
+from optimfx.core.types import Column
 from optimfx.execution.executors.aten import ATen
 from optimfx.execution.executors.base import Executor, symbolic_reason
 from optimfx.execution.executors.blocked import Blocked
@@ -89,7 +90,7 @@ def requested_executors() -> tuple[str, ...]:
     return () if torch.compiler.is_compiling() else _asked.get()
 
 
-def norm_of(grads: Sequence[Any]) -> Tensor:
+def norm_of(grads: Column) -> Tensor:
     """Measure the 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
 
     They have no derivative; a graph takes them for one node.
@@ -107,7 +108,7 @@ def norm_of(grads: Sequence[Any]) -> Tensor:
     return tree.norm_of_leaves(dense)
 
 
-def has_kernels(leaves: Sequence[Any]) -> bool:
+def has_kernels(leaves: Column) -> bool:
     """Whether Triton is the preferred executor for such leaves."""
     first = next((leaf for leaf in leaves if leaf is not None), None)
     if first is None or not build.serves(first.device):

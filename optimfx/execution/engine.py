@@ -14,7 +14,7 @@ from torch import Tensor
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
-from optimfx.core.tree import PyTree
+from optimfx.core.types import Array, Column, Key, PyTree
 from optimfx.execution.advance import split_by_link
 from optimfx.execution.dispatch import requested_executors
 from optimfx.execution.leaves import Leaves
@@ -25,7 +25,7 @@ from optimfx.execution.staged import StagedPlan
 KEPT = 128
 """Plans that are kept, of all transformations together."""
 
-_plans: OrderedDict[Any, TreePlan] = OrderedDict()
+_plans: OrderedDict[Key, TreePlan] = OrderedDict()
 
 
 def run_rules(
@@ -52,7 +52,7 @@ def run_rules(
         spare_updates: whether the updates are not.
         ends: the leaves that go through nothing after these rules, as bits; ``None`` for all.
     """
-    links: list[Any] = [call.update for call in calls]
+    links: list[Array] = [call.update for call in calls]
     how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "has_params": params is not None, "ends": ends}
     if tracing.active():
         columns = Columns.of(calls, updates, params)
@@ -88,7 +88,7 @@ def run_rules(
     return plan.run(links, columns, spare_updates=spare_updates)
 
 
-ABSENT_TREE: tuple[list[Any], Any] = [], ()
+ABSENT_TREE: tuple[list[Array], Any] = [], ()
 
 
 class TreePlan:
@@ -107,7 +107,7 @@ class TreePlan:
         calls: Sequence[Call],
         columns: Columns,
         trees: Sequence[PyTree],
-        flat: Sequence[tuple[Sequence[Any], Any]],
+        flat: Sequence[tuple[Column, Any]],
         **how: Any,
     ) -> None:
         self.has_params = how["has_params"]
@@ -118,7 +118,7 @@ class TreePlan:
         self.build = tree.builder_of(flat[0][1])
         size = len(columns.leaves.grads)
         self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
-        links: list[Any] = [call.update for call in calls]
+        links: list[Array] = [call.update for call in calls]
         self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
         tensors = self._tensors(columns.leaves, columns.shared)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
@@ -127,7 +127,7 @@ class TreePlan:
             [_presence(column) for column in own] for own in split_by_link(links, columns.shared, columns.leaves.slots)
         ]
 
-    def columns_of(self, leaves: Sequence[Sequence[Any]]) -> Columns | None:
+    def columns_of(self, leaves: Sequence[Column]) -> Columns | None:
         """Return the leaves of each tree as columns, if they are as they were."""
         columns = iter([each if pick is None else pick(each) for pick, each in zip(self.pick, leaves)])
         params = next(columns) if self.has_params else [None] * len(leaves[0])
@@ -141,7 +141,7 @@ class TreePlan:
             return None
         return Columns(mine, shared, self.spec, self.has_sparse)
 
-    def _tensors(self, leaves: Leaves, shared: Sequence[Sequence[Any]]) -> list[Tensor]:
+    def _tensors(self, leaves: Leaves, shared: Sequence[Column]) -> list[Tensor]:
         """All that are there."""
         columns = leaves.columns()
         if self.staged.sees_shared:
@@ -165,18 +165,18 @@ class TreePlan:
         ]
         return self.build(results), states
 
-    def _field(self, presence: tuple[bool, bool], column: Sequence[Any]) -> PyTree:
+    def _field(self, presence: tuple[bool, bool], column: Column) -> PyTree:
         some, every = presence
         if not some:
             return ABSENT
         return self.build(column if every else [ABSENT if x is None else x for x in column])
 
 
-def _check_apart(columns: Columns, places: Sequence[Any]) -> None:
+def _check_apart(columns: Columns, places: Column) -> None:
     """Refuse parameters that are at one place, which a step in place would step twice; ``None`` is no place."""
     if len(set(places)) == len(places):
         return
-    first: dict[Any, int] = {}
+    first: dict[Key, int] = {}
     for i, (place, param) in enumerate(zip(places, columns.leaves.params)):
         if place is not None and param.numel() and first.setdefault(place, i) != i:
             one, other = (tree.path(columns.spec, at, "params") for at in (first[place], i))
@@ -187,18 +187,18 @@ def _check_apart(columns: Columns, places: Sequence[Any]) -> None:
 
 
 def _picker(
-    subtree: PyTree, leaves: Sequence[Any], key: Any, spec: PyTreeSpec, size: int
-) -> Callable[[Sequence[Any]], list[Any]] | None:
+    subtree: PyTree, leaves: Column, key: Key, spec: PyTreeSpec, size: int
+) -> Callable[[Column], list[Array]] | None:
     """Return what picks a column from the leaves of its tree; ``None`` if these are the column."""
     if key == ():
         return lambda leaves: [None] * size
     # A tree of indices shows where each leaf goes.
-    places: list[Any] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
+    places: list[Array] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
     if places == list(range(size)) and len(leaves) == size:
         return None
     return lambda leaves: [None if place == () else leaves[place] for place in places]
 
 
-def _presence(column: Sequence[Any]) -> tuple[bool, bool]:
+def _presence(column: Column) -> tuple[bool, bool]:
     there = [x is not None for x in column]
     return any(there), all(there)

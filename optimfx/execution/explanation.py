@@ -8,7 +8,7 @@ from typing import Any
 from optimfx.core import Locality, Row, tree
 from optimfx.core.lowering import Call
 from optimfx.core.reprs import name_of
-from optimfx.core.tree import PyTree
+from optimfx.core.types import Array, Column, Key, PyTree
 from optimfx.execution.dispatch import has_kernels, select
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.plan.stages import stages_of
@@ -37,7 +37,7 @@ def explain_rules(calls: Sequence[Call], params: PyTree) -> list[Row]:
     rows = []
     for stage in stages_of(calls, leaves, measures_leaves=has_kernels(leaves)).stages:
         for segment in stage:
-            links: list[Any] = [calls[k].update for k in segment.order]
+            links: list[Array] = [calls[k].update for k in segment.order]
             steps = tuple([probe_step(link) for link in links])
             name = " + ".join(step.name for step in steps)
             for group in _groups([leaves[i] for i in segment.places]):
@@ -54,9 +54,9 @@ def _measures_norms(step: Step) -> bool:
     return step.rule.locality is Locality.NORM or step.rule.needs_global_norm
 
 
-def _groups(params: Sequence[Any]) -> list[Leaves]:
+def _groups(params: Column) -> list[Leaves]:
     """Group the parameters by device and dtype; they stand for their gradients too."""
-    groups: dict[Any, list[Any]] = {}
+    groups: dict[Key, list[Array]] = {}
     for leaf in params:
         if leaf is not None:
             # A step in place is not differentiated, even if the parameters require gradients.

@@ -11,7 +11,7 @@ from torch import Tensor
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
-from optimfx.core.tree import PyTree
+from optimfx.core.types import Array, PyTree
 from optimfx.execution.advance import check_leaves
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import cast_state
@@ -52,7 +52,7 @@ def count_from_zero(params: PyTree) -> Tensor:
     return zero if leaf is None else _of_members(zero, leaf)
 
 
-def _of_members(scalar: Tensor, leaf: Any) -> Tensor:
+def _of_members(scalar: Tensor, leaf: Array) -> Tensor:
     """Give each member under ``vmap`` a scalar in memory of its own, as after a step: a graph is for one layout."""
     if not tracing.mapped(leaf):
         return scalar

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
-Results: TypeAlias = tuple[Sequence[Any], Sequence[Sequence[Any]]]
+from optimfx.core.types import Array, Column
+
+Results: TypeAlias = tuple[Column, Sequence[Column]]
 """What a step of leaves gives: the results, and the new slots by column."""
 PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
 """Torch's own types of tensors, and no tensor."""
@@ -16,15 +18,15 @@ PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
 class Leaves(NamedTuple):
     """Equal-length columns of tensors, a row for each leaf."""
 
-    params: Sequence[Any]  # None where no parameters were given
-    grads: Sequence[Any]  # None for a leaf without a gradient
-    slots: Sequence[Sequence[Any]]  # None for a slot that is not kept
+    params: Column  # None where no parameters were given
+    grads: Column  # None for a leaf without a gradient
+    slots: Sequence[Column]  # None for a slot that is not kept
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
+    def rows(self) -> Iterator[tuple[Array, ...]]:
         """``(param, grad, *slots)`` of each leaf."""
         return zip(self.params, self.grads, *self.slots)
 
-    def columns(self) -> list[Sequence[Any]]:
+    def columns(self) -> list[Column]:
         """List the parameters, the gradients, and the slots."""
         return [self.params, self.grads, *self.slots]
 

@@ -10,6 +10,7 @@ from optree import PyTreeSpec
 from optimfx.core import GradientTransformation, Params, PyTree, Row, State, Stepper, Updates, tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call, Lowered, only
+from optimfx.core.types import Array, Column
 from optimfx.execution.engine import run_rules
 from optimfx.execution.explanation import Explanation, explain_function, explain_rules
 from optimfx.execution.init import check_rules
@@ -111,7 +112,7 @@ def _explain(update: Any, params: PyTree) -> list[Row]:
     return update.explain(params) if isinstance(update, Stepper) else explain_function(update, params)
 
 
-def add_updates(params: Sequence[Any], updates: Sequence[Any], spec: PyTreeSpec, *, inplace: bool) -> list[Any]:
+def add_updates(params: Column, updates: Column, spec: PyTreeSpec, *, inplace: bool) -> list[Array]:
     """Add updates to parameters; a leaf without an update stays as it is.
 
     Raises:
@@ -141,7 +142,7 @@ def _run_calls(
     if inplace and len(calls) > 1:
         _check_calls(calls, updates, params)
     reference, spec = tree.flatten(updates if params is None else params)
-    current: list[Any] = tree.flatten_as(spec, updates, "updates", "params")
+    current: list[Array] = tree.flatten_as(spec, updates, "updates", "params")
     if inplace and spare_updates and not (len(calls) == 1 and isinstance(calls[0].update, Stepper)):
         current = [None if x is None else x.clone() for x in current]
         spare_updates = False
@@ -183,7 +184,7 @@ def _call(
     inplace: bool,
     spare_updates: bool,
     **extra: Any,
-) -> tuple[list[Any], list[State]]:
+) -> tuple[list[Array], list[State]]:
     """Return what a function gives, as a column, of which the leaves that end here are parameters."""
     if isinstance(call.update, Stepper):
         how = {"stepping": stepping and ends != 0, "inplace": inplace, "spare_updates": spare_updates}
@@ -194,7 +195,7 @@ def _call(
         stepped = False
     column = tree.flatten_as(spec, results, "updates", "params")
     if ends and not stepped:
-        own: list[Any] = spec.flatten_up_to(params)  # type: ignore[arg-type]
+        own: list[Array] = spec.flatten_up_to(params)  # type: ignore[arg-type]
         sums = add_updates(mask_column(own, ends), mask_column(column, ends), spec, inplace=inplace)
         column = [x if ends >> i & 1 else y for i, (x, y) in enumerate(zip(sums, column))]
     return column, [state]

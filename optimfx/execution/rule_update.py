@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from optimfx.core import (
     DType,
     GradientTransformation,
@@ -17,6 +15,7 @@ from optimfx.core import (
 )
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call, Lowered, only
+from optimfx.core.types import Value
 from optimfx.execution.init import init
 from optimfx.execution.lowered import Lowering
 
@@ -35,7 +34,7 @@ class RuleUpdate(Link, Lowering):
 
 
 def transformation(
-    name: str, rule: Rule, *, maximize: bool = False, state_dtype: DType | None = None, **hyper: Any
+    name: str, rule: Rule, *, maximize: bool = False, state_dtype: DType | None = None, **hyper: Value
 ) -> GradientTransformation:
     """Make a :class:`GradientTransformation` over pytrees of a rule and its hyperparameters.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
+from optimfx.core.types import Array, Column, Value
 from optimfx.execution.advance import advance, check_leaves, split_by_link
 from optimfx.execution.dispatch import has_kernels, norm_of
 from optimfx.execution.leaves import Leaves
@@ -42,14 +42,14 @@ class BoundSegment:
             for column in shared
         ]
 
-    def take(self, columns: Columns, grads: Sequence[Any]) -> Columns:
+    def take(self, columns: Columns, grads: Column) -> Columns:
         """Take the leaves of the segment, with gradients from among these."""
         params, _, slots = columns.leaves
         mine = Leaves(self._own(params), self._own(grads), [self._own(slots[j]) for j in self.slots])
         shared = [[self._own(column) for column in columns.shared[k]] for k in self.order]
         return columns._replace(leaves=mine, shared=shared, places=self.places)
 
-    def put(self, column: Sequence[Any], old: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+    def put(self, column: Column, old: Column, values: Column) -> Column:
         """Put these values at the leaves of the segment, into the column from which the old ones were taken."""
         if not self.one_pass.traced and values is old:  # written in place
             return column
@@ -60,7 +60,7 @@ class BoundSegment:
             after[i] = value
         return after
 
-    def _own(self, column: Sequence[Any]) -> Sequence[Any]:
+    def _own(self, column: Column) -> Column:
         return column if self.places is None else [column[i] for i in self.places]
 
 
@@ -91,7 +91,7 @@ class StagedPlan:
         self.stepping = stepping
         self.inplace = inplace
         self.has_params = has_params
-        links: list[Any] = [call.update for call in calls]
+        links: list[Array] = [call.update for call in calls]
         grads = columns.leaves.grads
         self.sees_shared = not traced and all(
             [Guard.can_see([t for t in column if t is not None]) for own in columns.shared for column in own]
@@ -120,9 +120,7 @@ class StagedPlan:
         self.counts_on_host = on_device and any([t is not None and t.is_cpu for t in shared])
         self.written = {i for segment in segments if not segment.ends for i in segment.places or range(len(grads))}
 
-    def run(
-        self, links: Sequence[Link], columns: Columns, *, spare_updates: bool
-    ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+    def run(self, links: Sequence[Link], columns: Columns, *, spare_updates: bool) -> tuple[Column, list[list[Column]]]:
         """Run the stages: return the results, and the columns of each link's new state.
 
         Raises:
@@ -173,8 +171,8 @@ class StagedPlan:
         return results, after
 
     def _advance(
-        self, segment: BoundSegment, links: Sequence[Link], columns: Columns, norm: Any
-    ) -> tuple[Sequence[Any], list[list[Sequence[Any]]]]:
+        self, segment: BoundSegment, links: Sequence[Link], columns: Columns, norm: Value
+    ) -> tuple[Column, list[list[Column]]]:
         return advance(
             links,
             columns,
@@ -185,7 +183,7 @@ class StagedPlan:
             global_norm=norm,
         )
 
-    def _norm(self, stage: Sequence[BoundSegment], grads: Sequence[Any]) -> Any:
+    def _norm(self, stage: Sequence[BoundSegment], grads: Column) -> Value:
         """Measure the norm of the gradients of all leaves of a stage, if their first rule wants it."""
         if not stage[0].measures:
             return None
@@ -193,6 +191,6 @@ class StagedPlan:
         return tracing.read_number(norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part]))
 
 
-def _are_host_numbers(column: Sequence[Any]) -> bool:
+def _are_host_numbers(column: Column) -> bool:
     """Whether they are tensors whose values the host may read."""
     return all([t.is_cpu and not t.requires_grad for t in column])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from optimfx.core import tracing
 from optimfx.core.hyperparams import as_step_number, resolve, widen
 from optimfx.core.link import Link
 from optimfx.core.rule import Rule
+from optimfx.core.types import Key, Value
 from optimfx.execution.memory.dtypes import real
 
 
-def tensor_like(x: Any, like: Tensor) -> Tensor:
+def tensor_like(x: Value, like: Tensor) -> Tensor:
     """Make a 0-d tensor of a scalar, with the dtype and device of another."""
     return x.to(like, copy=True) if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
 
@@ -44,7 +45,7 @@ class Step:
     __slots__ = ("_scalars", "count", "defers", "hyper", "maximize", "name", "rule")
 
     def __init__(
-        self, name: str, rule: Rule, count: Any, hyper: dict[str, Any], maximize: bool, scalars: Any = None
+        self, name: str, rule: Rule, count: Value, hyper: dict[str, Value], maximize: bool, scalars: Value = None
     ) -> None:
         self.name = name
         self.rule = rule
@@ -55,25 +56,25 @@ class Step:
         self.defers = scalars is None and rule.needs_global_norm and isinstance(hyper.get("global_norm"), Tensor)
 
     @property
-    def scalars(self) -> Any:
+    def scalars(self) -> Value:
         """What the rule makes of the hyperparameters at this step."""
         if self._scalars is None:
             self._scalars = self.rule.scalars(self.count, **self.hyper)
         return self._scalars
 
     @property
-    def arguments(self) -> Any:
+    def arguments(self) -> Value:
         """What a plan is told at each step: the scalars, or what they are made of."""
         return (self.count, *self.hyper.values()) if self.defers else self.scalars
 
-    def with_arguments(self, arguments: Any) -> Step:
+    def with_arguments(self, arguments: Value) -> Step:
         """Return the step with other arguments."""
         if not self.defers:
             return self.with_scalars(arguments)
         count, *hyper = arguments
         return Step(self.name, self.rule, count, dict(zip(self.hyper, hyper)), self.maximize)
 
-    def with_scalars(self, scalars: Any, rule: Rule | None = None) -> Step:
+    def with_scalars(self, scalars: Value, rule: Rule | None = None) -> Step:
         """Return the step with other scalars, and perhaps another rule."""
         return Step(self.name, rule or self.rule, self.count, self.hyper, self.maximize, scalars)
 
@@ -87,14 +88,14 @@ def has_per_leaf_scalars(steps: Steps) -> bool:
     return len(vectors_of(steps)) > 0
 
 
-def steps_at(steps: Steps, places: Any) -> Steps:
+def steps_at(steps: Steps, places: int | Sequence[int]) -> Steps:
     """Return the steps of the leaf at one of the places, or of the leaves at several."""
     vectors = vectors_of(steps)
     index = (
         _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
     )
 
-    def at(x: Any) -> Any:
+    def at(x: Value) -> Value:
         if isinstance(x, tuple):
             return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
         if not _is_vector(x):
@@ -123,11 +124,11 @@ def fill_param_dtype(steps: Steps, param: Tensor | None) -> Steps:
     return tuple([s.with_scalars(s.scalars._replace(**given)) if s.rule.needs_param_dtype else s for s in steps])
 
 
-def _is_vector(x: Any) -> bool:
+def _is_vector(x: Value) -> bool:
     return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch accepts a rate of shape (1,)
 
 
-def flat_scalars(scalars: Any) -> list[Any]:
+def flat_scalars(scalars: Value) -> list[Value]:
     """Flatten the scalars of a rule, or of several, and of the rules that they are made of."""
     return [x for part in scalars for x in flat_scalars(part)] if isinstance(scalars, (tuple, list)) else [scalars]
 
@@ -137,10 +138,12 @@ def vectors_of(steps: Steps) -> list[Tensor]:
     return [x for step in steps for x in flat_scalars(step.scalars) if _is_vector(x)]
 
 
-def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[[Tensor], Any] | None = None) -> Steps:
+def with_numbers(
+    steps: Steps, number: Callable[[float], Value], vector: Callable[[Tensor], Value] | None = None
+) -> Steps:
     """Replace these scalars in the steps by something made of each number, and of each vector."""
 
-    def replaced(x: Any) -> Any:
+    def replaced(x: Value) -> Value:
         if isinstance(x, (tuple, list)):
             parts = list(map(replaced, x))
             return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
@@ -151,10 +154,10 @@ def with_numbers(steps: Steps, number: Callable[[float], Any], vector: Callable[
     return tuple([step.with_scalars(replaced(step.scalars)) for step in steps])
 
 
-def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
+def split(steps: Steps) -> tuple[tuple[Key, ...], list[Value]]:
     """Split steps into what a plan is made for, and the numbers among the arguments, given at each step."""
-    key: list[Any] = []
-    numbers: list[Any] = []
+    key: list[Value] = []
+    numbers: list[Value] = []
     for step in steps:
         key += (step.rule, step.maximize, step.defers)
         for x in step.arguments:
@@ -172,13 +175,13 @@ def split(steps: Steps) -> tuple[tuple[Any, ...], list[Any]]:
     return tuple(key), numbers
 
 
-def _static(x: Any) -> Any:
+def _static(x: Value) -> Value:
     if isinstance(x, Tensor):
         return Tensor, x.dtype, x.device, x.shape, x.requires_grad
     return float if type(x) in NUMBERS else x
 
 
-def step_at(link: Link, step: Any, **given: Any) -> Step:
+def step_at(link: Link, step: Value, **given: Value) -> Step:
     """Make the step that takes the count to ``step``: a number, a tensor, or ``None``.
 
     ``given`` are the scalars that come from the state or the gradients rather than from the user.
@@ -190,7 +193,7 @@ def step_at(link: Link, step: Any, **given: Any) -> Step:
     return step_with(link, step, {name: resolve(link.hyper[name], before) for name in link.user_names}, given)
 
 
-def step_with(link: Link, step: Any, hyper: dict[str, Any], given: dict[str, Any]) -> Step:
+def step_with(link: Link, step: Value, hyper: dict[str, Value], given: dict[str, Value]) -> Step:
     """Make the step with these values of the hyperparameters."""
     if given:
         hyper = {**hyper, **{name: widen(given[name]) for name in link.rule.scalar_names if name in given}}
@@ -202,7 +205,7 @@ def probe_step(link: Link) -> Step:
     return step_at(link, 1 if link.counts else None, **initial_carry(link), global_norm=math.inf)
 
 
-def initial_carry(link: Link) -> dict[str, Any]:
+def initial_carry(link: Link) -> dict[str, Value]:
     """Return the values with which the scalars that the rule carries begin."""
     rule = link.rule
     return dict(zip(rule.carries, rule.begin(**{name: link.hyper[name] for name in rule.begin_names})))

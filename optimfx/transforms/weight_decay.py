@@ -7,7 +7,7 @@ from typing import NamedTuple
 from optimfx import ops
 from optimfx.combinators.partition import masked
 from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, check_ranges
-from optimfx.core.tree import PyTree
+from optimfx.core.types import PyTree
 from optimfx.execution import transformation
 
 

@@ -24,7 +24,7 @@ ROOMS = {
     "core": set(),
     "ops": {"core"},
     "schedules": {"core", "ops"},
-    "execution.leaves": set(),
+    "execution.leaves": {"core"},
     "execution.memory": {"core", "execution.leaves"},
     "execution.step": {"core", "execution.leaves", "execution.memory"},
     "execution.program": {"core", "ops", "execution.memory", "execution.step"},

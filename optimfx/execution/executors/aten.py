@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array, Column, Value
 from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason, unlisted_reason
 from optimfx.execution.executors.foreach import run_on_lists
 from optimfx.execution.leaves import Leaves, Results
@@ -17,7 +18,7 @@ from optimfx.execution.program.tape import Tape
 from optimfx.execution.step import Step, Steps, with_numbers
 
 
-def _adam(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
+def _adam(step: Step, params: Array, grads: Array, slots: list[Array]) -> None:
     h = step.hyper
     kernel: Any = torch._fused_adamw_ if h["decoupled_weight_decay"] else torch._fused_adam_
     beta1, beta2 = h["betas"]
@@ -25,12 +26,12 @@ def _adam(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
     kernel(params, grads, *slots, _counts(step, params), **hyper, amsgrad=bool(slots[2]), maximize=step.maximize)
 
 
-def _adagrad(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
+def _adagrad(step: Step, params: Array, grads: Array, slots: list[Array]) -> None:
     kernel: Any = torch._fused_adagrad_
     kernel(params, grads, *slots, _counts(step, params), **step.hyper, maximize=step.maximize)
 
 
-def _sgd(step: Step, params: Any, grads: Any, slots: list[Any]) -> None:
+def _sgd(step: Step, params: Array, grads: Array, slots: list[Array]) -> None:
     kernel: Any = torch._fused_sgd_
     hyper = {name: value for name, value in step.hyper.items() if name != "sign"}
     kernel(params, grads, *slots, **hyper, maximize=step.maximize, is_first_step=step.count == 1)
@@ -92,7 +93,7 @@ class ATen(Executor):
         call = CALLS[steps[-1].rule.aten]
         changes = len(steps) > 1 and _changes(steps[:-1], leaves)
 
-        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        def run(steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
             params, grads, slots = leaves.params, leaves.grads, leaves.slots[first:]
             if changes:
                 # An update out of place is written into copies: the gradients stay as they are.
@@ -145,12 +146,12 @@ def _mismatch(step: Step, leaves: Leaves) -> str | None:
     return None
 
 
-def _drop_absent(slots: Sequence[Any]) -> list[Any]:
+def _drop_absent(slots: Column) -> list[Array]:
     """Return the slots, empty where there is none."""
     return [column if column[0] is not None else [] for column in slots]
 
 
-def _counts(step: Step, params: Sequence[Any]) -> list[Tensor]:
+def _counts(step: Step, params: Column) -> list[Tensor]:
     """Return the step of each parameter, for the kernel to read."""
     # A product takes a microsecond; making a tensor of a number takes five.
     return [_ONE * step.count] * len(params)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from optimfx.core import Locality, tracing
+from optimfx.core.types import Value
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, flat_scalars, has_per_leaf_scalars
 
-BoundStep: TypeAlias = Callable[[Steps, Sequence[Any], Leaves], Results]
+BoundStep: TypeAlias = Callable[[Steps, Sequence[Value], Leaves], Results]
 """Takes a step of leaves that are like those it was made for: of the steps, the numbers among their scalars, and the
 leaves it makes the results and the new slots."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array, Key
 from optimfx.execution.executors.base import (
     BoundStep,
     Executor,
@@ -54,11 +54,11 @@ class Blocked(Executor):
             return op_step(self.name, stepping=stepping, inplace=inplace)
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
         has_vectors = has_per_leaf_scalars(steps)
-        kernels: dict[Any, Kernel] = {}
-        spare: list[dict[Any, list[Tensor]]] = []
+        kernels: dict[Key, Kernel] = {}
+        spare: list[dict[Key, list[Tensor]]] = []
         leaf_of: dict[int, Tensor] = {}  # the leaf of each element, by the first leaf of a contiguous range
 
-        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        def run(steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
             try:
                 scratch = spare.pop()
             except IndexError:  # one per thread
@@ -99,7 +99,7 @@ class Blocked(Executor):
         return run
 
 
-def _buffers(scratch: dict[Any, list[Tensor]], count: int, shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+def _buffers(scratch: dict[Key, list[Tensor]], count: int, shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
     """So many buffers of this shape: views of the same memory, whatever the shape."""
     found = scratch.get((count, shape))
     if found is None:
@@ -155,7 +155,7 @@ def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:
 KEPT = 256
 """Plans of ops that are kept."""
 
-_plans: dict[Any, tuple[Guard, BoundStep]] = {}
+_plans: dict[Key, tuple[Guard, BoundStep]] = {}
 
 
 def _launch(
@@ -174,7 +174,7 @@ def _launch(
     runs: dict[tuple[float, ...], list[int]] = {}
     for i, column in enumerate(columns):
         runs.setdefault(tuple(column), []).append(i)
-    results: list[Any] = [None] * len(columns)
+    results: list[Array] = [None] * len(columns)
     slots = [[None] * len(columns) for _ in leaves.slots]
     for numbers, run in runs.items():
         out, new = _run_alike(steps, leaves.take(run), numbers, stepping=stepping, inplace=inplace)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Key, Value
 from optimfx.execution.executors.base import BoundStep, Executor, uncut_reason, unlisted_reason
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
@@ -25,7 +26,7 @@ EXAMPLE = 1 << 20
 """Elements that a kernel is compiled on. It takes any number of them, but decides on its threads by this one."""
 
 
-_kernels: dict[Any, Callable[..., Any]] = {}
+_kernels: dict[Key, Callable[..., Any]] = {}
 
 
 class Compiled(Executor):
@@ -50,7 +51,7 @@ class Compiled(Executor):
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         layout = packing.Layout(leaves, stepping=stepping, inplace=inplace)
 
-        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        def run(steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
             forms = [static_form(step) for step in steps]
             given = [float(x) for step, form in zip(steps, forms) for x in dynamic_values(step, form)]
             scalars = torch.tensor(given, dtype=torch.float64, device="cpu")

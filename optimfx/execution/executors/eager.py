@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from optimfx.core.types import Array
 from optimfx.execution.executors.base import Unplanned
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype, load, store
@@ -38,7 +37,7 @@ def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) 
     alike = not has_per_leaf_scalars(steps)
     for i, (param, grad, *old) in enumerate(leaves.rows()):
         dtype = compute_dtype([t for t in (param, grad, *old) if t is not None])
-        loaded: list[Any] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
+        loaded: list[Array] = [None if t is None else load(t, dtype) for t in (param, grad, *old)]
         p, g, *s = loaded
         values = apply_rules(steps if alike else steps_at(steps, i), p, g, s, stepping)
         likes = (param if stepping else grad, *old)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array
 from optimfx.execution.executors.base import Unplanned, unlisted_reason
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype, load, real, store
@@ -77,7 +78,7 @@ def run_on_lists(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool)
     """Run the rules over lists: return the results, and the new slots by column."""
     columns: tuple[Any, ...] = (leaves.params, leaves.grads, *leaves.slots)
     dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
-    lists: list[Any] = [None if column[0] is None else TensorList(_loaded(column, dtype)) for column in columns]
+    lists: list[Array] = [None if column[0] is None else TensorList(_loaded(column, dtype)) for column in columns]
     param, grad, *old = lists
     values = apply_rules(steps, param, grad, old, stepping)
     likes = (leaves.params if stepping else leaves.grads, *leaves.slots)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array
 from optimfx.execution.executors.base import Unplanned
 from optimfx.execution.executors.eager import run_eagerly
 from optimfx.execution.leaves import Leaves, Results
@@ -26,7 +25,7 @@ class Sparse(Unplanned):
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
         """Run the rules: return sparse updates, or with ``stepping`` whole parameters, and the new slots."""
         results = []
-        columns: list[list[Any]] = [[] for _ in leaves.slots]
+        columns: list[list[Array]] = [[] for _ in leaves.slots]
         for param, grad, *slots in leaves.rows():
             # The rule is nonlinear, so duplicate indices must be summed first.
             grad = grad.coalesce()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from optimfx.core.types import Array, Column
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -46,10 +47,10 @@ def cast_state(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     return slot.to(torch.promote_types(dtype, torch.complex32) if slot.is_complex() else dtype)
 
 
-def copy_aliases(values: Sequence[Any], inputs: Sequence[Any], owns: Sequence[Any]) -> list[Any]:
+def copy_aliases(values: Column, inputs: Column, owns: Column) -> list[Array]:
     """Copy a rule's value where it stands in another place too: a state must not hold the caller's gradient."""
     inputs = [x for x in inputs if x is not None]
-    copies: list[Any] = []
+    copies: list[Array] = []
     for value, own in zip(values, owns):
         elsewhere = value is not None and value is not own and any(value is x for x in (*inputs, *copies))
         copies.append(torch.clone(value) if elsewhere else value)

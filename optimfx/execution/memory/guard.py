@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
+from optimfx.core.types import Column
 from optimfx.execution.leaves import PLAIN
 
 
@@ -20,7 +21,7 @@ class Guard:
         self.aliases = _aliases(tensors)
         self.guards = TensorGuards(*self._each(tensors), dynamic_dims_sizes=None, dynamic_dims_strides=None)
 
-    def admits(self, tensors: Sequence[Any]) -> bool:
+    def admits(self, tensors: Column) -> bool:
         """Whether the tensors pass."""
         if len(tensors) != self.count:
             return False
@@ -41,7 +42,7 @@ class Guard:
 TENSORS = PLAIN - {type(None)}
 
 
-def _aliases(tensors: Sequence[Any]) -> list[int] | None:
+def _aliases(tensors: Column) -> list[int] | None:
     """For each tensor the place at which it stands first; ``None`` if each stands at one place."""
     first: dict[int, int] = {}
     places = [first.setdefault(id(t), i) for i, t in enumerate(tensors)]

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array, Column, Key
 from optimfx.execution.leaves import PLAIN, Leaves, Results
 from optimfx.execution.memory.dtypes import compute_dtype
 
-Row: TypeAlias = list[Any]
+Row: TypeAlias = list[Array]
 
 
 class Span(NamedTuple):
@@ -128,7 +129,7 @@ class Layout:
                     _scatter(outs, places[pack.begin : pack.end], news)
         return outs[0], outs[1:]
 
-    def _run_pack(self, kernel: Kernel, pack: Pack, columns: Sequence[Any]) -> list[Any]:
+    def _run_pack(self, kernel: Kernel, pack: Pack, columns: Column) -> list[Array]:
         """Run one pack: return the results and the new slots of its leaves, by column."""
         stepping, inplace = self.stepping, self.inplace
         try:
@@ -148,10 +149,10 @@ class Layout:
                 whole = column
             row.append(whole)
         kernel(row, outs_of(row, stepping), pack.span)
-        news: list[Any] = outs_of(columns, stepping)
+        news: list[Array] = outs_of(columns, stepping)
         if not inplace and pack.clones:
             # One call, which allocates and copies; torch 2.11 has no _foreach_clone.
-            copies: list[Any] = outs_of(workspace.views, stepping)
+            copies: list[Array] = outs_of(workspace.views, stepping)
             news = [parts if parts[0] is None else torch._foreach_mul(own, 1) for parts, own in zip(news, copies)]
             pack.spare.append(workspace)
             return news
@@ -173,7 +174,7 @@ class Layout:
 def pack_small(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Lay the small ones of the tensors end to end in memory, so that no step has to copy them."""
     moved = list(tensors)
-    kinds: dict[Any, dict[int, Tensor]] = {}
+    kinds: dict[Key, dict[int, Tensor]] = {}
     for i, t in enumerate(tensors):
         if t is not None and _may_move(t):
             kinds.setdefault((t.dtype, t.device), {})[i] = t
@@ -233,19 +234,19 @@ class PackedView:
         return line
 
 
-def outs_of(ins: Sequence[Any], stepping: bool) -> list[Any]:
+def outs_of(ins: Column, stepping: bool) -> list[Array]:
     """Return what each result takes after: the parameter or the gradient, and the slots."""
     return [ins[0 if stepping else 1], *ins[2:]]
 
 
-def _scatter(outs: list[Row], places: list[int], columns: list[Any]) -> None:
+def _scatter(outs: list[Row], places: list[int], columns: list[Array]) -> None:
     """Put the new leaves, which are reals, where they belong."""
     for out, parts in zip(outs, columns):
         for i, part in zip(places, parts):
             out[i] = torch.view_as_complex(part) if part is not None and out[i].is_complex() else part
 
 
-def _gather(columns: Sequence[Any], places: list[int]) -> list[Row]:
+def _gather(columns: Column, places: list[int]) -> list[Row]:
     """Take the leaves at these places, as reals."""
     taken = [c if len(places) == len(c) else [c[i] for i in places] for c in columns]
     return [[torch.view_as_real(t) for t in c] if c[0] is not None and c[0].is_complex() else c for c in taken]
@@ -259,7 +260,7 @@ def same_order(row: Row) -> bool:
     return all(t.stride() == strides for t in others) and torch.empty_like(first, device="meta").stride() == strides
 
 
-def _stretches(row: Row) -> list[Any] | None:
+def _stretches(row: Row) -> list[Array] | None:
     """Each as it lies in memory, as one dimension of reals; ``None`` if they do not lie in the same order."""
     reals = [torch.view_as_real(t) if t is not None and t.is_complex() else t for t in row]
     if all(t is None or t.is_contiguous() for t in reals):

@@ -12,7 +12,7 @@ from torch import Tensor
 from optimfx.core import Locality, tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
-from optimfx.core.tree import PyTree
+from optimfx.core.types import Array, Column, Key, PyTree, Value
 from optimfx.execution.leaves import PLAIN, Leaves
 
 ABSENT = ()
@@ -20,7 +20,7 @@ ABSENT = ()
 a function return."""
 
 
-def state_of(link: Link, spec: PyTreeSpec, columns: Sequence[Sequence[Any]]) -> PyTree:
+def state_of(link: Link, spec: PyTreeSpec, columns: Sequence[Column]) -> PyTree:
     """Make a state of the columns; a slot that no leaf keeps is ``ABSENT`` as a whole."""
     trees = []
     for column in columns:
@@ -43,7 +43,7 @@ class Columns(NamedTuple):
     """The arguments of a step as columns, with an entry for each leaf."""
 
     leaves: Leaves
-    shared: Sequence[Sequence[Sequence[Any]]]  # for each link, the step count, then the scalars that it carries
+    shared: Sequence[Sequence[Column]]  # for each link, the step count, then the scalars that it carries
     spec: PyTreeSpec  # structure of the parameters, or of the updates without any
     has_sparse: bool
     places: Sequence[int] | None = None  # indices of these leaves in the trees; None for all
@@ -57,7 +57,7 @@ class Columns(NamedTuple):
         """
         given, grads, spec = _leaves_of(updates, params)
         like = "updates" if params is None else "params"
-        links: list[Any] = [call.update for call in calls]
+        links: list[Array] = [call.update for call in calls]
         mine = [grads if call.places is None else mask_column(grads, call.places) for call in calls]
         pairs = [_columns_of(link, call.state, own, spec, like) for link, call, own in zip(links, calls, mine)]
         slots = [column for _, own in pairs for column in own]
@@ -69,26 +69,26 @@ class Columns(NamedTuple):
         """How a user would write one of these leaves."""
         return tree.path(self.spec, i if self.places is None else self.places[i], name)
 
-    def with_grads(self, grads: Sequence[Any]) -> Columns:
+    def with_grads(self, grads: Column) -> Columns:
         """Return the same with other gradients."""
         return self._replace(leaves=self.leaves._replace(grads=grads))
 
     def trees(
-        self, links: Sequence[Link], results: Sequence[Any], after: Sequence[Sequence[Sequence[Any]]]
+        self, links: Sequence[Link], results: Column, after: Sequence[Sequence[Column]]
     ) -> tuple[PyTree, list[PyTree]]:
         """Build trees of the results, and of the columns of each link's new state."""
         states = [state_of(link, self.spec, own) for link, own in zip(links, after)]
         return tree.unflatten(self.spec, results), states
 
 
-def mask_column(column: Sequence[Any], places: int) -> list[Any]:
+def mask_column(column: Column, places: int) -> list[Array]:
     """Put ``None`` in a column for leaves that are not at these places, given as bits."""
     return [x if places >> i & 1 else None for i, x in enumerate(column)]
 
 
-def writable(grads: Sequence[Any]) -> list[Any]:
+def writable(grads: Column) -> list[Array]:
     """Gradients that can be written over: not one whose elements share memory, nor one that stands for two leaves."""
-    seen: set[Any] = set()
+    seen: set[Key] = set()
     own = []
     in_trace = tracing.active()
     for grad in grads:
@@ -103,7 +103,7 @@ def writable(grads: Sequence[Any]) -> list[Any]:
     return own
 
 
-def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[Any], PyTreeSpec]:
+def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Array], list[Array], PyTreeSpec]:
     """Return the parameters and updates as columns, checked against each other."""
     reference, spec = tree.flatten(updates if params is None else params)
     given = [None] * len(reference) if params is None else reference
@@ -119,7 +119,7 @@ def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Any], list[
     return given, grads, spec
 
 
-def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Sequence[Any]], spec: PyTreeSpec) -> None:
+def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Column], spec: PyTreeSpec) -> None:
     """Refuse slots of other shapes than the gradients that each link sees: a kernel would write beside them."""
     names = [(link, own, name) for link, own in zip(links, grads) for name in link.rule.slots]
     for (link, own, name), column in zip(names, leaves.slots):
@@ -134,7 +134,7 @@ def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Sequenc
                 )
 
 
-def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
+def _evidently_fit(params: Column, grads: Column) -> bool:
     """Whether all are plain tensors of the same shapes: a quick check of thousands."""
     if not {*map(type, params), *map(type, grads)} <= PLAIN - {type(None)}:
         return False
@@ -143,8 +143,8 @@ def _evidently_fit(params: Sequence[Any], grads: Sequence[Any]) -> bool:
 
 
 def _columns_of(
-    link: Link, state: PyTree, grads: Sequence[Any], spec: PyTreeSpec, like: str
-) -> tuple[list[list[Any]], list[list[Any]]]:
+    link: Link, state: PyTree, grads: Column, spec: PyTreeSpec, like: str
+) -> tuple[list[list[Array]], list[list[Array]]]:
     """Split a rule's state into what leaves share, and their slots, as columns with the structure of ``like``."""
     check_state(link.name, link.state_type, state)
     columns = []
@@ -162,12 +162,12 @@ def _columns_of(
     return columns[: link.shares], columns[link.shares :]
 
 
-def _drop_absent(column: list[Any]) -> list[Any]:
+def _drop_absent(column: list[Array]) -> list[Array]:
     """Put ``None`` in a column for what is absent."""
     return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
 
 
-def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec, name: str) -> None:
+def _check_present(column: Column, grads: Column, spec: PyTreeSpec, name: str) -> None:
     for i, (slot, grad) in enumerate(zip(column, grads)):
         if slot is None and grad is not None:
             raise ValueError(
@@ -176,7 +176,7 @@ def _check_present(column: Sequence[Any], grads: Sequence[Any], spec: PyTreeSpec
             )
 
 
-def active_slots(link: Link, hyper: Mapping[str, Any]) -> list[str]:
+def active_slots(link: Link, hyper: Mapping[str, Value]) -> list[str]:
     """Return the slots that a parameter has with these hyperparameters, where they do not depend on its shape."""
     if not link.rule.elementwise:
         return []
@@ -198,5 +198,5 @@ def _check_slots(link: Link, state: PyTree) -> None:
             )
 
 
-def _absent(entry: Any) -> bool:
+def _absent(entry: Array) -> bool:
     return isinstance(entry, tuple) and len(entry) == 0  # Dynamo cannot trace `not` of a tuple of tensors

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from optimfx.core.types import Key, Value
 from optimfx.execution.dispatch import select
 from optimfx.execution.executors.base import BoundStep
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, fill_param_dtype, split, steps_at, wants_dtype
+
+K = TypeVar("K", bound=Key)
+T = TypeVar("T")
 
 KEPT = 1024
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
@@ -59,18 +63,19 @@ class Plan:
         places, changed, run = self.parts[0]
         self.run = run if places is None and not changed else self._run_parts
 
-    def _run_parts(self, steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+    def _run_parts(self, steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
         places, changed, run = self.parts[0]
         if places is None:
             return run(fill_param_dtype(steps, leaves.params[0]), numbers, leaves)
         results = list(leaves.params if self.stepping else leaves.grads)
         slots = [list(column) for column in leaves.slots]
         for places, changed, run in self.parts:
-            part = leaves.take(places or ())
-            mine = fill_param_dtype(steps_at(steps, places), part.params[0]) if changed else steps
+            chosen = places or ()
+            part = leaves.take(chosen)
+            mine = fill_param_dtype(steps_at(steps, chosen), part.params[0]) if changed else steps
             out, new = run(mine, split(mine)[1] if changed else numbers, part)
             for column, values in zip((results, *slots), (out, *new)):
-                for i, value in zip(places or (), values):
+                for i, value in zip(chosen, values):
                     column[i] = value
         return results, slots
 
@@ -92,10 +97,10 @@ class Pass:
         self.stepping = stepping
         self.inplace = inplace
         self.traced = traced
-        self.plans: dict[Any, Plan] = {}
-        self.last: dict[tuple[int, ...], tuple[Plan, Any, Any]] = {}  # the plan of each run, with its key
+        self.plans: dict[Key, Plan] = {}
+        self.last: dict[tuple[int, ...], tuple[Plan, Key, Key]] = {}  # the plan of each run, with its key
 
-    def run(self, leaves: Leaves, steps: Steps, like: Any) -> Results:
+    def run(self, leaves: Leaves, steps: Steps, like: Key) -> Results:
         """Step leaves that all take these steps: return the results, and the new slots.
 
         Scalars may be vectors, a number for each leaf.
@@ -110,14 +115,14 @@ class Pass:
         return plan.run(steps, numbers, leaves)
 
     def run_each(
-        self, leaves: Leaves, runs: Sequence[Sequence[int]], steps: Sequence[Steps], likes: Sequence[Any]
+        self, leaves: Leaves, runs: Sequence[Sequence[int]], steps: Sequence[Steps], likes: Sequence[Key]
     ) -> Results:
         """Step runs of leaves: return the results, and the new slots; what is in no run stays as it is.
 
         Every run is planned before one of them writes.
         """
         parts = [leaves.take(run) for run in runs]
-        plans = [self._plan(tuple(run), *each) for run, *each in zip(runs, parts, steps, likes)]
+        plans = [self._plan(tuple(run), *each) for run, each in zip(runs, zip(parts, steps, likes))]
         if self.inplace and self.stepping and not self.traced:
             # In place, no results have to be collected, which for hundreds of runs takes as long as the steps.
             for (plan, numbers), part, each in zip(plans, parts, steps):
@@ -132,7 +137,7 @@ class Pass:
                     column[i] = value
         return results, slots
 
-    def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps, like: Any) -> tuple[Plan, Sequence[Any]]:
+    def _plan(self, run: tuple[int, ...], leaves: Leaves, steps: Steps, like: Key) -> tuple[Plan, Sequence[Value]]:
         """Plan a run; return the plan, and the numbers among the scalars of its steps."""
         if self.traced:
             return Plan(steps, leaves, **self.how), ()
@@ -146,7 +151,7 @@ class Pass:
         return known[0], numbers
 
 
-def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+def _keep(kept: dict[K, T], key: K, value: T) -> T:
     """Keep the value under the key until there are too many."""
     while len(kept) >= KEPT:
         kept.pop(next(iter(kept)), None)
@@ -156,7 +161,7 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
 
 def _groups(leaves: Leaves) -> Sequence[list[int] | None]:
     """Return the places of leaves that share device, layout and dtypes; ``None`` for those of all."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Key, list[int]] = {}
     for i, (grad, *rest) in enumerate(zip(leaves.grads, leaves.params, *leaves.slots)):
         kind = (grad.device, grad.layout, *[None if t is None else t.dtype for t in (grad, *rest)])
         groups.setdefault(kind, []).append(i)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optimfx.core import Locality
 from optimfx.core.lowering import Call
+from optimfx.core.rule import Rule
+from optimfx.core.types import Column
 
 
 class Segment(NamedTuple):
@@ -27,9 +29,7 @@ class Stages(NamedTuple):
     untouched: list[int]  # leaves that go through no rule
 
 
-def stages_of(
-    calls: Sequence[Call], leaves: Sequence[Any], *, measures_leaves: bool, ends: int | None = None
-) -> Stages:
+def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, ends: int | None = None) -> Stages:
     """Divide the leaves into segments.
 
     Args:
@@ -39,7 +39,7 @@ def stages_of(
         ends: the leaves that go through nothing after these calls, as bits; ``None`` for all.
     """
     rules = [call.update.rule for call in calls]  # type: ignore[attr-defined]
-    lanes: dict[Any, list[int]] = {}
+    lanes: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     for i, leaf in enumerate(leaves):
         if leaf is not None:
             lane = tuple([k for k, call in enumerate(calls) if call.places is None or call.places >> i & 1])
@@ -59,7 +59,7 @@ def stages_of(
     return Stages([stages[first] for first in sorted(stages)], untouched)
 
 
-def _passes(lane: Sequence[int], rules: Sequence[Any], measures_leaves: bool) -> list[tuple[int, ...]]:
+def _passes(lane: Sequence[int], rules: Sequence[Rule], measures_leaves: bool) -> list[tuple[int, ...]]:
     """Divide rules into passes that run as one: elementwise ones, of which the first may need the global norm."""
     passes: list[tuple[int, ...]] = []
     joins = False

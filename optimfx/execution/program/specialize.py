@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Value
 from optimfx.execution.step import Step, flat_scalars
 
 
@@ -36,12 +37,12 @@ def static_form(step: Step) -> tuple[Any, ...]:
     return tuple([Dynamic.CONDITION if condition else x for x, condition in zip(form, conditions)])
 
 
-def dynamic_values(step: Step, form: tuple[Any, ...]) -> list[Any]:
+def dynamic_values(step: Step, form: tuple[Any, ...]) -> list[Value]:
     """Return the values of the arguments that are left open."""
     return [x for x, part in zip(flat_scalars(step.arguments), form) if isinstance(part, Dynamic)]
 
 
-def bind_values(step: Step, form: tuple[Any, ...], numbers: Iterator[Any]) -> Step:
+def bind_values(step: Step, form: tuple[Any, ...], numbers: Iterator[Value]) -> Step:
     """Fill the arguments that are left open with the numbers."""
     values = [next(numbers) if isinstance(part, Dynamic) else part for part in form]
     arguments = [x != 0 if part is Dynamic.CONDITION else x for x, part in zip(values, form)]

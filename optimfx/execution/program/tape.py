@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array, Key
 from optimfx.execution.program.operators import Operators
 
 
@@ -104,7 +105,7 @@ class Number(float):
 
 
 def _computed(symbol: str, compute: Callable[[Any, Any], Any], swapped: bool) -> Callable[..., Any]:
-    def method(self: Number, other: Any) -> Any:
+    def method(self: Number, other: Array) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
         pair = (other, self) if swapped else (self, other)
@@ -115,7 +116,7 @@ def _computed(symbol: str, compute: Callable[[Any, Any], Any], swapped: bool) ->
 
 
 def _looked_at(compare: Callable[[Any, Any], bool]) -> Callable[..., Any]:
-    def method(self: Number, other: Any) -> bool:
+    def method(self: Number, other: Array) -> bool:
         self.tape.fixed = True
         return compare(float(self), other)
 
@@ -141,7 +142,7 @@ def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
     )
 
 
-_RENAMED: dict[Any, Callable[..., Any]] = {torch.clone: copy, copy: copy, torch.where: where}
+_RENAMED: dict[Key, Callable[..., Any]] = {torch.clone: copy, copy: copy, torch.where: where}
 _WITH_OUT = _RENAMED | {
     function: function
     for function in (

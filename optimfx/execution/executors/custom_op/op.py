@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import Locality
+from optimfx.core.types import Column
 from optimfx.execution.executors.custom_op.signature import decode
 from optimfx.execution.executors.eager import run_eagerly
 from optimfx.execution.leaves import Leaves, Results
@@ -35,7 +36,7 @@ def forms_of(steps: Steps) -> list[tuple[Any, ...]]:
     return [tuple(flat_scalars(step.scalars)) for step in steps]
 
 
-def _flat(results: Sequence[Any], slots: Sequence[Sequence[Any]]) -> list[Tensor]:
+def _flat(results: Column, slots: Sequence[Column]) -> list[Tensor]:
     return [t for column in (results, *slots) for t in column if t is not None]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core.rule import rule_of
+from optimfx.core.types import Value
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.program.specialize import Dynamic
 from optimfx.execution.step import Step, Steps
@@ -44,7 +45,7 @@ def decode(word: str) -> tuple[str, Steps, str]:
     return executor, tuple(steps), kept
 
 
-def _fields(scalars: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _fields(scalars: Value, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """List the scalars and their names, those of a rule within the rule as ``rule.name``."""
     for field, x in zip(scalars._fields, scalars):
         if hasattr(x, "_fields"):

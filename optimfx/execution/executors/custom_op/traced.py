@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing
+from optimfx.core.types import Array, Column, Value
 from optimfx.execution.executors.base import BoundStep
 from optimfx.execution.executors.custom_op.op import run_reference
 from optimfx.execution.executors.custom_op.signature import encode, letter
@@ -23,7 +24,7 @@ MANY = 32
 what computes the gradients, which runs faster, but it takes a second for every other leaf."""
 
 
-def is_worth_an_op(leaves: Sequence[Any]) -> bool:
+def is_worth_an_op(leaves: Column) -> bool:
     """Whether there are so many leaves that one op compiles faster than their operations."""
     return len(leaves) >= MANY and all([leaf.is_cpu and leaf.layout is torch.strided for leaf in leaves])
 
@@ -66,7 +67,7 @@ def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace
     return next(parts), [[None] * len(grads) if column[0] is None else next(parts) for column in leaves.slots]
 
 
-def _numbers(scalars: Sequence[Any], device: torch.device) -> list[Tensor]:
+def _numbers(scalars: Sequence[Value], device: torch.device) -> list[Tensor]:
     """Move the scalars to the device; tensors of the host cross in one copy, for which the host does not wait."""
     apart = [isinstance(x, Tensor) and x.is_cpu and device.type != "cpu" for x in scalars]
     host = [x.to(torch.float64) for x, on_host in zip(scalars, apart) if on_host]
@@ -112,7 +113,7 @@ class Differentiable(torch.autograd.Function):
         return (None,) * 5 + (into_hyper, *[t for part in into for t in part])
 
 
-def _scalars(steps: Steps) -> list[Any]:
+def _scalars(steps: Steps) -> list[Array]:
     return flat_scalars([step.scalars for step in steps])
 
 

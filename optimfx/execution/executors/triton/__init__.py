@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from optimfx.core import Locality
+from optimfx.core.types import Array, Value
 from optimfx.execution.executors.base import BoundStep, Executor, symbolic_reason
 from optimfx.execution.executors.custom_op import traced
 from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
@@ -60,7 +61,7 @@ class Triton(Executor):
         if all(on_host) and not any([Dynamic.CONDITION in form for form in forms]):
             return lambda steps, numbers, leaves: bound.run(leaves, numbers, ())
 
-        def run(steps: Steps, numbers: Sequence[Any], leaves: Leaves) -> Results:
+        def run(steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
             scalars = _dynamic_values(steps, forms)
             tensors = [x for x in scalars if isinstance(x, Tensor)]
             return bound.run(leaves, [x for x in scalars if not isinstance(x, Tensor)], tensors)
@@ -73,7 +74,7 @@ def _is_positional(steps: Steps) -> bool:
     return any(step.rule.locality is Locality.POSITION for step in steps)
 
 
-def _dynamic_values(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _dynamic_values(steps: Steps, forms: Sequence[tuple[Any, ...]]) -> list[Array]:
     """Return the scalars that a kernel is given at each step."""
     return [x for step, form in zip(steps, forms) for x in dynamic_values(step, form)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ def unsupported_reason(tensors: Sequence[Tensor]) -> str | None:
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Measure the 2-norm of all elements of all tensors, in float64: without a wait, and always the same bits."""
-    columns: dict[Any, list[Tensor]] = {}
+    columns: dict[torch.dtype, list[Tensor]] = {}
     for t in tensors:
         columns.setdefault(t.dtype, []).append(t)
     norms = [launch.norm(build.kernels(norm_source(dtype.to_real())), column) for dtype, column in columns.items()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from optimfx.core.types import Key
 from optimfx.execution.executors.triton.codegen.layout import Layout
 from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, record
 from optimfx.execution.executors.triton.codegen.template import module
@@ -29,7 +30,7 @@ def norm_source(dtype: torch.dtype) -> str:
     return module(["norm"], recording, layout, build.INTERPRETED)
 
 
-_sources: dict[Any, tuple[str, str | None]] = {}
+_sources: dict[Key, tuple[str, str | None]] = {}
 
 
 def source(

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optimfx.core.types import Key, Value
+
 INSTALLED = find_spec("triton") is not None
 """Whether there is Triton."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -35,9 +37,11 @@ class Kernel:
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self.compiled: dict[Any, Any] = {}
+        self.compiled: dict[Key, Any] = {}
 
-    def launch(self, grid: tuple[int, int], arguments: Sequence[Any], constants: dict[str, Any], where: Any) -> None:
+    def launch(
+        self, grid: tuple[int, int], arguments: Sequence[Value], constants: dict[str, Value], where: Any
+    ) -> None:
         """Launch a grid of programs.
 
         Args:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimfx.core.types import Array, Value
 from optimfx.execution.executors.triton.runtime import tables
 from optimfx.execution.executors.triton.runtime.build import Kernels
 from optimfx.execution.executors.triton.runtime.straight import is_plain, numels, straighten
@@ -56,7 +56,7 @@ class Launcher:
         self.plans: dict[int, tuple[Plan, Plan]] = {}
 
     def launch(
-        self, columns: Sequence[Sequence[Tensor]], numbers: Sequence[Any], tensors: Tensor | Sequence[Tensor]
+        self, columns: Sequence[Sequence[Tensor]], numbers: Sequence[Value], tensors: Tensor | Sequence[Tensor]
     ) -> Tensor | None:
         """Run the kernels on columns of tensors that lie in memory in the same order, without gaps.
 
@@ -122,9 +122,9 @@ class BoundKernels:
         self.is_plain = all([is_plain(column) for column in leaves.columns() if column[0] is not None])
         self.launcher = Launcher(kernels, numels(leaves.grads), leaves.grads[0].device, members=members)
 
-    def run(self, leaves: Leaves, numbers: Sequence[Any], tensors: Tensor | Sequence[Tensor]) -> Results:
+    def run(self, leaves: Leaves, numbers: Sequence[Value], tensors: Tensor | Sequence[Tensor]) -> Results:
         """Launch the kernel with numbers and tensors as scalars: return the results, and the new slots by column."""
-        ins: list[Any] = [leaves.params, leaves.grads, *leaves.slots]
+        ins: list[Array] = [leaves.params, leaves.grads, *leaves.slots]
         outs = packing.outs_of(ins, self.stepping)
         if not self.inplace:
             outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]

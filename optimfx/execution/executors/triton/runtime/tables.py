@@ -5,10 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from optimfx.core.types import Key, Value
+
+T = TypeVar("T")
 
 ALIGNED = 16
 """Bytes that a thread loads or stores at once, if every tensor begins at a multiple of them."""
@@ -37,16 +41,15 @@ class Place(NamedTuple):
     capturing: bool  # whether launches are captured into a CUDA graph
 
 
-_plans: dict[Any, Plan] = {}
-_tables: dict[Any, tuple[Tensor, int]] = {}
-_captured: list[Any] = []
+_plans: dict[tuple[Key, ...], Plan] = {}
+_tables: dict[tuple[Key, ...], tuple[Tensor, int]] = {}
+_captured: list[object] = []
 """What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
 def make_plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     """Plan tensors with these numbers of elements, in chunks of ``chunk`` elements."""
-    found: Plan = _keep(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
-    return found
+    return _keep(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
 
 
 def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> tuple[Tensor, int]:
@@ -66,7 +69,7 @@ def table(columns: Sequence[Sequence[Tensor]], where: Place, parts: int = 1) -> 
     return found
 
 
-def bits(numbers: Sequence[Any]) -> list[int]:
+def bits(numbers: Sequence[Value]) -> list[int]:
     """Convert numbers to what a kernel is given: the bits of a float64 as an integer."""
     return array("q", array("d", numbers).tobytes()).tolist()
 
@@ -96,14 +99,15 @@ def _move(scalar: Tensor, device: torch.device) -> Tensor:
     return _copy_to(scalar, Place(device, stream(device), capturing(device))) if scalar.is_cpu else scalar.to(device)
 
 
-def _keep(known: dict[Any, Any], what: Any, where: Place, make: Callable[[], Any]) -> Any:
+def _keep(known: dict[tuple[Key, ...], T], what: Key, where: Place, make: Callable[[], T]) -> T:
     """Make something for a key once, and keep it for as long as there are not too many."""
     if where.capturing:
         # A table made during a capture is filled only when the graph runs. One made before, on any
         # stream, is filled by then.
-        found = next((x for key, x in known.items() if key[:2] == (what, where.device)), None) or make()
-        _captured.append(found)
-        return found
+        before = next((x for key, x in known.items() if key[:2] == (what, where.device)), None)
+        taken = before or make()
+        _captured.append(taken)
+        return taken
     # Another stream might read it before the copy is done, or after its memory was reused.
     key = (what, *where)
     found = known.get(key)
