@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimfx.core import GradientTransformation, Params
+from optimfx.core import GradientTransformation, Outlined, Params
 from optimfx.core.reprs import Text, call, name_of
 from optimfx.execution import explain
 
@@ -38,7 +38,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
 
 def _lines(tx: GradientTransformation) -> Iterator[str]:
     """Split a part into lines, each as far to the left as if it stood alone."""
-    if not hasattr(tx.update, "outline"):
+    if not isinstance(tx.update, Outlined):
         yield name_of(tx.update)
         return
     name, hyper, parts = tx.update.outline()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from optimfx.core.transformation import EmptyState, GradientTransformation, Outline
+from optimfx.core.transformation import EmptyState, GradientTransformation, Outline, Outlined
 from optimfx.core.types import Params, State, Updates
 
 Function: TypeAlias = Callable[[Updates, Params | None], Updates]
@@ -18,7 +18,7 @@ def init(params: Params) -> EmptyState:
 
 
 @dataclass(frozen=True, eq=False)
-class Stateless:
+class Stateless(Outlined):
     """The ``update`` of a function."""
 
     name: str

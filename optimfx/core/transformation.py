@@ -39,7 +39,7 @@ class GradientTransformation(NamedTuple):
     update: TransformUpdate
 
     def __repr__(self) -> str:
-        if not hasattr(self.update, "outline"):
+        if not isinstance(self.update, Outlined):
             return name_of(self.update)
         outline = self.update.outline()
         parts = [f"{label}: {part!r}" if label else repr(part) for label, part in outline.parts]
@@ -66,10 +66,18 @@ class Row(NamedTuple):
     reason: str
 
 
-class Stepper:
+class Outlined:
+    """An ``update`` that tells what it is made of."""
+
+    def outline(self) -> Outline:
+        """Return what :func:`optimfx.describe` shows."""
+        return Outline(type(self).__name__, {})
+
+
+class Stepper(Outlined):
     """The ``update`` of a transformation that knows its own parts, and so can do more than map updates.
 
-    Subclasses define ``init`` and four methods:
+    Subclasses define ``init`` and three methods, and override ``outline``:
 
     ``run(updates, state, params, *, stepping, inplace, spare_updates, **extra) -> (results, state)``
         The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
@@ -78,8 +86,6 @@ class Stepper:
         Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
     ``explain(params) -> list[Row]``
         What :func:`optimfx.explain` shows.
-    ``outline() -> Outline``
-        What :func:`optimfx.describe` shows.
     """
 
     def __call__(
@@ -108,9 +114,6 @@ class Stepper:
 
     def explain(self, params: Params) -> list[Row]:
         raise NotImplementedError
-
-    def outline(self) -> Outline:
-        return Outline(type(self).__name__, {})
 
     def transformation(self) -> GradientTransformation:
         return GradientTransformation(self.init, self)
