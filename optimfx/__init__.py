@@ -49,14 +49,17 @@ from optimfx.rules.yogi import yogi
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
+from optimfx.transforms.chains import acprop, adamaxw, amsgrad, nadamw, optimistic_adam_v2, simplified_ademamix
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.freeze import freeze, selective_transform
 from optimfx.transforms.lookahead import lookahead
 from optimfx.transforms.maximize import maximize
+from optimfx.transforms.modifiers import add_cautious_weight_decay, grokfast_ema, mars_correction
 from optimfx.transforms.momentum import ema, momentum
 from optimfx.transforms.monitor import monitor
 from optimfx.transforms.nonnegative import keep_params_nonnegative
 from optimfx.transforms.normalize import normalize_by_update_norm
+from optimfx.transforms.optimistic import optimistic_gradient_descent, scale_by_optimistic_gradient
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by_adam import (
@@ -67,6 +70,7 @@ from optimfx.transforms.scale_by_adam import (
     scale_by_amsgrad,
     scale_by_radam,
 )
+from optimfx.transforms.scale_by_past import scale_by_acprop, scale_by_simplified_ademamix
 from optimfx.transforms.scale_by_rms import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scale_by_sign
 from optimfx.transforms.scale_by_variance import scale_by_adopt, scale_by_belief, scale_by_novograd, scale_by_yogi
@@ -94,13 +98,17 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
     "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
+    # algorithms that are chains of links, or options of another
+    "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",
+    "optimistic_adam_v2",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_trust_ratio",
     "scale_by_adam", "scale_by_amsgrad", "scale_by_adamax", "scale_by_radam", "scale_by_ademamix", "scale_by_adan",
     "scale_by_belief", "scale_by_yogi", "scale_by_adopt", "scale_by_novograd",
     "scale_by_rms", "scale_by_stddev", "scale_by_rss", "scale_by_adadelta",
-    "scale_by_sign", "scale_by_lion", "scale_by_rprop",
+    "scale_by_sign", "scale_by_lion", "scale_by_rprop", "scale_by_acprop", "scale_by_simplified_ademamix",
+    "scale_by_optimistic_gradient", "grokfast_ema", "mars_correction", "add_cautious_weight_decay",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
     "clip_by_block_rms", "adaptive_grad_clip", "normalize_by_update_norm", "centralize", "scale_by_param_block_norm",
     "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",

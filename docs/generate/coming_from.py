@@ -113,15 +113,15 @@ OPTAX = {
         adagrad | adagrad | `eps` outside the root, and a sum that begins at 0.
         adam | adam |
         adamax | adamax |
-        adamaxw | | `adamax` adds its decay to the gradient.
+        adamaxw | adamaxw |
         adamw | adamw | The default decay is 1e-2. For `mask`: `partition`.
         adan | adan |
-        amsgrad | adam | `amsgrad=True`; the maximum is taken before the bias correction.
+        amsgrad | amsgrad | The maximum is taken before the bias correction.
         lamb | lamb |
         lars | lars | For its masks: `partition`.
         lbfgs scale_by_lbfgs | lbfgs | torch's: many iterations in an update.
         lion | lion | The default decay is 0.
-        nadam nadamw | nadam | torch's definition: the momentum grows. `decoupled_weight_decay=True` for `nadamw`.
+        nadam nadamw | nadam nadamw | torch's definition: the momentum grows.
         novograd | novograd |
         radam | radam | `eps` is added before the second moment is corrected.
         rmsprop | rmsprop | `decay` is `alpha`; `eps` stands outside the root, `eps_root` inside.
@@ -129,7 +129,9 @@ OPTAX = {
         sgd | sgd | `momentum` may be 0, not `None`.
         sign_sgd signum | signsgd | `signum` with `momentum=`.
         yogi | yogi |
-        fromage noisy_sgd dpsgd polyak_sgd sm3 optimistic_adam optimistic_adam_v2 optimistic_gradient_descent | |
+        optimistic_gradient_descent | optimistic_gradient_descent |
+        optimistic_adam_v2 | optimistic_adam_v2 | As with `nesterov=False`.
+        fromage noisy_sgd dpsgd polyak_sgd sm3 optimistic_adam | |
         lookahead LookaheadState | lookahead | The slow parameters are in the state.
         LookaheadParams | |
         identity | identity |
@@ -157,8 +159,8 @@ OPTAX = {
         scale_by_param_block_norm | scale_by_param_block_norm |
         scale_by_param_block_rms | scale_by_param_block_rms |
         normalize_by_update_norm | normalize_by_update_norm |
-        scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_optimistic_gradient \
-            scale_by_distance_over_gradients scale_gradient | |
+        scale_by_optimistic_gradient | scale_by_optimistic_gradient |
+        scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_distance_over_gradients scale_gradient | |
         scale_by_backtracking_linesearch scale_by_zoom_linesearch ScaleByBacktrackingLinesearchState \
             ScaleByZoomLinesearchState ZoomLinesearchInfo value_and_grad_from_state | | \
             `lbfgs(line_search_fn="strong_wolfe")` has its own.
@@ -233,6 +235,10 @@ OPTAX = {
             class; or replace `state.hyperparams["lr"]`.
         split_real_and_imaginary SplitRealAndImaginaryState | | Not needed: complex parameters step as pairs of \
             reals.
+        acprop | acprop |
+        scale_by_acprop | scale_by_acprop |
+        simplified_ademamix | simplified_ademamix |
+        scale_by_simplified_ademamix ScaleBySimplifiedAdEMAMixState | scale_by_simplified_ademamix |
         schedule_free ScheduleFreeState | schedule_free | `b1` is `beta`; a schedule weighs a step by its own rate.
         schedule_free_sgd | schedule_free_sgd |
         schedule_free_adamw | schedule_free_adamw |

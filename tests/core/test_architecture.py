@@ -175,9 +175,10 @@ def test_an_algorithm_says_where_it_comes_from(path):
 
 def test_every_algorithm_and_link_is_in_the_catalogue():
     from catalogue import ALGORITHMS, LINKS
+    from chains import CHAINS
 
     # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py,
-    # test_lookahead.py, test_freeze.py
+    # test_lookahead.py, test_freeze.py, test_chains.py
     elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
     elsewhere |= {
         "schedule_free",
@@ -186,6 +187,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "lookahead",
         "freeze",
         "selective_transform",
+        *CHAINS,
     }
     returns = {
         name for name in FACTORIES if inspect.signature(getattr(fx, name)).return_annotation == "GradientTransformation"

@@ -395,6 +395,28 @@ LINKS = [
         [dict(rho=0.8, eps=1e-2)],
         optax=lambda rho, eps: optax.scale_by_adadelta(rho, eps),
     ),
+    Row(
+        "scale_by_acprop",
+        [{}, dict(betas=(0.8, 0.95), eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas=(0.9, 0.999), eps=1e-16, eps_root=1e-16: optax.contrib.scale_by_acprop(
+            *betas, eps, eps_root
+        ),
+    ),
+    Row(
+        "scale_by_simplified_ademamix",
+        [{}, dict(betas=(0.8, 0.95), alpha=2.0, eps=1e-3, eps_root=1e-4)],
+        optax=lambda betas=(0.99, 0.95), **options: optax.contrib.scale_by_simplified_ademamix(
+            *betas, **{"alpha": 0.0, "eps": 1e-8, "eps_root": 0.0, **options}
+        ),
+    ),
+    Row(
+        "scale_by_optimistic_gradient",
+        [{}, dict(alpha=0.7, beta=0.4)],
+        optax=lambda alpha=1.0, beta=1.0: optax.scale_by_optimistic_gradient(alpha, beta),
+    ),
+    Row("grokfast_ema", [{}, dict(alpha=0.8, lamb=3.0)]),
+    Row("mars_correction", [{}, dict(gamma=0.5, beta=0.8, max_norm=2.0)]),
+    Row("add_cautious_weight_decay", [dict(weight_decay=0.1)]),
     Row("scale_by_sign", [{}], optax=optax.scale_by_sign),
     Row("scale_by_lion", [dict(betas=(0.8, 0.95))], optax=lambda betas: optax.scale_by_lion(*betas)),
     Row("scale_by_rprop", [dict(lr=0.1, etas=(0.4, 1.3), step_sizes=(0.01, 0.2))]),
