@@ -36,6 +36,8 @@ class Locality(Enum):
     """Leaves may be flattened, but not cut or joined."""
     NORM = "the element, and 2-norms of the whole tensor"
     """Those that the rule asks for with :func:`ops.norm`: with these measured first, it has a kernel."""
+    MATRIX = "the matrix of the last two dimensions"
+    """A stack of matrices, of shape (..., rows, columns), steps as each of them does."""
     TENSOR = "the whole tensor"
 
 
@@ -137,7 +139,7 @@ class Rule:
     @property
     def has_kernel(self) -> bool:
         """Whether a kernel can be made of it, with norms measured before."""
-        return self.locality is not Locality.TENSOR
+        return self.locality not in (Locality.TENSOR, Locality.MATRIX)
 
     def __repr__(self) -> str:
         return f"Rule({self.leaf.__module__}.{name_of(self.leaf)})"

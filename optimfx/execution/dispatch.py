@@ -14,6 +14,7 @@ from optimfx.core import tracing, tree
 from optimfx.core.types import Column
 from optimfx.execution.executors.aten import ATen
 from optimfx.execution.executors.base import Executor, symbolic_reason
+from optimfx.execution.executors.batched import Batched
 from optimfx.execution.executors.blocked import Blocked
 from optimfx.execution.executors.compiled import Compiled
 from optimfx.execution.executors.custom_op.traced import is_worth_an_op
@@ -26,7 +27,7 @@ from optimfx.execution.leaves import Leaves
 from optimfx.execution.step import Steps
 
 EXECUTORS: dict[str, Executor] = {
-    executor.name: executor for executor in (Triton(), ATen(), Compiled(), Blocked(), Foreach(), Eager())
+    executor.name: executor for executor in (Triton(), ATen(), Compiled(), Blocked(), Foreach(), Batched(), Eager())
 }
 """In order of preference."""
 
@@ -59,8 +60,8 @@ def use(*names: str) -> Iterator[None]:
     """Force an executor for the calls inside.
 
     Args:
-        names: of ``aten``, ``blocked``, ``compiled``, ``eager``, ``foreach`` and ``triton``, in order of preference:
-            leaves are run by the first that can.
+        names: of ``aten``, ``batched``, ``blocked``, ``compiled``, ``eager``, ``foreach`` and ``triton``, in order of
+            preference: leaves are run by the first that can.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.sgd(lr=0.1)

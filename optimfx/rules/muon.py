@@ -91,7 +91,7 @@ MUON = Rule(
     init,
     MuonState,
     lambda s: s.shrinkage is not None,
-    locality=Locality.TENSOR,
+    locality=Locality.MATRIX,
     unsupported_reason=unsupported_reason,
 )
 

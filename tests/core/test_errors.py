@@ -317,7 +317,7 @@ HYPERPARAMETERS = {
     "executor": (
         lambda: fx.execution.use("fast").__enter__(),
         ValueError,
-        "there is no executor 'fast'; choose one of aten, blocked, compiled, eager, foreach, triton.",
+        "there is no executor 'fast'; choose one of aten, batched, blocked, compiled, eager, foreach, triton.",
     ),
     "hyperparameter of a rule": (
         lambda: fx.transformation("mine", fx.Rule(lambda *args: args, lambda step, lr, eps: lr), lr=0.1),

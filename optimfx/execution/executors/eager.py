@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from optimfx.core.types import Array
@@ -23,12 +25,14 @@ class Eager(Unplanned):
         return None
 
     def run(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:
-        device = leaves.grads[0].device.type
-        if device == "meta" or not torch.is_autocast_enabled(device):
+        with without_autocast(leaves.grads[0].device.type):
             return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
-        # A rule computes in its own dtype: autocast would multiply matrices in half precision.
-        with torch.autocast(device, enabled=False):
-            return run_eagerly(steps, leaves, stepping=stepping, inplace=inplace)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """Let rules compute in their own dtype: autocast would multiply matrices in half precision."""
+    is_on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def run_eagerly(steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> Results:

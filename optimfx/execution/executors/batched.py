@@ -1,0 +1,93 @@
+"""Runs a rule on matrices on stacks of them, one call for all leaves of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from optimfx.core import Locality
+from optimfx.core.types import Array, Key, Value
+from optimfx.execution.executors.base import BoundStep, Executor
+from optimfx.execution.executors.eager import run_eagerly, without_autocast
+from optimfx.execution.leaves import Leaves, Results
+from optimfx.execution.memory.dtypes import compute_dtype, load, store
+from optimfx.execution.program.apply import apply_rules
+from optimfx.execution.step import Steps, has_per_leaf_scalars
+
+LARGEST = 1 << 16
+"""Elements up to which a leaf is stacked: the products of larger ones take longer than their calls (``matrices``)."""
+STACKED = 1 << 19
+"""Elements of a stack, at most: what is computed on the way has as many."""
+
+
+class Batched(Executor):
+    """Runs rules on matrices on a stack of all small leaves of one shape; other leaves one by one."""
+
+    name = "batched"
+    description = "small matrices of one shape in a stack"
+
+    def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
+        if not leaves.plain:
+            return "tensor subclasses"
+        if has_per_leaf_scalars(steps):
+            return "each leaf has scalars of its own"
+        if not all(step.rule.elementwise or step.rule.locality is Locality.MATRIX for step in steps):
+            return "the rule is not one on matrices"
+        if all(step.rule.elementwise for step in steps):
+            return "the rule is elementwise"
+        return None if _stacks(leaves)[0] else "no two small leaves have one shape"
+
+    def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
+        stacks, alone = _stacks(leaves)
+
+        def run(steps: Steps, numbers: Sequence[Value], leaves: Leaves) -> Results:
+            results: list[Array] = [None] * len(leaves.grads)
+            slots: list[list[Array]] = [[None] * len(results) for _ in leaves.slots]
+            with without_autocast(leaves.grads[0].device.type):
+                done = [(places, _run_stack(steps, leaves.take(places), stepping, inplace)) for places in stacks]
+                if alone:
+                    done.append((alone, run_eagerly(steps, leaves.take(alone), stepping=stepping, inplace=inplace)))
+            for places, (out, new) in done:
+                for column, values in zip((results, *slots), (out, *new)):
+                    for i, value in zip(places, values):
+                        column[i] = value
+            return results, slots
+
+        return run
+
+
+def _stacks(leaves: Leaves) -> tuple[list[list[int]], list[int]]:
+    """Group the indices of small leaves of one shape; return the groups, and the indices in none."""
+    alike: dict[Key, list[int]] = {}
+    for i, grad in enumerate(leaves.grads):
+        alike.setdefault(grad.shape if grad.numel() <= LARGEST else i, []).append(i)
+    stacks = [part for places in alike.values() if len(places) > 1 for part in _parts(places, leaves)]
+    return stacks, [places[0] for places in alike.values() if len(places) == 1]
+
+
+def _parts(places: list[int], leaves: Leaves) -> Iterator[list[int]]:
+    """Cut a group so that no stack is too large."""
+    each = max(1, STACKED // max(1, leaves.grads[places[0]].numel()))
+    return (places[begin : begin + each] for begin in range(0, len(places), each))
+
+
+def _run_stack(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Results:
+    """Step leaves of one shape: return the results, and the new slots by column."""
+    columns = leaves.columns()
+    dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
+    param, grad, *slots = [None if c[0] is None else torch.stack([load(t, dtype) for t in c]) for c in columns]
+    values = apply_rules(steps, param, grad, slots, stepping)
+    likes = [columns[0] if stepping else columns[1], *columns[2:]]
+    after: list[list[Array]] = [
+        [None] * len(like) if value is None else [_stored(v, x, inplace) for v, x in zip(value.unbind(), like)]
+        for value, like in zip(values, likes)
+    ]
+    return after[0], after[1:]
+
+
+def _stored(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
+    """Store a slice of a stack; out of place, in memory of its own, so that it does not keep the stack."""
+    stored = store(value, like, inplace)
+    return stored if stored is like or stored.untyped_storage().nbytes() == stored.nbytes else stored.clone()
