@@ -52,6 +52,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/host_path.py
 	$(BIN)/python benchmarks/first_steps.py
+	$(BIN)/python benchmarks/matrices.py
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/functional.py
 	$(BIN)/python benchmarks/imports.py

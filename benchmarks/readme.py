@@ -57,6 +57,17 @@ def first_steps(content: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def matrices(content: dict[str, Any]) -> Iterator[str]:
+    """Muon's class over torch's, a row for each set of matrices."""
+    yield "| a step of `Muon`, time over that of torch's | class | leaf by leaf | in stacks |"
+    yield "|---|---|---|---|"
+    for cell in content["cells"]:
+        times = cell["milliseconds"]
+        ratios = [f"{times[name] / times['torch']:.2f}" for name in ("class", "leaf by leaf", "in stacks")]
+        yield f"| {cell['workload']} | {' | '.join(ratios)} |"
+    yield ""
+
+
 def functional(content: dict[str, Any]) -> Iterator[str]:
     """A row for each method, a column for each number of models."""
     cells = content["cells"]
@@ -134,11 +145,33 @@ def compile_time(content: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+BENCHMARKS = (
+    "classes",
+    "overhead",
+    "host_path",
+    "first_steps",
+    "matrices",
+    "compile_time",
+    "functional",
+    "imports",
+)
+"""In the order of the page."""
+
+
 def block(folder: Path) -> str:
     """What stands between the marks."""
     lines: list[str] = []
     machine: dict[str, Any] = {}
-    for name in ("classes", "overhead", "host_path", "first_steps", "compile_time", "functional", "imports"):
+    for name in (
+        "classes",
+        "overhead",
+        "host_path",
+        "first_steps",
+        "matrices",
+        "compile_time",
+        "functional",
+        "imports",
+    ):
         path = path_of(name, folder)
         content = load(path)
         if content is None:
@@ -154,6 +187,8 @@ def block(folder: Path) -> str:
             lines += compile_time(content)
         elif name == "first_steps":
             lines += first_steps(content)
+        elif name == "matrices":
+            lines += matrices(content)
         elif name == "functional":
             lines += functional(content)
         else:

@@ -13,6 +13,7 @@ from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
 from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
+from optimfx.combinators.matrices import as_matrices, kernel_as_matrix
 from optimfx.combinators.multi_steps import multi_steps, skip_large_updates, skip_not_finite
 from optimfx.combinators.partition import is_matrix, masked, partition
 from optimfx.core import EmptyState, GradientTransformation, Locality, Rule, StepState
@@ -114,7 +115,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
-    "chain", "named_chain", "masked", "partition", "is_matrix", "freeze", "selective_transform", "inject_hyperparams",
+    "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",
+    "selective_transform", "inject_hyperparams",
     "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
     "lookahead",

@@ -119,8 +119,9 @@ def muon(
             X_k = a X_{k-1} + (b G + c G^2) X_{k-1}, \quad G = X_{k-1} X_{k-1}^T \\
         \theta_t &= (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \, \rho \, X_n
 
-    A leaf of more than two dimensions is a stack of matrices in its last two, each stepped by itself. For a model with
-    other leaves too: ``fx.partition({True: fx.muon(), False: fx.adamw()}, fx.is_matrix)``.
+    A leaf of more than two dimensions is a stack of matrices in its last two, each stepped by itself. Of the kernels of
+    convolutions :func:`~optimfx.as_matrices` makes matrices. For a model with other leaves too:
+    ``fx.partition({True: fx.as_matrices(fx.muon()), False: fx.adamw()}, fx.is_matrix)``.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`, in parameter units per unit of spectral norm.

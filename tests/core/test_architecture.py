@@ -178,7 +178,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
     from chains import CHAINS
 
     # test_combine.py, test_guards.py, test_multi_steps.py, test_parity_optax.py, test_schedule_free.py,
-    # test_lookahead.py, test_freeze.py, test_chains.py
+    # test_lookahead.py, test_freeze.py, test_chains.py, test_matrices.py
     elsewhere = {"apply_if_finite", "chain", "named_chain", "masked", "multi_steps", "partition", "stateless"}
     elsewhere |= {
         "schedule_free",
@@ -187,6 +187,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "lookahead",
         "freeze",
         "selective_transform",
+        "as_matrices",
         *CHAINS,
     }
     returns = {

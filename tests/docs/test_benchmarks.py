@@ -134,6 +134,18 @@ def test_first_steps_then_readme(importable, tmp_path):
     assert re.search(r"The first step with `fused=True` compiles a kernel, in \d+\.\d s", readme.block(tmp_path))
 
 
+def test_matrices_then_readme(importable, tmp_path):
+    import readme
+    import results
+
+    out = results.path_of("matrices", tmp_path)
+    printed = run("matrices.py", "--workloads", "100 of 64 x 64", "--rounds", 1, "--out", out)
+    assert "100 of 64 x 64" in printed
+    (cell,) = json.loads(out.read_text())["cells"]
+    assert set(cell["milliseconds"]) == {"torch", "class", "leaf by leaf", "in stacks", "one stack"}
+    assert "| 100 of 64 x 64 |" in readme.block(tmp_path)
+
+
 def test_a_gpu_is_measured_as_far_as_there_is_none(importable, tmp_path):
     """What needs a GPU is left out: graphs, and torch's compiled steps."""
     import gpu_readme

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from optimfx.core import Locality
 from optimfx.core.types import Array, Key, Value
 from optimfx.execution.executors.base import BoundStep, Executor
 from optimfx.execution.executors.eager import run_eagerly, without_autocast
 from optimfx.execution.leaves import Leaves, Results
-from optimfx.execution.memory.dtypes import compute_dtype, load, store
+from optimfx.execution.memory.dtypes import compute_dtype
+from optimfx.execution.memory.packing import end_to_end
 from optimfx.execution.program.apply import apply_rules
 from optimfx.execution.step import Steps, has_per_leaf_scalars
 
@@ -62,32 +62,42 @@ def _stacks(leaves: Leaves) -> tuple[list[list[int]], list[int]]:
     """Group the indices of small leaves of one shape; return the groups, and the indices in none."""
     alike: dict[Key, list[int]] = {}
     for i, grad in enumerate(leaves.grads):
-        alike.setdefault(grad.shape if grad.numel() <= LARGEST else i, []).append(i)
+        alike.setdefault(grad.shape if 0 < grad.numel() <= LARGEST else i, []).append(i)
     stacks = [part for places in alike.values() if len(places) > 1 for part in _parts(places, leaves)]
     return stacks, [places[0] for places in alike.values() if len(places) == 1]
 
 
 def _parts(places: list[int], leaves: Leaves) -> Iterator[list[int]]:
     """Cut a group so that no stack is too large."""
-    each = max(1, STACKED // max(1, leaves.grads[places[0]].numel()))
+    each = max(1, STACKED // leaves.grads[places[0]].numel())
     return (places[begin : begin + each] for begin in range(0, len(places), each))
 
 
 def _run_stack(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Results:
-    """Step leaves of one shape: return the results, and the new slots by column."""
+    """Step real leaves of one shape: return the results, and the new slots by column."""
     columns = leaves.columns()
-    dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
-    param, grad, *slots = [None if c[0] is None else torch.stack([load(t, dtype) for t in c]) for c in columns]
-    values = apply_rules(steps, param, grad, slots, stepping)
-    likes = [columns[0] if stepping else columns[1], *columns[2:]]
-    after: list[list[Array]] = [
-        [None] * len(like) if value is None else [_stored(v, x, inplace) for v, x in zip(value.unbind(), like)]
-        for value, like in zip(values, likes)
+    shape, dtype = leaves.grads[0].shape, compute_dtype([column[0] for column in columns if column[0] is not None])
+    offsets = range(0, len(leaves.grads) * shape.numel() + 1, shape.numel())
+    # A new state lies end to end; in place, it is read and written where it is.
+    wholes = [None if column[0] is None else end_to_end(column, offsets) for column in columns]
+    param, grad, *slots = [
+        None
+        if column[0] is None
+        else (torch.stack(list(column)) if whole is None else whole.view(-1, *shape)).to(dtype)
+        for column, whole in zip(columns, wholes)
     ]
+    values = apply_rules(steps, param, grad, slots, stepping)
+    start = 0 if stepping else 1
+    likes, places = [columns[start], *columns[2:]], [None, *wholes[2:]]
+    after: list[list[Array]] = []
+    for value, like, whole in zip(values, likes, places):
+        if value is None:
+            after.append([None] * len(like))
+        elif inplace and whole is not None:
+            whole.copy_(value.view(-1))
+            after.append(list(like))
+        else:
+            # Slices of the stack would keep all of it.
+            after.append(list(like) if inplace else list(map(torch.empty_like, like)))
+            torch._foreach_copy_(after[-1], value.unbind())
     return after[0], after[1:]
-
-
-def _stored(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
-    """Store a slice of a stack; out of place, in memory of its own, so that it does not keep the stack."""
-    stored = store(value, like, inplace)
-    return stored if stored is like or stored.untyped_storage().nbytes() == stored.nbytes else stored.clone()
