@@ -80,12 +80,11 @@ def _run_stack(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> R
     offsets = range(0, len(leaves.grads) * shape.numel() + 1, shape.numel())
     # A new state lies end to end; in place, it is read and written where it is.
     wholes = [None if column[0] is None else end_to_end(column, offsets) for column in columns]
-    param, grad, *slots = [
-        None
-        if column[0] is None
-        else (torch.stack(list(column)) if whole is None else whole.view(-1, *shape)).to(dtype)
+    stacks = [
+        None if column[0] is None else torch.stack(list(column)) if whole is None else whole.view(-1, *shape)
         for column, whole in zip(columns, wholes)
     ]
+    param, grad, *slots = [None if stack is None else stack.to(dtype) for stack in stacks]
     values = apply_rules(steps, param, grad, slots, stepping)
     start = 0 if stepping else 1
     likes, places = [columns[start], *columns[2:]], [None, *wholes[2:]]
