@@ -3,7 +3,6 @@
 from optimfx.core.ranges import (
     AtLeastOne,
     Betas,
-    Coefficients,
     Decay,
     Etas,
     NonNegative,
@@ -66,7 +65,6 @@ __all__ = [
     "Array",
     "AtLeastOne",
     "Betas",
-    "Coefficients",
     "Column",
     "DType",
     "Decay",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_args, get_type_hints
 
 from optimfx.core.types import Hyper
 from optimfx.core.validation import FROM_ONE, NON_NEGATIVE, NON_POSITIVE, REAL, UNIT, Interval, check_hyper, check_tuple
@@ -44,10 +44,6 @@ StepSizes: TypeAlias = Annotated[
     tuple[Hyper, Hyper], partial(_check_parts, {"step_size_min": NON_NEGATIVE, "step_size_max": NON_NEGATIVE})
 ]
 """The least and the greatest size of a step, each in [0, inf)."""
-Coefficients: TypeAlias = Annotated[
-    tuple[Hyper, Hyper, Hyper], partial(_check_parts, {"a": REAL, "b": REAL, "c": REAL})
-]
-"""The coefficients of an odd polynomial of degree five."""
 
 
 def check_ranges(factory: Callable[P, T]) -> Callable[P, T]:
@@ -74,4 +70,8 @@ def check_ranges(factory: Callable[P, T]) -> Callable[P, T]:
 def hyper_names(factory: Callable[..., Any]) -> frozenset[str]:
     """Return the arguments of a factory that are annotated as hyperparameters, or as tuples of them."""
     hints = get_type_hints(inspect.unwrap(factory))
-    return frozenset(name for name, hint in hints.items() if Hyper in (hint, *getattr(hint, "__args__", ())))
+    return frozenset(name for name, hint in hints.items() if _mentions_hyper(hint))
+
+
+def _mentions_hyper(hint: Any) -> bool:
+    return hint == Hyper or any(map(_mentions_hyper, get_args(hint)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
 from optimfx.core import (
     BFLOAT16,
     Array,
-    Coefficients,
     Decay,
     DType,
     GradientTransformation,
+    Hyper,
     Interval,
     Locality,
     NonNegative,
@@ -22,7 +23,9 @@ from optimfx.core import (
     check_ranges,
 )
 from optimfx.execution import transformation
-from optimfx.rules._shared.linalg import orthogonalize
+from optimfx.rules._shared.linalg import newton_schulz_triples, orthogonalize
+
+Triple: TypeAlias = tuple[Hyper, Hyper, Hyper]
 
 
 class MuonState(NamedTuple):
@@ -58,14 +61,15 @@ def scalars(
     momentum: Scalar,
     weight_decay: Scalar,
     nesterov: bool,
-    ns_coefficients: tuple[Scalar, Scalar, Scalar],
+    ns_coefficients: tuple[Any, ...],
     eps: Scalar,
     ns_steps: int,
     adjust_lr_fn: str | None,
     ns_dtype: DType | None,
 ) -> Scalars:
     shrinkage = ops.decay_terms(lr, weight_decay)[1]
-    newton_schulz = ns_coefficients, ns_steps, eps, ns_dtype
+    triples = ns_coefficients if isinstance(ns_coefficients[0], tuple) else (ns_coefficients,)
+    newton_schulz = triples, ns_steps, eps, ns_dtype
     return Scalars(lr, momentum, 1 - momentum, shrinkage, newton_schulz, nesterov, adjust_lr_fn)
 
 
@@ -102,7 +106,7 @@ def muon(
     weight_decay: NonNegative = 0.1,
     momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
+    ns_coefficients: Triple | Sequence[Triple] | str = (3.4445, -4.7750, 2.0315),
     eps: NonNegative = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
@@ -128,7 +132,8 @@ def muon(
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         momentum: decay :math:`\mu` of the average, in [0, 1).
         nesterov: look ahead along the average.
-        ns_coefficients: :math:`(a, b, c)` of the polynomial.
+        ns_coefficients: :math:`(a, b, c)` of the polynomial; or a triple for each step, of which the last serves all
+            further ones; or their name, ``"dion"`` or ``"polar_express"``.
         eps: :math:`\epsilon \ge 0`, the least norm that is divided by, in gradient units.
         ns_steps: :math:`n`, from 0 to 99, how often the polynomial is applied.
         adjust_lr_fn: :math:`\rho` of a :math:`p \times q` matrix: ``"original"`` (and ``None``)
@@ -146,7 +151,8 @@ def muon(
 
     References:
         Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024. Liu et al., Muon is Scalable for
-        LLM Training, 2025 (``match_rms_adamw``).
+        LLM Training, 2025 (``match_rms_adamw``). Amsel et al., The Polar Express: Optimal Matrix Sign Methods and
+        Their Application to the Muon Algorithm, 2025.
 
     Differs from torch in taking stacks of matrices; from Optax, whose momentum is another average.
 
@@ -157,6 +163,7 @@ def muon(
             [-0.0000, -0.1119]])
     """
     check_count(Interval(0, 100), ns_steps=ns_steps)
+    ns_coefficients = newton_schulz_triples(ns_coefficients)
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(f"adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got {adjust_lr_fn!r}.")
     hyper = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}

@@ -45,7 +45,7 @@ class FromFactory(Optimizer):
         pure = {name: value for name, value in defaults.items() if name not in FLAGS}
         if isinstance(defaults["lr"], Tensor):
             pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
-        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name)})
+        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name, value)})
         self.factory(**pure)
         check_flags(defaults)
         super().__init__(params, defaults)
