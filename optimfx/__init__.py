@@ -39,6 +39,7 @@ from optimfx.rules.lbfgs import lbfgs
 from optimfx.rules.lion import lion
 from optimfx.rules.muon import muon
 from optimfx.rules.nadam import nadam
+from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
 from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
@@ -98,7 +99,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
-    "muon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
+    "muon", "normuon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     # algorithms that are chains of links, or options of another
     "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",
     "optimistic_adam_v2",

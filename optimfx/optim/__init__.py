@@ -5,7 +5,19 @@ import torch
 from optimfx.optim import lr_scheduler, swa_utils
 from optimfx.optim.classes.adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
 from optimfx.optim.classes.adaptive import Adadelta, Adafactor, Adagrad, RMSprop
-from optimfx.optim.classes.extra import ADOPT, LAMB, LARS, AdaBelief, Adan, AdEMAMix, Lion, NovoGrad, SignSGD, Yogi
+from optimfx.optim.classes.extra import (
+    ADOPT,
+    LAMB,
+    LARS,
+    AdaBelief,
+    Adan,
+    AdEMAMix,
+    Lion,
+    NorMuon,
+    NovoGrad,
+    SignSGD,
+    Yogi,
+)
 from optimfx.optim.classes.lbfgs import LBFGS
 from optimfx.optim.classes.muon import Muon
 from optimfx.optim.classes.sgd import ASGD, SGD, Rprop
@@ -20,7 +32,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
     "Adafactor", "Rprop", "LBFGS", "Muon",
     # beyond it
-    "SignSGD", "LARS", "LAMB", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
+    "SignSGD", "LARS", "LAMB", "NorMuon", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
 ]
 # fmt: on
 

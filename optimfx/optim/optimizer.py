@@ -337,6 +337,9 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse, in torch's words, parameters and gradients that the algorithm cannot take."""
         if self.complex_error and any(p.is_complex() for p in params):
             raise RuntimeError(self.complex_error)
+        for p in params:
+            if reason := settings.update.rule.unsupported_reason(p):
+                raise ValueError(f"{type(self).__name__}: a parameter has shape {tuple(p.shape)}, but {reason}.")
         if settings.fused or self.fused:
             for p in {(p.device, p.dtype): p for p in params}.values():
                 check_fused(p)

@@ -49,9 +49,11 @@ def init(param: Array) -> tuple[Array]:
 
 def unsupported_reason(param: Array) -> str | None:
     if param.dim() < 2:
-        return "muon orthogonalises matrices. Give other leaves to another optimizer: fx.partition with fx.is_matrix"
+        return (
+            "only matrices are made orthogonal. Give other leaves to another optimizer: fx.partition with fx.is_matrix"
+        )
     if param.is_complex():
-        return "muon orthogonalises real matrices; the parts of a complex one are not orthogonal by themselves"
+        return "only real matrices are made orthogonal; the parts of a complex one are not orthogonal by themselves"
     return None
 
 
@@ -68,8 +70,7 @@ def scalars(
     ns_dtype: DType | None,
 ) -> Scalars:
     shrinkage = ops.decay_terms(lr, weight_decay)[1]
-    triples = ns_coefficients if isinstance(ns_coefficients[0], tuple) else (ns_coefficients,)
-    newton_schulz = triples, ns_steps, eps, ns_dtype
+    newton_schulz = ns_coefficients, ns_steps, eps, ns_dtype
     return Scalars(lr, momentum, 1 - momentum, shrinkage, newton_schulz, nesterov, adjust_lr_fn)
 
 

@@ -300,8 +300,8 @@ HYPERPARAMETERS = {
     "a vector for Muon": (
         lambda: fx.muon().init(PARAMS),
         ValueError,
-        "params['embed'] has shape (2,) and dtype torch.float32, but muon orthogonalises matrices. Give other leaves "
-        "to another optimizer: fx.partition with fx.is_matrix.",
+        "params['embed'] has shape (2,) and dtype torch.float32, but only matrices are made orthogonal. Give other "
+        "leaves to another optimizer: fx.partition with fx.is_matrix.",
     ),
     "a complex matrix for Adafactor": (
         lambda: fx.adafactor().init({"w": torch.ones(2, 2, dtype=torch.complex64)}),

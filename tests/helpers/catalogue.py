@@ -249,6 +249,18 @@ ALGORITHMS = [
         reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
     ),
     Row(
+        "normuon",
+        [
+            {"ns_dtype": None, **more}
+            for more in product(
+                lr=[0.1], betas=[(0.8, 0.9)], eps=[1e-3], nesterov=[False, True], ns_steps=[3], **MAXIMIZE_AND_DECAY
+            )
+        ],
+        dims=2,
+        note="with `ns_dtype=None`, as `muon`",
+        reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
         "lbfgs",
         product(lr=[0.5], max_iter=[1, 3], history_size=[2], tolerance_grad=[1e-12], tolerance_change=[1e-12]),
         torch.optim.LBFGS,  # compared in test_lbfgs.py

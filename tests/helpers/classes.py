@@ -15,7 +15,9 @@ def beyond(cls):
     """A class that torch does not have, as an entry of torch's table, in which it stands for torch's class too."""
     (row,) = [row for row in ALGORITHMS if row.name == cls.factory.__name__]
     inputs = [OptimizerInput(None, kwargs, str(i)) for i, kwargs in enumerate((row.options[0], row.richest))]
-    return OptimizerInfo(cls, optim_inputs_func=lambda device: inputs, has_capturable_arg=True)
+    # Of matrices, by default in bfloat16: the pure algorithm is differentiated.
+    impls = {"supported_impls": ("foreach",), "supports_complex": False} if row.dims else {}
+    return OptimizerInfo(cls, optim_inputs_func=lambda device: inputs, has_capturable_arg=True, **impls)
 
 
 CLASSES = {info.optim_cls: getattr(optim, info.optim_cls.__name__, None) for info in optim_db}
@@ -55,7 +57,7 @@ def flags(info):
 
 
 def parameters(info, dtype=torch.float64):
-    shapes = [(4, 3), (1, 5)] if info.optim_cls is torch.optim.Muon else [(4, 3), (3,), (), (2, 1, 2)]
+    shapes = [(4, 3), (1, 5)] if info.optim_cls.__name__ in ("Muon", "NorMuon") else [(4, 3), (3,), (), (2, 1, 2)]
     return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
 
 

@@ -7,7 +7,7 @@ from classes import CLASSES, DB, EVERY, assert_same_value, closeness
 
 DENSE = [info for info in EVERY if not info.step_requires_closure and not info.only_supports_sparse_grads]
 TWINS = [info for info in DENSE if info in DB]
-ANY_SHAPE = [info for info in TWINS if info.optim_cls.__name__ != "Muon"]  # which steps matrices alone
+ANY_SHAPE = [info for info in TWINS if "Muon" not in info.optim_cls.__name__]  # they step matrices alone
 
 
 def client(name):

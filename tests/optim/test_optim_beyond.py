@@ -24,7 +24,9 @@ def test_every_algorithm_has_a_class():
 @cases(BEYOND)
 @pytest.mark.parametrize("foreach", [False, None])
 def test_steps_as_the_pure_algorithm(row, options, foreach):
-    params = [torch.nn.Parameter(torch.randn(shape)) for shape in [(4, 3), (3,), ()]]
+    params = [
+        torch.nn.Parameter(torch.randn(shape)) for shape in ([(4, 3), (1, 5)] if row.dims else [(4, 3), (3,), ()])
+    ]
     optimizer = CLASSES[row.name](params, **options, foreach=foreach)
     tx, pure = row(**options), [p.detach().clone() for p in params]
     state = tx.init(pure)

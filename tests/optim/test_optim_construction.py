@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -154,6 +155,8 @@ def test_a_group_overrides_any_hyperparameter(info, options):
                 take_step(info, optimizer, [p for group in optimizer.param_groups for p in group["params"]])
         return [[p.detach() for p in params] for params in columns]
 
-    together = run(lambda cls, a, b: [cls([{"params": a, **copy.deepcopy(options)}, {"params": b}])])
+    # In bfloat16, a stack of matrices rounds otherwise than each by itself.
+    with fx.execution.use("eager") if info.optim_cls is torch.optim.Muon else nullcontext():
+        together = run(lambda cls, a, b: [cls([{"params": a, **copy.deepcopy(options)}, {"params": b}])])
     apart = run(lambda cls, a, b: [cls(a, **copy.deepcopy(options)), cls(b)])
     assert_same_value(together, apart, rtol=0, atol=0)

@@ -165,7 +165,7 @@ def test_a_parameter_twice_in_a_group_is_stepped_twice(info, foreach):
     if foreach is not None and "foreach" not in info.supported_impls:
         pytest.skip("no such flag")
     options = {} if foreach is None else {"foreach": foreach}
-    a, b = (torch.nn.Parameter(torch.randn(3, 2)) for _ in range(2))
+    a, b = (torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 2), (2, 2)))
     runs = []
     for cls, flags in ((info.optim_cls, {"foreach": False} if options else {}), (CLASSES[info.optim_cls], options)):
         params = [torch.nn.Parameter(x.detach().clone()) for x in (a, b)]

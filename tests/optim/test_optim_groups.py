@@ -12,7 +12,9 @@ GROUPS = FEW + 4
 SHAPES = [(4, 3), (3,), (), (130, 127), (2, 1, 2)]
 """One of them larger than what is run together with others."""
 ELEMENTWISE = [
-    info for info in EVERY if not info.only_supports_sparse_grads and info.optim_cls.__name__ not in ("LBFGS", "Muon")
+    info
+    for info in EVERY
+    if not info.only_supports_sparse_grads and info.optim_cls.__name__ not in ("LBFGS", "Muon", "NorMuon")
 ]
 
 

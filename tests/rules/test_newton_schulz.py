@@ -37,9 +37,15 @@ def test_the_class_and_injection_take_them_too():
     p = torch.nn.Parameter(torch.randn(4, 3))
     p.grad = torch.randn(4, 3)
     before = p.detach().clone()
-    fx.optim.Muon([p], ns_coefficients="polar_express").step()
-    tx = fx.muon(ns_coefficients="polar_express")
+    fx.optim.NorMuon([p], ns_coefficients="polar_express").step()
+    tx = fx.normuon(ns_coefficients="polar_express")
     assert torch.equal(p, fx.step(tx, [p.grad], tx.init([before]), [before])[0][0])
+    for name in ("polar_express", "dion"):
+        optimizer = fx.optim.Muon([p], ns_coefficients=NEWTON_SCHULZ[name])
+        before = p.detach().clone()
+        optimizer.step()
+        tx = fx.muon(ns_coefficients=name)
+        assert torch.equal(p, fx.step(tx, [p.grad], tx.init([before]), [before])[0][0])
     injected = fx.inject_hyperparams(fx.muon)(ns_coefficients=[(1.5, -0.5, 0.0), (2.0, -1.5, 0.5)])
     assert injected.init([before]).hyperparams["ns_coefficients"][1][2] == 0.5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from optimfx.core import Locality
 from optimfx.core.types import Array, Key, Value
@@ -76,12 +77,11 @@ def _parts(places: list[int], leaves: Leaves) -> Iterator[list[int]]:
 def _run_stack(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> Results:
     """Step real leaves of one shape: return the results, and the new slots by column."""
     columns = leaves.columns()
-    shape, dtype = leaves.grads[0].shape, compute_dtype([column[0] for column in columns if column[0] is not None])
-    offsets = range(0, len(leaves.grads) * shape.numel() + 1, shape.numel())
+    dtype = compute_dtype([column[0] for column in columns if column[0] is not None])
     # A new state lies end to end; in place, it is read and written where it is.
-    wholes = [None if column[0] is None else end_to_end(column, offsets) for column in columns]
+    wholes = [None if column[0] is None else _whole(column) for column in columns]
     stacks = [
-        None if column[0] is None else torch.stack(list(column)) if whole is None else whole.view(-1, *shape)
+        None if column[0] is None else torch.stack(list(column)) if whole is None else whole
         for column, whole in zip(columns, wholes)
     ]
     param, grad, *slots = [None if stack is None else stack.to(dtype) for stack in stacks]
@@ -93,10 +93,17 @@ def _run_stack(steps: Steps, leaves: Leaves, stepping: bool, inplace: bool) -> R
         if value is None:
             after.append([None] * len(like))
         elif inplace and whole is not None:
-            whole.copy_(value.view(-1))
+            whole.copy_(value)
             after.append(list(like))
         else:
             # Slices of the stack would keep all of it.
             after.append(list(like) if inplace else list(map(torch.empty_like, like)))
             torch._foreach_copy_(after[-1], value.unbind())
     return after[0], after[1:]
+
+
+def _whole(column: Sequence[Tensor]) -> Tensor | None:
+    """Return tensors of one shape as one stack in their own memory, or ``None`` if they do not lie end to end."""
+    shape, size = column[0].shape, column[0].numel()
+    whole = end_to_end(column, range(0, len(column) * size + 1, size))
+    return None if whole is None else whole.view(-1, *shape)

@@ -43,11 +43,11 @@ class Algorithm(NamedTuple):
         given: dict[str, Any] = {}
         for name in self.present_in(group):
             value = group[name]
-            if not self.is_numeric(name, value):
+            if not self.is_numeric(name):
                 given[name] = value
             elif name == "lr" and not isinstance(value, Tensor) and not torch.compiler.is_compiling():
                 given[name] = LearningRate(group)
-            elif isinstance(value, (tuple, list)):
+            elif isinstance(value, (tuple, list)) and not any(isinstance(item, (tuple, list)) for item in value):
                 given[name] = tuple(GroupValue(group, name, i) for i in range(len(value)))
             else:
                 given[name] = GroupValue(group, name)
@@ -55,11 +55,11 @@ class Algorithm(NamedTuple):
 
     def static_values(self, group: Group) -> tuple[Any, ...]:
         """Return what of the group a transformation from :meth:`live` was made with, and does not look up."""
-        return tuple(group[name] for name in self.present_in(group) if not self.is_numeric(name, group[name]))
+        return tuple(group[name] for name in self.present_in(group) if not self.is_numeric(name))
 
-    def is_numeric(self, name: str, value: Any) -> bool:
-        """Whether an argument is a number, and so may be a tensor or a schedule too; some have names for numbers."""
-        return name in self.hyper and not isinstance(value, str)
+    def is_numeric(self, name: str) -> bool:
+        """Whether an argument is a number, and so may be a tensor or a schedule too."""
+        return name in self.hyper
 
 
 class Settings:

@@ -17,6 +17,7 @@ from optimfx.rules.adopt import adopt
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
+from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.yogi import yogi
@@ -45,8 +46,10 @@ class FromFactory(Optimizer):
         pure = {name: value for name, value in defaults.items() if name not in FLAGS}
         if isinstance(defaults["lr"], Tensor):
             pure["lr"] = defaults["lr"].squeeze()  # of one element, as torch's classes take it
-        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name, value)})
-        self.factory(**pure)
+        check_no_schedule(**{name: value for name, value in pure.items() if self.algorithm.is_numeric(name)})
+        hyper = self.factory(**pure).update.hyper  # type: ignore[attr-defined]
+        # A group keeps numbers under their names, and not what stands for them.
+        defaults.update({name: hyper[name] for name, value in pure.items() if isinstance(value, str) and name in hyper})
         check_flags(defaults)
         super().__init__(params, defaults)
 
@@ -90,6 +93,15 @@ class LAMB(FromFactory):
     """
 
     factory = staticmethod(lamb)
+
+
+class NorMuon(FromFactory):
+    """NorMuon: Muon with rows scaled by their second moment. For matrices only.
+
+    Arguments: see :func:`optimfx.normuon`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(normuon)
 
 
 class NovoGrad(FromFactory):

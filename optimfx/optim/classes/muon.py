@@ -23,6 +23,6 @@ class Muon(Optimizer, torch.optim.Muon):
     complex_error = "Muon does not support complex parameters"
 
     def _check(self, settings: Settings, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        super()._check(settings, params, grads)
         if any(p.ndim != 2 for p in params):
             raise ValueError("Param gradient must be a 2D matrix")
+        super()._check(settings, params, grads)

@@ -37,7 +37,9 @@ singular values in [0.001, 1] as near to 1 as any polynomials of degree five.
 """
 
 
-def orthogonalize(matrix: Array, coefficients: Sequence[Triple], steps: int, eps: Array, dtype: Any = None) -> Array:
+def orthogonalize(
+    matrix: Array, coefficients: Triple | Sequence[Triple], steps: int, eps: Array, dtype: Any = None
+) -> Array:
     r"""Find a matrix with the same singular vectors and singular values near 1, by the Newton-Schulz iteration.
 
     .. math::
@@ -45,7 +47,7 @@ def orthogonalize(matrix: Array, coefficients: Sequence[Triple], steps: int, eps
 
     Args:
         matrix: of shape (..., n, m): one, or a stack.
-        coefficients: :math:`(a, b, c)` of each step; the last serves all further ones.
+        coefficients: :math:`(a, b, c)`, or that of each step, of which the last serves all further ones.
         steps: how many polynomials are applied.
         eps: the least norm that is divided by.
         dtype: what to compute in; ``None`` for that of the matrix.
@@ -55,19 +57,22 @@ def orthogonalize(matrix: Array, coefficients: Sequence[Triple], steps: int, eps
     if tall:
         x = ops.transpose(x)
     x = x / ops.maximum(ops.norm(x, dim=(-2, -1)), eps)
+    triples: Any = coefficients if isinstance(coefficients[0], tuple) else (coefficients,)
     for k in range(steps):
-        a, b, c = coefficients[min(k, len(coefficients) - 1)]
+        a, b, c = triples[min(k, len(triples) - 1)]
         gram = x @ ops.transpose(x)
         x = ops.addmm(x, ops.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return ops.cast(ops.transpose(x) if tall else x, matrix.dtype)
 
 
-def newton_schulz_triples(given: Any) -> tuple[Any, ...]:
+def newton_schulz_triples(given: Any) -> Any:
     """Look up coefficients by their name, and refuse what is neither a triple of numbers nor several."""
     if isinstance(given, str):
         if given not in NEWTON_SCHULZ:
             raise ValueError(f"ns_coefficients must be one of {sorted(NEWTON_SCHULZ)}, or triples; got {given!r}.")
         return NEWTON_SCHULZ[given]
+    if callable(given):  # a schedule of several
+        return given
     several = isinstance(given, (tuple, list)) and given and all(isinstance(triple, (tuple, list)) for triple in given)
     for triple in given if several else [given]:
         check_tuple("ns_coefficients", triple, "a", "b", "c")
