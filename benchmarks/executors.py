@@ -24,7 +24,7 @@ import optimfx as fx
 ELEMENTS = 1 << 22
 LEAVES = 512
 REFERENCE = "eager"
-NAMES = [name for name in fx.execution.EXECUTORS if name != "triton"]
+NAMES = [name for name in fx.execution.EXECUTORS if name not in ("triton", "batched")]
 
 
 def method(executor: str, grads: list[Tensor]) -> Method:

@@ -69,7 +69,7 @@ def algorithm_page(name: str, lr: float, steps: int) -> str:
     """One algorithm: its docstring, its path, its row of the conformance matrix."""
     cls = next((c for c in fx.optim.__all__ if c.lower() == name.replace("_", "")), None)
     as_class = f" As a class: [`fx.optim.{cls}`][optimfx.optim.{cls}]." if cls else ""
-    fitted = "as a matrix of one row, " if name == "muon" else ""
+    fitted = "as a matrix of one row, " if name in ("muon", "normuon") else ""
     return f"""---
 title: {name}
 ---
