@@ -8,6 +8,8 @@ An optimizer is a pair of pure functions over pytrees of tensors::
     params, state = fx.step(tx, grads, state, params)
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from optimfx import execution, ops, optim, projections, schedules
 from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
@@ -133,3 +135,26 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "Rule", "Locality", "transformation", "ops", "global_norm",
 ]
 # fmt: on
+
+OPTAX_NAMES = {
+    "MultiSteps": "multi_steps",
+    "clip": "clip_by_value",
+    "multi_transform": "partition",
+    "scale_by_learning_rate": "scale_by_lr",
+    "sign_sgd": "signsgd",
+    "signum": "signsgd, with momentum",
+    "trace": "momentum",
+}
+"""What Optax has under another name."""
+
+if not TYPE_CHECKING:  # for whom every name would be one
+
+    def __getattr__(name: str) -> NoReturn:
+        """Name ours for a name of Optax's."""
+        hint = f"; Optax's {name} is fx.{OPTAX_NAMES[name]}" if name in OPTAX_NAMES else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

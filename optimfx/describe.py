@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimfx.core import GradientTransformation, Outlined, Params
+from optimfx.core import GradientTransformation, Outlined, Params, check_transformation
 from optimfx.core.reprs import Text, call, name_of
 from optimfx.execution import explain
 
@@ -18,6 +18,9 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
         tx: any transformation; one that is a pair of functions is shown by their name.
         params: with parameters, how a step of them in place runs is added, as :func:`optimfx.explain` tells.
 
+    Raises:
+        TypeError: ``tx`` is no transformation: a factory that was not called, say.
+
     >>> import torch, optimfx as fx
     >>> tx = fx.chain(
     ...     fx.clip_by_global_norm(1.0),
@@ -29,9 +32,10 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
     chain
     ├─ clip_by_global_norm(max_norm=1)
     └─ partition
-       ├─ body: lion(lr=linear, betas=(0.9, 0.99))
+       ├─ body: lion(lr=linear(lr=0.0003), betas=(0.9, 0.99))
        └─ head: sgd(lr=0.1)
     """
+    check_transformation("describe: tx", tx)
     lines = list(_lines(tx))
     return Text("\n".join(lines if params is None else [*lines, "", repr(explain(tx, params))]))
 

@@ -402,8 +402,8 @@ def warmup_cosine(
     >>> [round(schedule(step), 3) for step in range(6)]
     [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     """
-    _not_negative(warmup_steps=warmup_steps)
-    _positive(decay_steps=total_steps - warmup_steps)
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(f"warmup_steps must be in [0, {total_steps}), as total_steps counts them; got {warmup_steps}.")
     decay_steps = total_steps - warmup_steps
     return join(
         [

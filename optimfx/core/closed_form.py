@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optimfx.core import Scalar, Schedule, to_python
+from optimfx.core.reprs import call
 
 
 class ClosedForm:
@@ -25,6 +27,10 @@ class ClosedForm:
 
     def __call__(self, step: Scalar) -> Scalar:
         return self.function(step.to(torch.float64) if isinstance(step, Tensor) else to_python(step))
+
+    def __repr__(self) -> str:
+        factory, args, kwargs = self.made_by
+        return call(factory.__name__, inspect.signature(factory).bind(*args, **kwargs).arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         factory, args, kwargs = self.made_by

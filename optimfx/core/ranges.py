@@ -10,6 +10,17 @@ from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_args, get_
 from optimfx.core.types import Hyper
 from optimfx.core.validation import FROM_ONE, NON_NEGATIVE, NON_POSITIVE, REAL, UNIT, Interval, check_hyper, check_tuple
 
+OPTAX_WORDS = {
+    "learning_rate": "lr",
+    "b1": "the first of betas",
+    "b2": "the second of betas",
+    "b3": "the third of betas",
+    "mu_dtype": "state_dtype",
+    "accumulator_dtype": "state_dtype",
+    "mask": "a combinator: masked or partition",
+}
+"""Arguments that Optax has under other names, and what they are here."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -62,6 +73,8 @@ def check_ranges(factory: Callable[P, T]) -> Callable[P, T]:
         for name, value in (*zip(names, args), *kwargs.items()):
             if name in checks:
                 checks[name](**{name: value})
+            elif name in OPTAX_WORDS and name not in names:
+                raise TypeError(f"{factory.__name__} has no argument {name!r}: here it is {OPTAX_WORDS[name]}.")
         return factory(*args, **kwargs)
 
     return checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import sys
@@ -162,8 +163,9 @@ def _hyper(value: Any) -> str:
         return repr(value)
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_hyper, value))})"
-    if callable(value):  # a schedule
-        return name_of(value)
+    if callable(value) and not isinstance(value, Tensor):  # a schedule, which may show itself
+        shows_itself = "__repr__" in vars(type(value)) and not inspect.isroutine(value) and not inspect.isclass(value)
+        return repr(value) if shows_itself and not isinstance(value, functools.partial) else name_of(value)
     if isinstance(value, Tensor):
         number = _read(value)
         return "tensor" if number is None else f"tensor({_number(number)})"

@@ -32,7 +32,7 @@ class GradientTransformation(NamedTuple):
 
     >>> import optimfx as fx
     >>> fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(lr=fx.schedules.linear(0.1), momentum=0.9))
-    chain(clip_by_global_norm(max_norm=1), sgd(lr=linear, momentum=0.9))
+    chain(clip_by_global_norm(max_norm=1), sgd(lr=linear(lr=0.1), momentum=0.9))
     """
 
     init: TransformInit

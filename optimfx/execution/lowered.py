@@ -7,7 +7,18 @@ from typing import Any
 
 from optree import PyTreeSpec
 
-from optimfx.core import GradientTransformation, Params, PyTree, Row, State, Stepper, Updates, tracing, tree
+from optimfx.core import (
+    GradientTransformation,
+    Params,
+    PyTree,
+    Row,
+    State,
+    Stepper,
+    Updates,
+    check_transformation,
+    tracing,
+    tree,
+)
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call, Lowered, only
 from optimfx.core.types import Array, Column
@@ -100,11 +111,19 @@ def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
         tx: any transformation; rules that run as one are shown as one.
         params: the parameters; nothing is computed on them.
 
+    Raises:
+        TypeError: ``tx`` is no transformation, or a leaf of ``params`` is no tensor.
+
     >>> import torch, optimfx as fx
     >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
     transform                    executor  leaves  elements  dtype    device  reason
     clip_by_global_norm + adamw  aten      2       72        float32  cpu     torch's own kernel
     """
+    check_transformation("explain: tx", tx)
+    leaves, spec = tree.flatten(params)
+    for i, leaf in enumerate(leaves):
+        if leaf is not None:
+            tree.check_leaf(leaf, spec, i, "params")
     return Explanation(_explain(tx.update, params))
 
 

@@ -66,6 +66,10 @@ class TransformOptimizer(Optimizer):
         self.fused = fused
         super().__init__(params, {k: _number(v[0]) for k, v in _injected(tx).items() if len(v) == 1})
 
+    def __repr__(self) -> str:
+        name, *groups = super().__repr__().split("\n")
+        return "\n".join([name, f"    tx: {self.tx!r}", *groups])
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled; a transformation made of lambdas can be neither."""
         return {**super().__getstate__(), "tx": self.tx, "fused": self.fused}

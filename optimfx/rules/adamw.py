@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from optimfx.core import DType, GradientTransformation, Hyper
+from optimfx.core import Betas, DType, GradientTransformation, NonNegative, check_ranges
 from optimfx.rules.adam import adam
 
 
+@check_ranges
 def adamw(
-    lr: Hyper = 1e-3,
-    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 1e-2,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-2,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
     state_dtype: DType | None = None,
-    eps_root: Hyper = 0.0,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     r""":func:`adam` with ``decoupled_weight_decay=True`` and torch's default decay of 0.01.
 

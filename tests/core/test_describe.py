@@ -47,7 +47,7 @@ def test_a_tree_of_every_combinator():
         "└─ last: chain",
     ]
     assert fx.describe(tx).splitlines()[: len(lines)] == lines
-    assert fx.describe(tx).splitlines()[-1] == "   └─ scale_by_lr(lr=linear)"
+    assert fx.describe(tx).splitlines()[-1] == "   └─ scale_by_lr(lr=linear(lr=0.1))"
     assert repr(fx.describe(tx)) == fx.describe(tx)
 
 

@@ -442,3 +442,27 @@ def test_params_are_not_needed_without_decay(row):
 def test_every_algorithm_checks_its_lr(row, lr):
     with pytest.raises((ValueError, TypeError), match=r"^lr "):
         row(lr=lr)
+
+
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda: fx.adamw(learning_rate=1e-3), r"adamw has no argument 'learning_rate': here it is lr"),
+        (lambda: fx.adam(b2=0.9), r"adam has no argument 'b2': here it is the second of betas"),
+        (lambda: fx.describe(fx.adamw), r"describe: tx must be .* Call it first"),
+        (lambda: fx.explain(fx.adamw, []), r"explain: tx must be a GradientTransformation.* Call it first"),
+        (lambda: fx.explain(fx.adamw(), torch.nn.Linear(2, 1)), r"params .*dict\(model\.named_parameters\(\)\)"),
+    ],
+)
+def test_what_users_of_optax_and_torch_write_is_told_apart(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
+def test_names_of_optax_are_told_ours():
+    with pytest.raises(AttributeError, match=r"no attribute 'MultiSteps'; Optax's MultiSteps is fx.multi_steps"):
+        fx.MultiSteps  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        fx.nothing  # noqa: B018
+    assert all(ours.partition(",")[0] in fx.__all__ for ours in fx.OPTAX_NAMES.values())
+    assert "core" not in dir(fx) and {"adamw", "chain"} <= {*dir(fx)}

@@ -87,7 +87,7 @@ def test_a_transformation_of_parts_is_one_line():
     )
     assert repr(tx) == (
         "named_chain(a: partition(x: sgd(lr=0.1), y: set_to_zero()), "
-        "b: chain(inject_hyperparams(sgd(lr=tensor(0.5))), scale_by_lr(lr=linear)))"
+        "b: chain(inject_hyperparams(sgd(lr=tensor(0.5))), scale_by_lr(lr=linear(lr=0.1))))"
     )
 
 

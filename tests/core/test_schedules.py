@@ -250,9 +250,9 @@ ERRORS = {
         0.1, 10, anneal_strategy="x"
     ),
     "pct_start must be in [0, 1]; got 2": lambda: schedules.one_cycle(0.1, 10, pct_start=2),
-    "warmup_steps must not be negative; got -1": lambda: schedules.warmup_cosine(0.1, -1, 10),
+    "warmup_steps must be in [0, 10), as total_steps counts them; got -1": lambda: schedules.warmup_cosine(0.1, -1, 10),
     "stable_steps must not be negative; got -1": lambda: schedules.warmup_stable_decay(0.1, 1, -1, 1),
-    "decay_steps must be positive; got 0": lambda: schedules.warmup_cosine(0.1, 10, 10),
+    "warmup_steps must be in [0, 10), as total_steps counts them; got 10": lambda: schedules.warmup_cosine(0.1, 10, 10),
     "2 schedules need 1 milestones; got []": lambda: schedules.join([half, half], []),
     "milestones must rise; got [3, 3]": lambda: schedules.join([half, half, half], [3, 3]),
 }
