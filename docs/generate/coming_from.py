@@ -229,8 +229,8 @@ OPTAX = {
         scale_by_ademamix | scale_by_ademamix |
         scale_by_adopt | scale_by_adopt | `clip` is `use_clipping`.
         adopt | adopt | `clip` is `use_clipping`.
-        muon scale_by_muon MuonState MuonDimensionNumbers | muon | torch's definition: a different average. For \
-            other leaves: `partition`.
+        muon scale_by_muon MuonState MuonDimensionNumbers | muon as_matrices | torch's definition: a different \
+            average. `as_matrices` says which dimensions are a matrix; for other leaves: `partition`.
         reduce_on_plateau ReduceLROnPlateauState | optim.lr_scheduler.ReduceLROnPlateau inject_hyperparams | As a \
             class; or replace `state.hyperparams["lr"]`.
         split_real_and_imaginary SplitRealAndImaginaryState | | Not needed: complex parameters step as pairs of \
