@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,54 +145,35 @@ def compile_time(content: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-BENCHMARKS = (
-    "classes",
-    "overhead",
-    "host_path",
-    "first_steps",
-    "matrices",
-    "compile_time",
-    "functional",
-    "imports",
-)
-"""In the order of the page."""
+def imports(content: dict[str, Any]) -> Iterator[str]:
+    """What an import of the package adds."""
+    yield f"Importing optimfx adds {content['seconds']['added']:.2f} s to importing torch."
+    yield ""
+
+
+BENCHMARKS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
+    "overhead": overheads,
+    "host_path": host_path,
+    "first_steps": first_steps,
+    "matrices": matrices,
+    "compile_time": compile_time,
+    "functional": functional,
+    "imports": imports,
+}
+"""In the order of the page, after that of the classes, which has a picture."""
 
 
 def block(folder: Path) -> str:
     """What stands between the marks."""
     lines: list[str] = []
     machine: dict[str, Any] = {}
-    for name in (
-        "classes",
-        "overhead",
-        "host_path",
-        "first_steps",
-        "matrices",
-        "compile_time",
-        "functional",
-        "imports",
-    ):
+    for name in ("classes", *BENCHMARKS):
         path = path_of(name, folder)
         content = load(path)
         if content is None:
             continue
         machine = content["machine"]
-        if name == "classes":
-            lines += classes(content, path.with_suffix(".png"))
-        elif name == "overhead":
-            lines += overheads(content)
-        elif name == "host_path":
-            lines += host_path(content)
-        elif name == "compile_time":
-            lines += compile_time(content)
-        elif name == "first_steps":
-            lines += first_steps(content)
-        elif name == "matrices":
-            lines += matrices(content)
-        elif name == "functional":
-            lines += functional(content)
-        else:
-            lines += [f"Importing optimfx adds {content['seconds']['added']:.2f} s to importing torch.", ""]
+        lines += classes(content, path.with_suffix(".png")) if name == "classes" else BENCHMARKS[name](content)
     if not machine:
         raise SystemExit(f"there are no results of this machine in {folder}: make bench")
     sentence = (

@@ -19,7 +19,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
         params: with parameters, how a step of them in place runs is added, as :func:`optimfx.explain` tells.
 
     Raises:
-        TypeError: ``tx`` is no transformation: a factory that was not called, say.
+        TypeError: ``tx`` is not a transformation: a factory that was not called, say.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.chain(

@@ -18,7 +18,7 @@ def public_names() -> dict[str, list[str]]:
 
 
 def at(path: str) -> Any:
-    """Find what stands in optimfx under a dotted path."""
+    """Find an object of optimfx by its dotted path."""
     found: Any = fx
     for name in filter(None, path.split(".")):
         found = getattr(found, name)

@@ -142,7 +142,7 @@ def as_matrices(inner: GradientTransformation, shape_of: ShapeOf | PyTree = kern
         A transformation with the state of ``inner``, whose leaves have the shapes of matrices.
 
     Raises:
-        TypeError: ``inner`` is no transformation.
+        TypeError: ``inner`` is not a transformation.
         ValueError: a shape has another number of elements than its leaf, or ``shape_of`` is not a prefix of the
             parameters.
 

@@ -169,7 +169,7 @@ def multi_steps(
 
     Raises:
         ValueError: ``every`` is not an integer of at least 1. In every call, what ``inner`` raises in one that steps.
-        TypeError: ``inner`` is no transformation, ``state_dtype`` not a floating-point dtype, or
+        TypeError: ``inner`` is not a transformation, ``state_dtype`` not a floating-point dtype, or
             ``should_skip_update_fn`` no function.
 
     Inside ``torch.compile`` and ``torch.func`` transforms, where a count has no value to ask for, every call computes

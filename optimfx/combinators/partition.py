@@ -103,7 +103,7 @@ def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) 
         A transformation with state :class:`PartitionState`.
 
     Raises:
-        TypeError: what is given for a label is no transformation.
+        TypeError: what is given for a label is not a transformation.
         ValueError: a label has no transform, or the labels do not have the structure of the parameters.
 
     >>> import torch, optimfx as fx
@@ -131,7 +131,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
         A transformation with state :class:`PartitionState`, the inner state under ``True``.
 
     Raises:
-        TypeError: ``inner`` is no transformation.
+        TypeError: ``inner`` is not a transformation.
         ValueError: the mask holds something else than bools, or does not have the structure of the parameters.
 
     >>> import torch, optimfx as fx

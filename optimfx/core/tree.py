@@ -57,7 +57,7 @@ def builder_of(key: Any) -> Callable[[Column], PyTree]:
 
 
 def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Array]:
-    """Return the subtrees of ``tree`` that stand at the leaves of ``spec``.
+    """Return the subtrees of ``tree`` at the positions of the leaves of ``spec``.
 
     Raises:
         ValueError: the structures differ; the message names the first path at which they do.
@@ -220,7 +220,7 @@ def _mismatch(prefix: PyTree, tree: PyTree, name: str, error: ValueError) -> str
 
 
 def _advice(leaf: Array, name: str) -> str:
-    """Suggest what to give in place of something that is no tensor."""
+    """Suggest what to give instead of something that is not a tensor."""
     if isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"):
         return f"Give {name} as a tree of tensors, such as dict(model.named_parameters())."
     if isinstance(leaf, (bool, int, float, complex)) or hasattr(leaf, "__array__"):

@@ -22,7 +22,7 @@ Array: TypeAlias = Any
 Only Python's operators and the words of :mod:`optimfx.ops` are used on it.
 """
 Column: TypeAlias = Sequence[Array]
-"""An entry for each leaf: a tensor or what stands for one, or ``None``."""
+"""An entry for each leaf: a tensor, its stand-in, or ``None``."""
 Scalar: TypeAlias = float | Tensor
 """A Python number or a 0-d tensor."""
 Schedule: TypeAlias = Callable[[Scalar], Scalar]

@@ -112,7 +112,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
         params: the parameters; nothing is computed on them.
 
     Raises:
-        TypeError: ``tx`` is no transformation, or a leaf of ``params`` is no tensor.
+        TypeError: ``tx`` is not a transformation, or a leaf of ``params`` is no tensor.
 
     >>> import torch, optimfx as fx
     >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})

@@ -81,11 +81,18 @@ def shape_factor(matrix: Array, adjust_lr_fn: str | None) -> Array:
     return 0.2 * ops.sqrt(max(rows, columns)) if matched else ops.sqrt(max(1, rows / max(1, columns)))
 
 
+def average(
+    grad: Array, momentum_buffer: Array, momentum: Scalar, weight: Scalar, nesterov: bool
+) -> tuple[Array, Array]:
+    """Average the gradient; return the direction, which may look ahead along the average, and the average."""
+    momentum_buffer = ops.lerp(momentum_buffer, grad, weight)
+    return (ops.lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer), momentum_buffer
+
+
 def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scalars) -> tuple[Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
-    momentum_buffer = ops.lerp(momentum_buffer, grad, s.weight)
-    direction = ops.lerp(grad, momentum_buffer, s.momentum) if s.nesterov else momentum_buffer
+    direction, momentum_buffer = average(grad, momentum_buffer, s.momentum, s.weight, s.nesterov)
     size = s.lr * shape_factor(grad, s.adjust_lr_fn)
     return ops.add(base, orthogonalize(direction, *s.newton_schulz), alpha=-size), momentum_buffer
 

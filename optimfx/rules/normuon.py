@@ -22,7 +22,7 @@ from optimfx.core import (
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.linalg import Triple, newton_schulz_triples, orthogonalize
-from optimfx.rules.muon import unsupported_reason
+from optimfx.rules.muon import average, unsupported_reason
 
 
 class NorMuonState(NamedTuple):
@@ -68,8 +68,7 @@ def leaf(
 ) -> tuple[Array, Array, Array]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
-    momentum_buffer = ops.lerp(momentum_buffer, grad, s.weight1)
-    direction = ops.lerp(grad, momentum_buffer, s.beta1) if s.nesterov else momentum_buffer
+    direction, momentum_buffer = average(grad, momentum_buffer, s.beta1, s.weight1, s.nesterov)
     orthogonal = orthogonalize(direction, *s.newton_schulz)
     row_var = ops.lerp(row_var, ops.mean(orthogonal * orthogonal, -1), s.weight2)
     scaled = orthogonal / (ops.sqrt(row_var) + s.eps)

@@ -43,7 +43,7 @@ def selective_transform(optimizer: GradientTransformation, *, freeze_mask: Mask)
         A transformation with the state of :func:`~optimfx.partition`.
 
     Raises:
-        TypeError: ``optimizer`` is no transformation.
+        TypeError: ``optimizer`` is not a transformation.
         ValueError: the mask holds something else than bools, or does not have the structure of the parameters.
 
     >>> import torch, optimfx as fx
