@@ -1,7 +1,7 @@
 """Functions that run in several processes, which talk to each other."""
 
-import os
-import socket
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -9,16 +9,14 @@ import torch.multiprocessing as mp
 
 
 def in_processes(work, world, *args):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_entered, (world, port, work, *args), nprocs=world)
+    # A file, as a free port may be another's by the time that it is used.
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_entered, (world, (Path(folder) / "store").as_uri(), work, *args), nprocs=world)
 
 
-def _entered(rank, world, port, work, *args):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def _entered(rank, world, store, work, *args):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     try:
         work(world, *args)
         dist.barrier()  # one that leaves early aborts now and then
