@@ -73,7 +73,8 @@ class Rule:
         reads_param: whether ``leaf`` reads ``param``, given its scalars.
         locality: what of its tensor one element of the result depends on.
         carries: the scalars that go from step to step: fields of the state, parameters of ``scalars`` and fields of
-            what it returns, all by these names.
+            what it returns, all by these names. ``scalars`` may also take ``carry_dtype``, by default ``None``: the
+            dtype to which they are rounded, where they are kept in less than float64.
         needs_global_norm: whether ``scalars`` takes the 2-norm of all gradients.
         needs_param_dtype: whether the dtype of the parameter, or of its parts if it is complex, is to be filled in as
             the field ``param_dtype`` of the scalars.

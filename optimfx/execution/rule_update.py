@@ -53,6 +53,7 @@ def transformation(
     missing = {*rule.init_names, *rule.begin_names, *rule.scalar_names} - {
         *hyper,
         *rule.carries,
+        *(["carry_dtype"] if rule.carries else []),
         *(["global_norm"] if rule.needs_global_norm else []),
     }
     if missing:

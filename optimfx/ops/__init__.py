@@ -26,7 +26,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from optimfx.core import tree
 from optimfx.core.tracing import is_derived, read_bool, read_number
 from optimfx.core.types import Array
-from optimfx.ops.rounding import rounded, rounded_stochastically
+from optimfx.ops.rounding import multiply_in, rounded, rounded_stochastically
 
 __all__ = [
     "abs",
@@ -53,6 +53,7 @@ __all__ = [
     "maximum",
     "mean",
     "minimum",
+    "multiply_in",
     "nonfinite",
     "norm",
     "read_bool",

@@ -22,6 +22,16 @@ def rounded(x: Any, dtype: torch.dtype) -> Any:
     return _differentiable(x, (bits & -1).view(dtype).to(x.dtype))
 
 
+def multiply_in(dtype: torch.dtype | None, x: Any, y: Any) -> Any:
+    """Multiply two numbers as a tensor of this dtype is multiplied by a number: each is rounded, and the product too.
+
+    Tensors, and numbers without a dtype, are multiplied as they are.
+    """
+    if dtype is None or isinstance(x, Tensor) or isinstance(y, Tensor):
+        return x * y
+    return (torch.tensor(x, dtype=dtype, device="cpu") * y).item()
+
+
 def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> Any:
     """``x`` as one of its two neighbours in bfloat16, the nearer the likelier, so that the mean over seeds is ``x``.
 

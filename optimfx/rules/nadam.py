@@ -46,11 +46,12 @@ def scalars(
     weight_decay: Scalar,
     momentum_decay: Scalar,
     decoupled_weight_decay: bool,
+    carry_dtype: DType | None = None,
 ) -> Scalars:
     beta1, beta2 = betas
     mu = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
-    mu_product = mu_product * mu
+    mu_product = ops.multiply_in(carry_dtype, mu_product, mu)
     l2, shrinkage = ops.decay_terms(lr, weight_decay, decoupled_weight_decay)
     return Scalars(
         mu_product=mu_product,

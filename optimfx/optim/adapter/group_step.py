@@ -230,8 +230,10 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     runs, counts, leaders = _runs(before, carried, plan)
     # A graph would bake numbers in; it calls the update, which looks them up.
     compiling = plan.one_pass.traced and torch.compiler.is_compiling()
+    # torch rounds what it carries before it uses it.
+    rounds = {"carry_dtype": carried[0].column[0].dtype} if "carry_dtype" in rule.scalar_names else {}
     taken = [
-        steps_of(leader.update, [count], None if compiling else _hyper(leader))[0]
+        steps_of(leader.update, [count], None if compiling else {**_hyper(leader), **rounds})[0]
         for leader, count in zip(leaders, counts)
     ]
     leaves = Leaves(params, grads, slots)
