@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from optimfx.combinators.identity import identity
 from optimfx.core import (
@@ -15,16 +16,22 @@ from optimfx.core import (
     State,
     check_transformation,
     state_class,
+    tracing,
     tree,
 )
 from optimfx.core.lowering import Lowered, join
-from optimfx.execution import Lowering, lower
+from optimfx.core.types import Key
+from optimfx.execution import Lowering, lower, mask_tree
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of bools like the parameters (or a prefix of it), or a function from the parameters to one, which meets
 ``None`` at the leaves of others when it is inside of a partition."""
 Labels: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of labels like the parameters (or a prefix of it), or a function from the parameters to one."""
+
+
+KEPT = 16
+"""Structures of trees for which a partition keeps the leaves of each label."""
 
 
 @state_class
@@ -43,31 +50,39 @@ class Partition(Lowering):
     name: str
 
     def init(self, params: Params) -> PartitionState:
-        parts = self._parts(params)
-        return PartitionState({label: tx.init(parts[label][0]) for label, tx in self.transforms.items()})
+        places = self._places(params)
+        states = {label: tx.init(mask_tree(params, places[label])) for label, tx in self.transforms.items()}
+        return PartitionState(states)
 
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
         states = dict.fromkeys(self.transforms) if state is None else self._states(state)
-        parts = [
-            lower(self.transforms[label], theirs, states[label]).within(places)
-            for label, (theirs, places) in self._parts(reference).items()
-        ]
+        places = self._places(reference)
+        parts = [lower(tx, reference, states[label], places[label]) for label, tx in self.transforms.items()]
         return join(parts, lambda after: PartitionState(dict(zip(self.transforms, after))))
 
     def outline(self) -> Outline:
         parts = [(str(label), tx) for label, tx in self.transforms.items()]
         return Outline("masked", {}, parts[:1]) if self.name == "mask" else Outline("partition", {}, parts)
 
-    def _parts(self, reference: PyTree) -> dict[Any, tuple[PyTree, int]]:
-        """For each label the tree with ``None`` at the leaves of the others, and its own as bits."""
-        leaves, spec = tree.flatten(reference)
-        labels = self._labels(reference)
-        parts = {}
-        for label in self.transforms:
-            mine = [label == other for other in labels]
-            theirs = tree.unflatten(spec, [leaf if own else None for leaf, own in zip(leaves, mine)])
-            parts[label] = theirs, sum([1 << i for i, own in enumerate(mine) if own])
-        return parts
+    def _places(self, reference: PyTree) -> dict[Any, int]:
+        """Return the leaves of each label, as bits. A function is asked at every step: it may look at anything."""
+        if callable(self.labels) or tracing.active():
+            return self._find_places(reference)
+        leaves, key = tree.flatten_with_key(reference)
+        known = _known_places.setdefault(self, {})
+        asked = key, tuple([i for i, leaf in enumerate(leaves) if leaf is None])
+        if asked not in known:
+            if len(known) >= KEPT:
+                known.clear()
+            known[asked] = self._find_places(reference)
+        return known[asked]
+
+    def _find_places(self, reference: PyTree) -> dict[Any, int]:
+        places = dict.fromkeys(self.transforms, 0)
+        for i, label in enumerate(self._labels(reference)):
+            if label in places:
+                places[label] |= 1 << i
+        return places
 
     def _states(self, state: State) -> dict[Any, State]:
         if not isinstance(state, PartitionState) or set(state.inner_states) != set(self.transforms):
@@ -89,6 +104,9 @@ class Partition(Lowering):
                     f"{list(self.transforms)}."
                 )
         return labels
+
+
+_known_places: WeakKeyDictionary[Partition, dict[Key, dict[Any, int]]] = WeakKeyDictionary()
 
 
 def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) -> GradientTransformation:

@@ -6,7 +6,8 @@ leaves such a leaf, its state and its step count alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import optree
@@ -30,19 +31,24 @@ def flatten(tree: PyTree) -> tuple[list[Array], PyTreeSpec]:
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 
 
-LEAF_TYPES = {Tensor, torch.nn.Parameter, type(None)}
+LEAF_TYPES = frozenset({Tensor, torch.nn.Parameter, type(None)})
+FIELD_TYPES = LEAF_TYPES | {tuple}
 
 
 def flatten_with_key(tree: PyTree) -> tuple[Column, Any]:
     """Flatten a tree to its leaves and a key that is equal for trees of one structure.
 
-    A dict or a list of nothing but tensors is taken apart here: optree takes ten times as long, as it asks of each leaf
-    whether its class is registered.
+    A dict or a list of nothing but tensors is taken apart here, and a dict of these and of ``()``, as a state has where
+    it keeps nothing: optree takes ten times as long, as it asks of each leaf whether its class is registered.
     """
     if type(tree) is dict:
         leaves = list(tree.values())
-        if LEAF_TYPES.issuperset(map(type, leaves)):
+        types = {*map(type, leaves)}
+        if types <= LEAF_TYPES:
             return leaves, (dict, *tree)
+        if types <= FIELD_TYPES and not any([type(x) is tuple and x for x in leaves]):
+            there = [type(x) is not tuple for x in leaves]
+            return list(compress(leaves, there)), (tuple, *zip(tree, there))
     elif type(tree) is list and LEAF_TYPES.issuperset(map(type, tree)):
         return tree, (list, len(tree))
     return flatten(tree)
@@ -53,7 +59,13 @@ def builder_of(key: Any) -> Callable[[Column], PyTree]:
     if not isinstance(key, tuple):
         return lambda leaves: unflatten(key, leaves)
     kind, *names = key
+    if kind is tuple:
+        return lambda leaves: _dict_with_gaps(names, iter(leaves))
     return list if kind is list else lambda leaves: dict(zip(names, leaves))
+
+
+def _dict_with_gaps(names: Sequence[tuple[Any, bool]], leaves: Iterator[Array]) -> dict[Any, Array]:
+    return {name: next(leaves) if there else () for name, there in names}
 
 
 def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Array]:

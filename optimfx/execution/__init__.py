@@ -7,7 +7,7 @@ executor for each group of leaves; ``executors`` run the rule on them.
 from optimfx.execution.dispatch import EXECUTORS, use
 from optimfx.execution.explanation import Explanation
 from optimfx.execution.init import count_from_zero, init
-from optimfx.execution.lowered import Lowering, add_updates, check, explain, lower, run
+from optimfx.execution.lowered import Lowering, add_updates, check, explain, lower, mask_tree, run
 from optimfx.execution.memory.dtypes import cast_state
 from optimfx.execution.plan.columns import ABSENT, check_state
 from optimfx.execution.rule_update import RuleUpdate, transformation
@@ -26,6 +26,7 @@ __all__ = [
     "explain",
     "init",
     "lower",
+    "mask_tree",
     "run",
     "transformation",
     "use",

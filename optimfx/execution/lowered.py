@@ -67,16 +67,25 @@ class Lowering(Stepper):
         for piece in _pieces(self.lower(params, None).calls):
             update, _, places = piece[0]
             rows += (
-                explain_rules(piece, params) if isinstance(update, Link) else _explain(update, _within(params, places))
+                explain_rules(piece, params)
+                if isinstance(update, Link)
+                else _explain(update, mask_tree(params, places))
             )
         return rows
 
 
-def lower(tx: GradientTransformation, reference: PyTree, state: State | None) -> Lowered:
-    """Lower any transformation to calls; one that cannot tell is a function of whole trees."""
-    if isinstance(tx.update, Lowering):
-        return tx.update.lower(reference, state)
-    return Lowered([Call(tx.update, state)], only)
+def lower(tx: GradientTransformation, reference: PyTree, state: State | None, places: int | None = None) -> Lowered:
+    """Lower any transformation to calls; one that cannot tell is a function of whole trees.
+
+    ``places`` are the leaves that it is for, as bits; ``None`` for all.
+    """
+    if not isinstance(tx.update, Lowering):
+        lowered = Lowered([Call(tx.update, state)], only)
+    elif isinstance(tx.update, Link):  # asks nothing of the tree
+        lowered = tx.update.lower(reference, state)
+    else:
+        lowered = tx.update.lower(mask_tree(reference, places), state)
+    return lowered if places is None else lowered.within(places)
 
 
 def run(
@@ -247,11 +256,11 @@ def _check_calls(calls: Sequence[Call], updates: PyTree, params: PyTree | None) 
         if isinstance(update, Link):
             check_rules(piece, updates, params)
         elif isinstance(update, Stepper):
-            mine = [None if each is None else _within(each, places) for each in (updates, params)]
+            mine = [None if each is None else mask_tree(each, places) for each in (updates, params)]
             update.check(mine[0], state, mine[1])
 
 
-def _within(whole: PyTree, places: int | None) -> PyTree:
+def mask_tree(whole: PyTree, places: int | None) -> PyTree:
     """Put ``None`` at the leaves of a tree that are not at these places."""
     if places is None:
         return whole
