@@ -113,10 +113,9 @@ def assert_same_value(theirs, ours, **close):
 
 
 def closeness(info, options):
-    """Bit for bit, but for what torch rounds to float32 on the way: carried scalars, and tensor learning rates."""
-    carries = info.optim_cls in (torch.optim.NAdam, torch.optim.ASGD)
+    """Bit for bit, but for learning rates that are tensors, with which torch computes in float32."""
     evaluates = info.step_requires_closure  # and sums in another order: test_lbfgs.py
-    single = carries or evaluates or isinstance(options.get("lr"), torch.Tensor)
+    single = evaluates or isinstance(options.get("lr"), torch.Tensor)
     return dict(rtol=1e-6, atol=1e-6) if single else dict(rtol=0, atol=0)
 
 
