@@ -251,13 +251,17 @@ def cyclic(
 def height_scale(mode: str, gamma: float) -> tuple[Callable[[Any], Any], str]:
     """Return a mode of :func:`cyclic` as ``scale_fn`` and ``scale_mode``."""
     modes: dict[str, tuple[Callable[[Any], Any], str]] = {
-        "triangular": (partial(_power, 1.0), "cycle"),
+        "triangular": (_keep_height, "cycle"),
         "triangular2": (_halve, "cycle"),
         "exp_range": (partial(_power, gamma), "iterations"),
     }
     if mode not in modes:
         raise ValueError(f"mode must be one of {list(modes)}; got {mode!r}.")
     return modes[mode]
+
+
+def _keep_height(cycle: Any) -> float:
+    return 1.0
 
 
 def _power(gamma: Any, step: Any) -> Any:

@@ -454,5 +454,6 @@ def test_the_scale_of_a_cycle_is_kept_under_torchs_name(mode):
     expected, scheduler = (m.CyclicLR(make_optimizer(), 0.1, 1.0, mode=mode, gamma=0.9) for m in (theirs, ours))
     for _ in range(2):
         assert [scheduler._scale_fn_ref(x) for x in (1, 2, 7)] == [expected._scale_fn_ref(x) for x in (1, 2, 7)]
+        assert type(scheduler._scale_fn_ref) is type(expected._scale_fn_ref)
         assert scheduler.state_dict().keys() == expected.state_dict().keys()
         scheduler = pickle.loads(pickle.dumps(scheduler))
