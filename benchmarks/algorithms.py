@@ -70,7 +70,7 @@ def class_methods(algorithm: Algorithm, make_params: Callable[[], list[Tensor]])
         make: Callable[..., torch.optim.Optimizer] = getattr(library, algorithm.class_name)
         known = inspect.signature(make).parameters
         for index, (name, flags) in enumerate(table.items()):
-            # A class without flags has one way to run, which stands in the first column.
+            # A class without flags has one way to run, shown in the first column.
             flags = {} if index == 0 and "foreach" not in known else flags
             if set(flags) <= set(known):
                 yield Method(name, make(make_params(), **algorithm.options, **flags).step)

@@ -93,7 +93,7 @@ def _our_step(algorithm: Algorithm, params: Sequence[Tensor], shared: Any) -> St
 
 
 def _begun(optimizer: torch.optim.Optimizer, shared: dict[Tensor, dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer after a step, in the state of the first that was begun: for one for each there is no memory."""
+    """The optimizer after a step, in the state of the first: memory does not suffice for a state each."""
     optimizer.step()
     for p, state in optimizer.state.items():
         own = shared.setdefault(p, state)

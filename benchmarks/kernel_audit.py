@@ -25,7 +25,7 @@ from optimfx.execution.executors.triton.runtime.launch import BLOCK, MANY, WARPS
 CAPABILITIES = (80, 90, 100)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REGISTERS = 128
-"""Of a thread, at most: then 16 warps fit on a multiprocessor, which hide the memory's latency."""
+"""Registers of a thread, at most: then 16 warps fit on a multiprocessor, which hide the memory's latency."""
 SPILLED = 8
 """Bytes of a thread, at most: the compiler stores a pair of registers where that lets another warp run."""
 TABLE = Path(__file__).parents[1] / "docs" / "kernels.md"

@@ -14,7 +14,7 @@ def peak_extra_bytes(call: Callable[[], object]) -> int | None:
     """Resident memory at the peak of a call beyond that before it; None where the kernel does not tell (not Linux)."""
     gc.collect()
     try:
-        # What the allocator has kept would be used again without being seen.
+        # Memory that the allocator keeps would be used again without being counted.
         ctypes.CDLL(None).malloc_trim(0)
         (PROCESS / "clear_refs").write_text("5")  # the peak counts from here on
     except (OSError, AttributeError):

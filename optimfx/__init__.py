@@ -145,7 +145,7 @@ OPTAX_NAMES = {
     "signum": "signsgd, with momentum",
     "trace": "momentum",
 }
-"""What Optax has under another name."""
+"""Names of Optax that have another name here."""
 
 if not TYPE_CHECKING:  # for whom every name would be one
 

@@ -164,7 +164,7 @@ def projection_l2_ball(pytree: Params, scale: float | Tensor = 1) -> Params:
     def ball(x: Tensor) -> Tensor:
         squared = x.square().sum()
         within = squared <= scale**2
-        # Of what is not chosen too, the derivative must be finite.
+        # The derivative must be finite also for the branch that is not chosen.
         return torch.where(within, x, x * (scale * torch.where(within, 1, squared).rsqrt()))
 
     return _together(pytree, ball)

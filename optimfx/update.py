@@ -57,7 +57,7 @@ def step(
 
     Args:
         tx: the transformation.
-        grads: gradients, a tree like the parameters; a leaf that is ``None`` sits out the step.
+        grads: gradients, a tree like the parameters; a leaf that is ``None`` is skipped.
         state: what ``tx.init`` or the last step returned.
         params: the parameters.
         inplace: reuse the buffers of ``grads``, ``state`` and ``params``, which the caller gives up, and record no

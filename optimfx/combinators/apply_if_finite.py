@@ -111,7 +111,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         ValueError: ``max_consecutive_errors`` is not an integer of at least 0.
         TypeError: ``inner`` is not a transformation.
 
-    On a device, inside ``torch.compile`` and under ``torch.func`` transforms, where nobody waits for the answer, every
+    On a device, inside ``torch.compile`` and under ``torch.func`` transforms, where the answer cannot be read, every
     call computes the step, and the condition selects. Optax's has the same name and state.
 
     >>> import torch, optimfx as fx

@@ -78,7 +78,7 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
         links: pairs ``(name, transformation)``.
 
     Raises:
-        TypeError: a link is no pair, or no transformation.
+        TypeError: a link is not a pair, or not a transformation.
         ValueError: a name is given twice.
 
     >>> import torch, optimfx as fx

@@ -80,7 +80,7 @@ def inject_hyperparams(
 
     Args:
         factory: anything that makes a transformation, such as :func:`~optimfx.adamw`.
-        static_args: names of arguments to leave as they are, such as a function that is no schedule. Flags, strings,
+        static_args: names of arguments to leave as they are, such as a function that is not a schedule. Flags, strings,
             ``None``, transformations and arguments annotated ``int`` always are, and so is a term that is switched off:
             the number 0 for an argument whose default is 0 (no momentum, no decay). Give a tensor to switch such a term
             on later.

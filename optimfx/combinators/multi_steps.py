@@ -163,9 +163,9 @@ def multi_steps(
             :func:`skip_large_updates`.
 
     Returns:
-        A transformation with state :class:`MultiStepsState`: ``step`` (0-d, calls so far, but for those that were
+        A transformation with state :class:`MultiStepsState`: ``step`` (0-d, calls so far, except those that were
         skipped), ``acc_grads`` (like the parameters), ``inner_state`` and ``skip_state``. A leaf without a gradient
-        (``None``) adds nothing to its sum; in a call that steps, it sits out and keeps its sum for the next.
+        (``None``) adds nothing to its sum; in a call that steps, it is skipped and keeps its sum for the next.
 
     Raises:
         ValueError: ``every`` is not an integer of at least 1. In every call, what ``inner`` raises in one that steps.

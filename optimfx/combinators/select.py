@@ -1,4 +1,4 @@
-"""One of two outcomes, where the condition may be a number that nobody can look at."""
+"""One of two outcomes, where the condition may be a tensor whose value cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everything else rests on: the types, and what transformations and rules are. It imports nothing else of ours."""
+"""The base of everything else: types, transformations and rules. It imports nothing else of the package."""
 
 from optimfx.core.ranges import (
     AtLeastOne,

@@ -1,4 +1,4 @@
-"""What the compiler of torch 2.11 and 2.12 has to be told, to trace pytrees of every optree."""
+"""Teaches the compiler of torch 2.11 and 2.12 to trace pytrees of every optree."""
 
 from __future__ import annotations
 

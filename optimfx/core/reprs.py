@@ -1,4 +1,4 @@
-"""What a prompt shows of transformations and their states."""
+"""Prints transformations and their states."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def printed(state: type[State]) -> type[State]:
 
 
 class Text(str):
-    """What is shown as it is, at a prompt and in a tree."""
+    """A text that is shown as it is, at a prompt and in a tree."""
 
     def __repr__(self) -> str:
         return str(self)

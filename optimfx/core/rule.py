@@ -1,4 +1,4 @@
-"""What a rule is: an algorithm's mathematics, as data."""
+"""The type of a rule: an algorithm's mathematics, as data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _nothing_carried() -> tuple[()]:
 
 
 class Locality(Enum):
-    """What of its tensor one element of a rule's result depends on."""
+    """The part of its tensor on which one element of a rule's result depends."""
 
     ELEMENT = "the element alone"
     """Leaves may be cut, joined and flattened."""

@@ -1,4 +1,4 @@
-"""What surrounds a call: a tracer, a ``torch.func`` transform, or plain eager execution."""
+"""The context of a call: a tracer, a ``torch.func`` transform, or plain eager execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transformation is: a pair of pure functions over pytrees."""
+"""The type of a transformation: a pair of pure functions over pytrees."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GradientTransformation(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What a transformation is made of, for a person to read."""
+    """The parts of a transformation, for a person to read."""
 
     name: str
     hyper: dict[str, Value]
@@ -132,7 +132,7 @@ class StepState(NamedTuple):
 
 
 def check_transformation(name: str, tx: Any) -> None:
-    """Refuse what is no pair of ``init`` and ``update``.
+    """Refuse anything but a pair of ``init`` and ``update``.
 
     Raises:
         TypeError: a factory that was not called, say.

@@ -15,9 +15,9 @@ Params: TypeAlias = PyTree
 Updates: TypeAlias = PyTree
 """A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
 State: TypeAlias = PyTree
-"""What a transformation remembers: NamedTuples of pytrees, made by ``init``."""
+"""The memory of a transformation: NamedTuples of pytrees, made by ``init``."""
 Array: TypeAlias = Any
-"""What a rule takes for a tensor: one, a list of them, or what a tracer, a transform or a tape has in place of one.
+"""A tensor as a rule sees it: one, a list of them, or what a tracer, a transform or a tape has in place of one.
 
 Only Python's operators and the words of :mod:`optimfx.ops` are used on it.
 """
@@ -32,7 +32,7 @@ Hyper: TypeAlias = float | Tensor | Schedule
 Value: TypeAlias = Any
 """The value of a hyperparameter or scalar at a step: a number, a 0-d tensor, a vector, a flag, or a tuple of these."""
 Key: TypeAlias = Hashable
-"""What a plan or a group of leaves is found again by."""
+"""A hashable value under which a plan or a group of leaves is kept."""
 DType: TypeAlias = torch.dtype
 BFLOAT16 = torch.bfloat16
 FLOAT32 = torch.float32

@@ -45,7 +45,7 @@ REAL = Interval(-math.inf, math.inf)
 
 
 def check_hyper(interval: Interval, **hyper: Any) -> None:
-    """Refuse hyperparameters that are not scalars in the interval; tensors and schedules are taken at their word.
+    """Refuse hyperparameters that are not scalars in the interval; tensors and schedules are not checked.
 
     Raises:
         TypeError: not a number, tensor or schedule (nor a tuple of them).

@@ -32,16 +32,16 @@ EXECUTORS: dict[str, Executor] = {
 """In order of preference."""
 
 FUSED = tuple(EXECUTORS)
-"""What ``fused=True`` asks for: the first that can, though compiling takes seconds."""
+"""The executors that ``fused=True`` asks for: the first that can, though compiling takes seconds."""
 FUSED_CHAIN = tuple([name for name in FUSED if name != "aten"])
 """The same for a chain: torch's kernels take one algorithm, not what stands before it."""
 FOREACH = ("foreach",)
-"""What ``foreach=True`` asks for."""
+"""The executors that ``foreach=True`` asks for."""
 LOOP = ("blocked", "eager")
-"""What ``foreach=False`` asks for: one by one, as torch rounds; on a CPU, the blocked executor gives the same bits."""
+"""The executors that ``foreach=False`` asks for: leaf by leaf, as torch rounds; the blocked one gives the same bits."""
 
 EVIDENT = ("not on a CPU", "not on a GPU")
-"""Reasons that nobody has to be told of."""
+"""Reasons that are left out of explanations."""
 
 _SPARSE = Sparse()
 _asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())

@@ -10,7 +10,7 @@ import torch
 from optimfx.core.types import Array, Column
 
 Results: TypeAlias = tuple[Column, Sequence[Column]]
-"""What a step of leaves gives: the results, and the new slots by column."""
+"""The outcome of a step of leaves: the results, and the new slots by column."""
 PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
 """Torch's own types of tensors, and no tensor."""
 

@@ -108,7 +108,7 @@ def run(
 
 
 def check(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
-    """Check any transformation's updates and state; one that has no check is taken at its word."""
+    """Check any transformation's updates and state; one that has no check is trusted."""
     if isinstance(tx.update, Stepper):
         tx.update.check(updates, state, params)
 

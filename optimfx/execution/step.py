@@ -32,7 +32,7 @@ class Step:
     Args:
         name: of the algorithm.
         rule: its mathematics.
-        count: of updates, with this one: a number, a tensor, or ``None`` where nobody counts.
+        count: of updates, with this one: a number, a tensor, or ``None`` without a count.
         hyper: the values of what the scalars depend on.
         maximize: whether the rule sees negated gradients.
         scalars: what the rule makes of these; ``None`` for what is to be computed when it is first asked for.
@@ -57,14 +57,14 @@ class Step:
 
     @property
     def scalars(self) -> Value:
-        """What the rule makes of the hyperparameters at this step."""
+        """The scalars that the rule makes of the hyperparameters at this step."""
         if self._scalars is None:
             self._scalars = self.rule.scalars(self.count, **self.hyper)
         return self._scalars
 
     @property
     def arguments(self) -> Value:
-        """What a plan is told at each step: the scalars, or what they are made of."""
+        """The arguments of a plan at each step: the scalars, or what they are made of."""
         return (self.count, *self.hyper.values()) if self.defers else self.scalars
 
     def with_arguments(self, arguments: Value) -> Step:

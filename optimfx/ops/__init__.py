@@ -87,7 +87,7 @@ def unless_zero(x: Array) -> Array:
 
 
 def decay_terms(lr: Array, weight_decay: Array, decoupled: bool = True) -> tuple[Any, Any]:
-    """Weight decay as ``(l2, shrinkage)``: what is added to the gradient, and what is subtracted from the parameter.
+    """Split weight decay into ``(l2, shrinkage)``: one is added to the gradient, the other shrinks the parameter.
 
     One is ``None``, and without decay both are: ``l2`` is ``weight_decay``, ``shrinkage`` is ``lr weight_decay``.
     """
@@ -144,7 +144,7 @@ def addcdiv(base: Array, a: Array, b: Array, value: Array = 1) -> Array:
 
 
 def decay(base: Array, param: Array, rate: Array) -> Array:
-    """``(1 - rate) base``, or the increment ``-rate param`` when there is no base."""
+    """Return ``(1 - rate) base``, or the increment ``-rate param`` when there is no base."""
     return param * -rate if base is None else base * (1 - rate)
 
 
@@ -186,12 +186,12 @@ def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> 
 
 
 def magnitude(x: Array) -> Array:
-    """Measure the 2-norm of a leaf: as :func:`norm`, but always a tensor, even on the CPU, that nobody waits for."""
+    """Measure the 2-norm of a leaf: as :func:`norm`, but always as a tensor, even on the CPU, without synchronizing."""
     return torch.linalg.vector_norm(x)
 
 
 def nonfinite(x: Array) -> Array:
-    """How many elements of a leaf are infinite or NaN, as a tensor that nobody waits for."""
+    """Count the elements of a leaf that are infinite or NaN, as a tensor, without synchronizing."""
     return (~torch.isfinite(x)).sum().to(x.dtype)
 
 

@@ -49,7 +49,9 @@ def as_transformation(optimizer: torch.optim.Optimizer) -> tuple[GradientTransfo
     if len(parts) == 1:
         return parts[0]
     if isinstance(optimizer, TransformOptimizer):
-        raise TypeError("the groups of a TransformOptimizer are trees of their own; there is no one transformation.")
+        raise TypeError(
+            "each group of a TransformOptimizer is a tree by itself: no single transformation describes them."
+        )
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     labels = [index for index, size in enumerate(sizes) for _ in range(size)]
     tx = partition({index: tx for index, (tx, _) in enumerate(parts)}, labels)

@@ -120,7 +120,7 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             state_dict: what ``state_dict()`` of this class or of torch's returned.
             match: ``"order"``, as torch: the groups and their parameters correspond in order. ``"names"``: each
-                parameter finds its state by its name, wherever it stands in the checkpoint; a group takes the
+                parameter finds its state by its name, wherever it is in the checkpoint; a group takes the
                 hyperparameters of the one in which its first known parameter was.
             strict: with ``match="names"``, refuse names that are only on one side. If not, a parameter that the
                 checkpoint does not have begins anew.

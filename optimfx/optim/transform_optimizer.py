@@ -27,7 +27,7 @@ class TransformOptimizer(Optimizer):
     """A transformation as a :class:`torch.optim.Optimizer`: with groups, hooks, schedulers and checkpoints.
 
     Each group of parameters is one tree, a list, with a state of its own; a norm over all leaves is one over the group.
-    The state begins at a group's first step. What it holds for a parameter ``p`` stands in ``optimizer.state[p]`` by
+    The state begins at a group's first step. Its part for a parameter ``p`` is ``optimizer.state[p]``, by
     its path (``exp_avg``; in a chain ``1.exp_avg``), and what it holds for all together under each of them. Every step
     reads it and the groups, and writes it.
 

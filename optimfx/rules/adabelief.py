@@ -84,7 +84,7 @@ def adabelief(
     References:
         Zhuang et al., AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients, 2020.
 
-    As Optax's, but for a default ``lr``. torch has no AdaBelief.
+    As Optax's, except for a default ``lr``. torch has no AdaBelief.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.adabelief(lr=0.1)

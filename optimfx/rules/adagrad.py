@@ -81,7 +81,7 @@ def adagrad(
     References:
         Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011.
 
-    Sparse gradients are taken where there is no decay; they touch the elements that they have.
+    Sparse gradients are supported without decay; only the elements that they hold are stepped.
 
     Differs from Optax, which puts ``eps`` under the root and begins with a sum of 0.1.
 

@@ -137,7 +137,7 @@ def adan(
     References:
         Xie et al., Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, 2022.
 
-    As Optax's, but for a default ``lr``. The paper divides by :math:`1 + \gamma \lambda` for its decay.
+    As Optax's, except for a default ``lr``. The paper divides by :math:`1 + \gamma \lambda` for its decay.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.adan(lr=0.1)

@@ -128,7 +128,7 @@ def ademamix(
     References:
         Pagliardini et al., The AdEMAMix Optimizer: Better, Faster, Older, 2024.
 
-    As Optax's, but for a default ``lr``. torch has no AdEMAMix.
+    As Optax's, except for a default ``lr``. torch has no AdEMAMix.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.ademamix(lr=0.1)

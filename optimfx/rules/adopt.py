@@ -90,7 +90,7 @@ def adopt(
     References:
         Taniguchi et al., ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate, 2024.
 
-    As Optax's, but for a default ``lr``; ``clip`` is its ``use_clipping``. torch has no ADOPT.
+    As Optax's, except for a default ``lr``; ``clip`` is its ``use_clipping``. torch has no ADOPT.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.adopt(lr=0.1)

@@ -96,7 +96,7 @@ def lamb(
     References:
         You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2020.
 
-    As Optax's, but for a default ``lr``. torch has no LAMB.
+    As Optax's, except for a default ``lr``. torch has no LAMB.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.lamb(lr=0.1)

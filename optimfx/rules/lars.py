@@ -92,7 +92,7 @@ def lars(
     References:
         You et al., Large Batch Training of Convolutional Networks, 2017.
 
-    As Optax's, but for a default ``lr``; for its masks, use :func:`~optimfx.partition`. torch has no LARS.
+    As Optax's, except for a default ``lr``; for its masks, use :func:`~optimfx.partition`. torch has no LARS.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.lars(lr=1.0, trust_coefficient=0.1)

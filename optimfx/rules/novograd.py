@@ -109,7 +109,7 @@ def novograd(
         Ginsburg et al., Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks,
         2019.
 
-    As Optax's, but for a default ``lr``. torch has no NovoGrad.
+    As Optax's, except for a default ``lr``. torch has no NovoGrad.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.novograd(lr=0.1)

@@ -116,7 +116,7 @@ def rmsprop(
         Hinton, Neural Networks for Machine Learning, lecture 6e, 2012. Graves, Generating Sequences With Recurrent
         Neural Networks, 2013 (``centered``).
 
-    Differs from Optax: ``alpha`` is its ``decay``, and ``eps`` stands outside the root; ``eps_root`` stands inside.
+    Differs from Optax: ``alpha`` is its ``decay``, and ``eps`` is outside the root; ``eps_root`` is inside.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.rmsprop(lr=0.01)

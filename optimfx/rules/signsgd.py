@@ -32,7 +32,7 @@ def signsgd(
     References:
         Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018.
 
-    As Optax's ``sign_sgd`` and, with momentum, ``signum``, but for a default ``lr``. torch has neither.
+    As Optax's ``sign_sgd`` and, with momentum, ``signum``, except for a default ``lr``. torch has neither.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.signsgd(lr=0.1)

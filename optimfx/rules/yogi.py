@@ -92,7 +92,7 @@ def yogi(
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018.
 
-    As Optax's, but for a default ``lr``. torch has no Yogi.
+    As Optax's, except for a default ``lr``. torch has no Yogi.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.yogi(lr=0.1)

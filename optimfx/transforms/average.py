@@ -53,7 +53,7 @@ def ema_params(decay: Decay = 0.999, *, state_dtype: DType | None = None) -> Gra
 
     .. math:: a_t = \beta a_{t-1} + (1 - \beta) (\theta_{t-1} + u_t), \qquad a_1 = \theta_0 + u_1
 
-    It must see what is added to the parameters, and so comes last in a chain.
+    It must see the final updates, and so comes last in a chain.
 
     Args:
         decay: :math:`\beta`, in [0, 1).
@@ -90,7 +90,7 @@ def swa_params(*, state_dtype: DType | None = None) -> GradientTransformation:
 
     .. math:: a_t = a_{t-1} + (\theta_{t-1} + u_t - a_{t-1}) / t
 
-    It must see what is added to the parameters, and so comes last in a chain.
+    It must see the final updates, and so comes last in a chain.
 
     Args:
         state_dtype: dtype of the average; ``None`` for the parameters' own.

@@ -45,7 +45,7 @@ def monitor() -> GradientTransformation:
         \lVert u \rVert_2, \qquad \lVert u \rVert_2 / \lVert \theta \rVert_2, \qquad
         |\{i : u_i \text{ is not finite}\}|
 
-    First in a chain it sees the gradients, last what is added to the parameters: there a ratio of about 0.001 is usual.
+    First in a chain it sees the gradients, last the final updates: there a ratio of about 0.001 is usual.
     The measurements stay on the device: nothing waits for them until you look.
 
     Returns:

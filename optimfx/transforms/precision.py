@@ -1,4 +1,4 @@
-"""What keeps training in a narrow dtype accurate: a last link, which adds the updates to the parameters."""
+"""Last links that keep training in a narrow dtype accurate: they add the updates to the parameters."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def kahan(*, state_dtype: DType | None = None) -> GradientTransformation:
         c_t = (u_t + c_{t-1}) - (\theta_t - \theta_{t-1})
 
     With bfloat16 parameters, an update below a 512th of its parameter is lost; here, such updates add up until they
-    count. It must see what is added to the parameters, and so comes last in a chain.
+    count. It must see the final updates, and so comes last in a chain.
 
     Args:
         state_dtype: dtype of the compensation; ``None`` for the parameters' own.
@@ -135,7 +135,7 @@ def master_params(*, state_dtype: DType | None = FLOAT32) -> GradientTransformat
 
     .. math:: m_t = m_{t-1} + u_t, \qquad \theta_t = \mathrm{round}(m_t), \qquad m_0 = \theta_0
 
-    It must see what is added to the parameters, and so comes last in a chain. The links before it read the parameters,
+    It must see the final updates, and so comes last in a chain. The links before it read the parameters,
     not the copy: weight decay is off by the parameters' rounding.
 
     Args:
@@ -172,7 +172,7 @@ def stochastic_rounding(seed: int = 0) -> GradientTransformation:
 
     With rounding to the nearest, an update below a 512th of its parameter is lost. Here it moves the parameter by one
     place once in a while, with no more memory than a step count. Leaves of other dtypes are rounded to the nearest. It
-    must see what is added to the parameters, and so comes last in a chain.
+    must see the final updates, and so comes last in a chain.
 
     Args:
         seed: of the random numbers, in [0, 2**24). They are a hash of the seed, the step, the element's place in its

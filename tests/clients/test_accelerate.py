@@ -21,7 +21,7 @@ def _afresh():
 
 
 def model():
-    """Of matrices alone, which every class can step."""
+    """A model of matrices alone, which every class can step."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False), torch.nn.Tanh(), torch.nn.Linear(4, 2, bias=False))
 

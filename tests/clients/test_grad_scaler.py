@@ -15,7 +15,7 @@ OVERFLOWS = 3  # the step at which the loss does
 
 
 class Run:
-    """Of matrices alone, which every class can step; or of an embedding with sparse gradients."""
+    """A model of matrices alone, which every class can step; or an embedding with sparse gradients."""
 
     def __init__(self, make, sparse=False, enabled=True):
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ ROWS = torch.linspace(-2, 2, 8 * 2 * 3).reshape(-1, 3)
 
 
 class Module(lightning.LightningModule):
-    """Of matrices alone, which every class can step."""
+    """A model of matrices alone, which every class can step."""
 
     def __init__(self, configure):
         super().__init__()

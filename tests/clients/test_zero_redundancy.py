@@ -15,14 +15,14 @@ import optimfx.optim as optim
 
 OWN = fx.chain(fx.monitor(), fx.inject_hyperparams(fx.lion)(lr=0.02), fx.kahan())
 CLIENTS = {info.optim_cls.__name__: (CLASSES[info.optim_cls], {"lr": 0.02, **options(info)}) for info in DENSE}
-# What is given to the constructor goes into the groups, and with them from process to process: not a transformation.
+# Arguments of the constructor go into the groups, and with them from process to process: not a transformation.
 CLIENTS["TransformOptimizer"] = partial(optim.TransformOptimizer, tx=OWN), {}
 WORLD = 2
 STEPS = 3
 
 
 def model():
-    """Of matrices alone, which every class can step."""
+    """A model of matrices alone, which every class can step."""
     torch.manual_seed(0)
     sizes = [4, 5, 3, 5, 2]
     return torch.nn.Sequential(*[torch.nn.Linear(m, n, bias=False) for m, n in zip(sizes, sizes[1:])])

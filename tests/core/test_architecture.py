@@ -18,8 +18,8 @@ KERNELS = sorted(ROOT.joinpath(*TRITON.split(".")).rglob("*.py"))
 DATA = {"core", "execution.leaves", "execution.memory", "execution.program", "execution.step"}
 """What executors are made of."""
 
-# What each room may import of the others; a room may always import itself and the rooms in it. They stand in an order
-# in which each imports only what stands above it.
+# The rooms that each may import; a room may always import itself and the rooms in it. They are in an order
+# in which each imports only those above it.
 ROOMS = {
     "core": set(),
     "ops": {"core"},

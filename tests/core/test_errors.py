@@ -23,7 +23,7 @@ STATE = ADAMW.init(PARAMS)
 INJECTED = fx.inject_hyperparams(fx.adam)(lr=0.1)
 BEGUN = INJECTED.init(PARAMS)
 
-# What is done, the exception, and the parts of its message.
+# An action, the exception that it raises, and parts of the message.
 TREES = {
     "gradient missing": (
         lambda: fx.step(ADAMW, {"embed": torch.ones(2)}, STATE, PARAMS),
@@ -119,7 +119,7 @@ TREES = {
         TypeError,
         ["params['embed'] has dtype torch.int64", "Put None in its place"],
     ),
-    "parameter that is no tensor": (
+    "parameter that is not a tensor": (
         lambda: ADAMW.init({**PARAMS, "layers": [torch.ones(3), 1.5]}),
         TypeError,
         ["params['layers'][1] is 1.5 (a float)", "torch.as_tensor"],
@@ -199,7 +199,7 @@ PARTITIONS = {
         lambda: fx.partition({"a": fx.sgd()}, {"embed": ["a"], "layers": "a"}).init(PARAMS),
         ["labels is not a prefix of params", "labels['embed']"],
     ),
-    "mask that is no bool": (
+    "mask that is not a bool": (
         lambda: fx.masked(fx.sgd(), {"embed": True, "layers": "yes"}).init(PARAMS),
         ["mask['layers'][0] is 'yes'", "[True, False]"],
     ),
@@ -208,7 +208,7 @@ PARTITIONS = {
 HYPERPARAMETERS = {
     "negative lr": (lambda: fx.sgd(lr=-1), ValueError, "lr must be in [0, inf); got -1."),
     "lr that is nan": (lambda: fx.adam(lr=float("nan")), ValueError, "lr must be in [0, inf); got nan."),
-    "lr that is no number": (
+    "lr that is not a number": (
         lambda: fx.sgd(lr="fast"),
         TypeError,
         "lr must be a number, a 0-d tensor or a schedule (step -> value); got 'fast'.",
@@ -287,7 +287,7 @@ HYPERPARAMETERS = {
         "adjust_lr_fn must be None, 'original' or 'match_rms_adamw'; got 'rms'.",
     ),
     "ns_steps": (lambda: fx.muon(ns_steps=100), ValueError, "ns_steps must be an integer in [0, 100); got 100."),
-    "ns_steps that is no count": (
+    "ns_steps that is not a count": (
         lambda: fx.muon(ns_steps=2.5),
         ValueError,
         "ns_steps must be an integer in [0, 100); got 2.5.",
@@ -342,7 +342,7 @@ HYPERPARAMETERS = {
 }
 
 
-# What is given for a transformation, and what is said of it.
+# Something given for a transformation, and the message.
 NO_TRANSFORMATIONS = {
     "factory in a chain": (lambda: fx.chain(fx.sgd(), fx.adam), "chain: links[1]", "Call it first, as in adam(...)."),
     "list in a chain": (lambda: fx.chain([fx.sgd()]), "chain: links[0]", "[sgd(lr=0.001)]"),

@@ -72,11 +72,11 @@ def leaves_of(tree):
 @cases(EVERYTHING, column="None leaves", executors=True)
 def test_a_leaf_without_gradient_is_left_alone(row, options, executor):
     tx = row(**options)
-    params = {"a": row.randn(3), "sits out": row.randn(2), "b": row.randn(2)}
-    grads = {**random_like(params), "sits out": None}
-    rest = {name: leaf for name, leaf in params.items() if name != "sits out"}
-    rest_grads = {name: leaf for name, leaf in grads.items() if name != "sits out"}
-    before = params["sits out"]
+    params = {"a": row.randn(3), "skipped": row.randn(2), "b": row.randn(2)}
+    grads = {**random_like(params), "skipped": None}
+    rest = {name: leaf for name, leaf in params.items() if name != "skipped"}
+    rest_grads = {name: leaf for name, leaf in grads.items() if name != "skipped"}
+    before = params["skipped"]
     begun = state = tx.init(params)
     rest_state = tx.init(rest)
     with fx.execution.use(executor):
@@ -84,12 +84,12 @@ def test_a_leaf_without_gradient_is_left_alone(row, options, executor):
             updates, _ = tx.update(grads, state, params)
             params, state = fx.step(tx, grads, state, params)
             rest, rest_state = fx.step(tx, rest_grads, rest_state, rest)
-    assert updates["sits out"] is None
-    assert params.pop("sits out") is before
+    assert updates["skipped"] is None
+    assert params.pop("skipped") is before
     assert_equal(params, rest)
     for field, first in zip(state, begun):
         if isinstance(field, dict):
-            assert field.pop("sits out") is first["sits out"]
+            assert field.pop("skipped") is first["skipped"]
     assert_equal(state, rest_state)
 
 

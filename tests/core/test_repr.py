@@ -169,7 +169,7 @@ def test_leaves_of_every_kind():
 
 
 def test_a_state_that_a_transform_or_a_tracer_holds():
-    """What stands for many models, or for no numbers at all, is shown by its shape; nothing is asked of it."""
+    """Values of many models, or without numbers, are shown by their shape; they are not read."""
     seen = []
 
     def look(params):

@@ -264,7 +264,7 @@ def test_a_leaf_without_gradient(fresh_compiler):
 MANY = [
     pytest.param(lambda: fx.adamw(lr=1e-2), id="adamw"),
     pytest.param(lambda: fx.nadam(lr=1e-2), id="a scalar is carried"),
-    pytest.param(lambda: fx.asgd(lr=1e-2), id="a branch hangs on the count"),
+    pytest.param(lambda: fx.asgd(lr=1e-2), id="a branch depends on the count"),
     pytest.param(lambda: fx.sgd(lr=fx.schedules.cosine_annealing(0.1, 10), momentum=0.9), id="a schedule"),
     pytest.param(lambda: fx.adam(lr=torch.tensor(1e-2, dtype=torch.float64), maximize=True), id="a tensor"),
     pytest.param(lambda: fx.chain(fx.clip_by_global_norm(1.0), fx.lion(lr=1e-2, weight_decay=0.1)), id="a chain"),

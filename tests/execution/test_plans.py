@@ -195,7 +195,7 @@ def test_gradients_that_cannot_be_written_over_in_a_trace(way, make):
 
 
 def test_numpys_numbers_are_numbers(planned):
-    """Of which a plan is not made for each value."""
+    """A plan is not made for each value of it."""
     params = {"w": torch.ones(3), "b": torch.ones(2)}
     results = []
     for lr in (0.1, np.float64(0.1), lambda step: np.float32(0.1)):

@@ -92,7 +92,7 @@ def test_the_device_rounds_as_torch_does(name, cold):
     assert not [
         word
         for word in words
-        # Of float64 there is no max that keeps not-a-number: it is chosen afterwards.
+        # Triton has no max of float64 that keeps NaN: it is chosen afterwards.
         if re.match(r"fma|(add|sub|mul|div|sqrt)(?!\.rn\.f)|(max|min)(?!\.NaN\.f32|\.f64)", word)
     ]
 

@@ -52,7 +52,7 @@ def test_kernels_on_a_gpu_equal_eager(row, options):
 @pytest.mark.parametrize("dtype", [F64, BF16, F16], ids=str)
 @cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and options == row.richest)
 def test_equals_eager_in_other_dtypes(row, options, dtype):
-    # Of a state that is 0, as some begin, float16 could not say how close is close.
+    # Some states begin at 0, around which float16 has no scale to compare with.
     state = {"state_dtype": F32} if dtype is F16 and row.takes("state_dtype") else {}
     assert_agrees(row(**{**state, **options}), ragged(row, dtype), "triton")
 

@@ -1,4 +1,4 @@
-"""Graph capture: what ``capturable`` asks for, what is said where it is missing or in vain, and where counts live."""
+"""Graph capture: what ``capturable`` does, the messages where it is missing or useless, and where counts live."""
 
 import copy
 import warnings
@@ -43,7 +43,7 @@ def said(optimizer):
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("copying", [lambda optimizer: optimizer, copy.deepcopy], ids=["itself", "copy"])
 def test_a_step_looks_whether_it_is_captured(info, capturing, capturable, copying):
-    """In torch's words: capture without ``capturable`` is an error; in vain, it is warned of once, in copies.
+    """In torch's words: capture without ``capturable`` is an error; ``capturable`` without capture warns once.
 
     A fresh optimizer holds its tongue: it counts as warned already.
     """
@@ -87,7 +87,7 @@ def test_capturable_steps_alike_without_a_graph(info):
 
 @by_class(CAPTURABLE)
 def test_counts_that_stay_on_their_device_step_each_parameter_by_its_own(info, monkeypatch):
-    """As a vector, one for each parameter; a host that has to be asked stands for the device."""
+    """As a vector, one for each parameter; a host whose numbers cannot be read takes the place of the device."""
     runs = []
     for vector in (lambda scalars: None, lambda scalars: scalars.line):
         monkeypatch.setattr(Scalars, "vector", property(vector))

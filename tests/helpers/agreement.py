@@ -8,12 +8,12 @@ from trees import clone, leaves, random_like
 import optimfx as fx
 
 ULPS = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 1, torch.float16: 1}
-"""Of the largest number in a tensor, before the step and after it. In half precision both compute in float32, so that
-only the last rounding can go another way."""
+"""Ulp of the largest number in a tensor, before and after the step. In half precision both compute in float32: only
+the last rounding can go another way."""
 
 
 def assert_close(ours, eager, before):
-    """Every tensor to so many ulp of its largest number, and what is no number in one in the other too."""
+    """Every tensor to so many ulp of its largest number, and NaN in the same places."""
     for x, y, old in zip(leaves(ours), leaves(eager), leaves(before), strict=True):
         assert (x.dtype, x.shape, x.stride()) == (y.dtype, y.shape, y.stride())
         if y.is_complex():

@@ -12,10 +12,10 @@ from optimfx.optim.classes.extra import FromFactory
 
 
 def beyond(cls):
-    """A class that torch does not have, as an entry of torch's table, in which it stands for torch's class too."""
+    """A class that torch does not have, as an entry of torch's table: it takes the place of torch's class too."""
     (row,) = [row for row in ALGORITHMS if row.name == cls.factory.__name__]
     inputs = [OptimizerInput(None, kwargs, str(i)) for i, kwargs in enumerate((row.options[0], row.richest))]
-    # Of matrices, by default in bfloat16: the pure algorithm is differentiated.
+    # By default it steps matrices in bfloat16: the pure algorithm is differentiated.
     impls = {"supported_impls": ("foreach",), "supports_complex": False} if row.dims else {}
     return OptimizerInfo(cls, optim_inputs_func=lambda device: inputs, has_capturable_arg=True, **impls)
 
@@ -113,7 +113,7 @@ def assert_same_value(theirs, ours, **close):
 
 
 def closeness(info, options):
-    """Bit for bit, but for learning rates that are tensors, with which torch computes in float32."""
+    """Bit for bit, except for learning rates that are tensors, with which torch computes in float32."""
     evaluates = info.step_requires_closure  # and sums in another order: test_lbfgs.py
     single = evaluates or isinstance(options.get("lr"), torch.Tensor)
     return dict(rtol=1e-6, atol=1e-6) if single else dict(rtol=0, atol=0)

@@ -99,7 +99,7 @@ def _number(x: float) -> str:
 
 
 def _alike(old: str, new: str) -> bool:
-    """Equal but for figures; those may be better, or worse by a power of ten on another machine."""
+    """Equal except for figures, which may be better, or worse by a power of ten on another machine."""
     figure = re.compile(r"(?<=\| )\d[\d.e+-]*(?=[ ])")
     if figure.sub("#", old) != figure.sub("#", new):
         return False

@@ -99,7 +99,7 @@ def test_norms_of_many_chunks(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [F32, F64, BF16, F16, torch.complex64], ids=str)
 def test_the_global_norm_of_kernels(dtype):
-    """Of dense leaves, with gaps between elements and in any order; of none, of nothing and of several dtypes."""
+    """Dense leaves, leaves with gaps and in any order of elements, no leaves, empty leaves, and several dtypes."""
     leaves = [randn(5, 7).t().to(dtype), randn(3, 2 * BLOCK).to(dtype)[:, ::2], randn(0).to(dtype), randn().to(dtype)]
     for some in (leaves, leaves[2:3], [*leaves, randn(3, dtype=F64)]):
         assert norm.unsupported_reason(some) is None
@@ -231,7 +231,7 @@ def test_a_word_says_what_torch_computes(word, dtype):
 
 
 ULPS = 2
-"""Of a word's value. Most are equal; cosine and logarithm are those of another library."""
+"""Tolerance of a word's value. Most are equal; cosine and logarithm come from another library."""
 
 
 def function_and_arity(word):
@@ -428,7 +428,7 @@ MINE = torch.tensor(2.0)
 REFUSED = {
     "no Triton word for torch.exp": (stateless(torch.exp), torch.ones(2)),
     "no Triton word for torch.pow": (stateless(lambda x: x**0.3), torch.ones(2)),
-    "no Triton word for torch.div with these arguments: 'floor' is no number": (
+    "no Triton word for torch.div with these arguments: 'floor' is not a number": (
         stateless(lambda x: torch.div(x, 2, rounding_mode="floor")),
         torch.ones(2),
     ),

@@ -27,7 +27,7 @@ def randn(*shape, dtype=F32):
 
 
 def parameters(*dtypes):
-    """Of each dtype, several chunks with a tail, a matrix and a vector."""
+    """For each dtype, several chunks with a tail, a matrix and a vector."""
     shapes = [(3 * BLOCK + 3,), (4, 3), (16,)]
     return [torch.nn.Parameter(randn(*shape, dtype=dtype)) for dtype in dtypes or (F32,) for shape in shapes]
 

@@ -35,5 +35,5 @@ def trained(module, optimizer):
 
 
 def assert_same(theirs, ours, info=None):
-    """Bit for bit, but for the classes whose carried scalars torch rounds to float32."""
+    """Bit for bit, except for L-BFGS, which adds in another order."""
     assert_same_value(theirs, ours, **(closeness(info, {}) if info else dict(rtol=0, atol=0)))

@@ -8,7 +8,7 @@ import pytest
 
 CONTRACT = {
     # construction and groups
-    1: ("what is no list of parameters is refused", ["test_parameters_are_taken_or_refused_as_by_torch"]),
+    1: ("anything but a list of parameters is refused", ["test_parameters_are_taken_or_refused_as_by_torch"]),
     2: (
         "a parameter twice in a group is warned of and stepped twice, in two groups refused",
         ["test_parameters_are_taken_or_refused_as_by_torch", "test_a_parameter_twice_in_a_group_is_stepped_twice"],
@@ -42,7 +42,7 @@ CONTRACT = {
     # a step
     11: ("no gradient: no step, no state, no count", ["test_frozen_parameters_keep_their_own_count"]),
     12: (
-        "nothing to step is no error; a number rides along",
+        "a step without gradients is not an error; numbers stay in their groups",
         ["test_nothing_to_step", "test_every_way_to_run_is_the_same", "test_fused_is_torchs_fused"],
     ),
     13: ("a gradient of zeros moves nothing", ["test_zero_gradients_change_nothing"]),
@@ -100,7 +100,7 @@ CONTRACT = {
         ],
     ),
     24: (
-        "capture needs capturable, which is warned of in vain",
+        "capture needs capturable, or torch warns",
         [
             "test_a_step_looks_whether_it_is_captured",
             "test_capturable_steps_alike_without_a_graph",

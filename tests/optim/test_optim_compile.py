@@ -98,7 +98,7 @@ def test_a_compiled_step_has_every_group():
 
 
 def failed_load(optimizer, spare):
-    """Of a checkpoint with another rate."""
+    """The rate of a checkpoint is taken."""
     saved = optimizer.state_dict()
     saved["param_groups"][0]["lr"] = 0.5
     with optimizer.register_load_state_dict_post_hook(lambda optimizer: 1 / 0), pytest.raises(ZeroDivisionError):

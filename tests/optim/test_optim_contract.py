@@ -330,7 +330,7 @@ def test_every_step_of_lbfgs_returns_the_first_loss():
 
 
 def test_take_step_is_a_step():
-    """Of the helper that these tests share: L-BFGS moves, too."""
+    """The helper that these tests share moves parameters with L-BFGS, too."""
     (info,) = [info for info in DB if info.step_requires_closure]
     params = parameters(info)
     before = copy.deepcopy(params)
@@ -396,7 +396,7 @@ def test_a_long_sparse_run_is_the_dense_one(info):
     for step in range(1800):
         for params, optimizer, chain in ((their, theirs, rates[0]), (our, ours, rates[1])):
             x, y = (value.item() for value in params[0].detach().flatten())
-            # Of Rosenbrock's function: of one coordinate at a time, uncoalesced.
+            # The gradient of Rosenbrock's function in one coordinate at a time, uncoalesced.
             slope = -2 * (1 - x) - 4 * x * 100 * (y - x**2) if step % 2 else 200 * (y - x**2)
             row = 0 if step % 2 else 1
             grad = torch.sparse_coo_tensor(

@@ -76,7 +76,7 @@ def test_a_state_that_lacks_an_entry(info):
 
 @by_class(DB)
 def test_a_group_that_lacks_a_hyperparameter(info):
-    """Of a checkpoint: torch's KeyError, unless it is a flag that is off, or needed to begin the state alone."""
+    """Loading raises torch's KeyError, unless it is a flag that is off, or needed only to begin the state."""
     saved = trained(CLASSES[info.optim_cls], info)[0].state_dict()
     begins = {torch.optim.Rprop: "lr"}.get(info.optim_cls)
     for key in saved["param_groups"][0].keys() - {"params", begins, *CLASSES[info.optim_cls].old_checkpoint_defaults}:
@@ -175,7 +175,7 @@ def test_transform_optimizer_refuses_what_is_no_transformation():
 
 
 def test_a_group_cannot_change_what_is_not_injected():
-    """Of no part of the transformation; and the optimizer is left as it was."""
+    """A name that no part of the transformation has is refused, and the optimizer is left as it was."""
     p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     inner = fx.partition({True: fx.adamw(lr=0.1), False: fx.set_to_zero()}, lambda params: [True] * len(params))
     for tx, part, name in itertools.product((fx.adamw(lr=0.1), inner), ("adamw",), ("lr", "betas", "maximize")):

@@ -316,7 +316,7 @@ def test_parameters_are_packed_by_their_first_places(info):
 
 @by_class()
 def test_each_key_that_a_checkpoint_lacks_gets_torchs_value(info):
-    """Of those that torch brings up to date; and then the next step goes well."""
+    """State that torch brings up to date is, and the next step succeeds."""
     params = some_params(info)
     ours = CLASSES[info.optim_cls](params, **richest(info))
     run(info, ours, params, 1)

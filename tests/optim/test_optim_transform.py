@@ -44,7 +44,7 @@ def gradients(params, step):
 
 @each
 def test_a_transform_optimizer_is_the_transformation(tx):
-    """A parameter without a gradient sits out; and the gradients are left as they are."""
+    """A parameter without a gradient is skipped; and the gradients are left as they are."""
     params = some_params()
     optimizer = optim.TransformOptimizer(params, tx)
     pure = [p.detach().clone() for p in params]

@@ -46,7 +46,7 @@ def default_dtype(dtype: torch.dtype):
 
 
 def equal(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Bit for bit, but for what kind of NaN it is."""
+    """Bit for bit, except for the kind of NaN."""
     return (x.dtype, x.shape) == (y.dtype, y.shape) and torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
 
 

@@ -28,7 +28,7 @@ def clipped(values, max_norm=1.0, dtype=torch.float32):
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_whose_squares_overflow(dtype, how, fresh_compiler):
-    """The norm is measured so that they do not; but for float64 in a transform or a graph, where none is wider."""
+    """The norm is measured so that they do not; except float64 in a transform or a graph, where no dtype is wider."""
     power = 0.45 if dtype is torch.float64 and how != "eager" else 0.9
     large = torch.finfo(dtype).max ** power
     tx = fx.clip_by_global_norm(1.0)

@@ -9,7 +9,7 @@ from optimfx.ops.rounding import rounded, rounded_stochastically
 
 BF16 = torch.bfloat16
 ULP = 2.0**-7
-"""Of bfloat16, between 1 and 2."""
+"""The spacing of bfloat16 between 1 and 2."""
 
 
 def trained(tx, params, grads, executor="eager", **how):
@@ -121,7 +121,7 @@ def test_rounded_steps_are_equal_under_every_executor():
 @pytest.mark.parametrize("link", [fx.kahan, fx.master_params, fx.stochastic_rounding])
 @pytest.mark.parametrize("stepping", [True, False], ids=["step", "update"])
 def test_a_derivative_passes_the_rounding(link, stepping):
-    """As through a cast: with respect to the rate and the parameters, that of the plain steps but for roundings."""
+    """As through a cast: with respect to the rate and the parameters, equal to the plain steps up to rounding."""
 
     def after(links, lr, p):
         tx, q = fx.chain(fx.sgd(lr=lr), *links), p

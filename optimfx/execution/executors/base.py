@@ -40,7 +40,7 @@ class Executor(ABC):
         """Why it cannot run these leaves; ``None`` if it can."""
 
     def slower_reason(self, leaves: Leaves) -> str | None:
-        """Why another is better for these leaves, where nobody asks for this one; ``None`` if none is."""
+        """Why another is better for these leaves, where this one was not asked for; ``None`` if none is."""
         return None
 
     @abstractmethod

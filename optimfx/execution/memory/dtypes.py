@@ -48,7 +48,7 @@ def cast_state(slot: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def copy_aliases(values: Column, inputs: Column, owns: Column) -> list[Array]:
-    """Copy a rule's value where it stands in another place too: a state must not hold the caller's gradient."""
+    """Copy a rule's value that is also an input or another result: a state must not hold the caller's gradient."""
     inputs = [x for x in inputs if x is not None]
     copies: list[Array] = []
     for value, own in zip(values, owns):

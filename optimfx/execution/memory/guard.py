@@ -43,7 +43,7 @@ TENSORS = PLAIN - {type(None)}
 
 
 def _aliases(tensors: Column) -> list[int] | None:
-    """For each tensor the place at which it stands first; ``None`` if each stands at one place."""
+    """Return for each tensor its first place in the list; ``None`` if each is there once."""
     first: dict[int, int] = {}
     places = [first.setdefault(id(t), i) for i, t in enumerate(tensors)]
     return None if len(first) == len(places) else places

@@ -95,7 +95,7 @@ class Layout:
                 to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
                 if sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row):
                     self.single.append((i, True))
-                elif _stretches([*row, *to]) is None:
+                elif _flat_views([*row, *to]) is None:
                     strays.append(i)
                 else:
                     self.single.append((i, False))
@@ -114,7 +114,7 @@ class Layout:
         for i, keeps_shape in self.single:
             row = [column[i] for column in ins]
             news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
-            views: Any = [*row, *news] if keeps_shape else _stretches([*row, *news])
+            views: Any = [*row, *news] if keeps_shape else _flat_views([*row, *news])
             given = views[: len(row)]
             span = Span([i], [0, given[1].numel()])
             kernel(given, outs_of(given, stepping) if inplace else views[len(row) :], span)
@@ -260,7 +260,7 @@ def same_order(row: Row) -> bool:
     return all(t.stride() == strides for t in others) and torch.empty_like(first, device="meta").stride() == strides
 
 
-def _stretches(row: Row) -> list[Array] | None:
+def _flat_views(row: Row) -> list[Array] | None:
     """Each as it lies in memory, as one dimension of reals; ``None`` if they do not lie in the same order."""
     reals = [torch.view_as_real(t) if t is not None and t.is_complex() else t for t in row]
     if all(t is None or t.is_contiguous() for t in reals):

@@ -34,7 +34,7 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
 
     Args:
         calls: rules in turn, each with the leaves that go through it.
-        leaves: ``None`` for a leaf that sits out.
+        leaves: ``None`` for a leaf that is skipped.
         measures_leaves: whether rules that need a norm of each leaf join a pass, as kernels measure them before it.
         ends: the leaves that go through nothing after these calls, as bits; ``None`` for all.
     """

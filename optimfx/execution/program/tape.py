@@ -176,7 +176,7 @@ def print_kernel(
         inputs: the values that it reads.
         results: what is left at the end, or ``None``.
         direct: for each result, whether it may be written where it belongs as soon as it is computed.
-        over: for each result, the input that stands at its place, or ``None``.
+        over: for each result, the input that it overwrites, or ``None``.
     """
     outs = [None if value is None else value.index for value in results]
     last = _last_uses(tape.calls, outs)

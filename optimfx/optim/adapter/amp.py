@@ -15,7 +15,7 @@ from optimfx.execution.step import Step
 
 
 class Scaling(NamedTuple):
-    """What a ``GradScaler`` tells an optimizer that it steps."""
+    """The attributes that a ``GradScaler`` sets on the optimizer that it steps."""
 
     unscale: Any  # 1 / scale; None for gradients that are unscaled already
     found_inf: Any  # above 0 if a gradient overflowed: a tensor, read without a synchronization, or None
@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
         return cls(None if scale is None else 1 / scale, found_inf)
 
     def to_device_of(self, param: Tensor) -> Scaling:
-        """Move to where a parameter is; the host waits only if that is the host."""
+        """Move to where a parameter is; synchronizes only if that is the host."""
         if self is UNSCALED:
             return self
         device = param.device

@@ -40,7 +40,7 @@ class Scalars:
     def vector(self) -> Tensor | None:
         """A vector of all, if they are on an accelerator or ``together`` was asked for.
 
-        One alone is no vector: beside a tensor, the dtype of a vector counts, and that of a scalar does not.
+        A single one stays a scalar: with a tensor, the dtype of a vector counts, and that of a scalar does not.
         """
         if len(self.column) == 1 or not (self.together or self._are_apart()):
             return None

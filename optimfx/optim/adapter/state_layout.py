@@ -18,7 +18,7 @@ from optimfx.core.tree import LEAF_TYPES, NAMESPACE
 from optimfx.optim.adapter.settings import Group
 
 Rows = Sequence[dict[str, Any]]
-"""What is kept under each parameter of a group."""
+"""The entry of the state for each parameter of a group."""
 IN_GROUP = -1
 """The row of a hyperparameter."""
 
@@ -137,7 +137,7 @@ def _structure(tree: Any, spec: PyTreeSpec) -> PyTreeSpec:
 
 
 class Entry(NamedTuple):
-    """What a column holds for one parameter."""
+    """The entry of a column for one parameter."""
 
     tree: Any  # with numbers for its leaves
     spec: PyTreeSpec  # its structure
@@ -145,7 +145,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, entry: Any, name: str) -> Entry:
-        """Of what stands in a column of this name."""
+        """Describe the entries of a column of this name."""
         leaves, spec = optree.tree_flatten(entry, namespace=NAMESPACE)
         names = [".".join(map(str, (name, *rest))) for rest in spec.paths()]
         return cls(optree.tree_unflatten(spec, range(len(leaves))), spec, names)
@@ -201,7 +201,7 @@ class Column(NamedTuple):
 
 
 class SharedColumn(NamedTuple):
-    """What belongs to all."""
+    """The entries that belong to all parameters."""
 
     name: str
 

@@ -23,7 +23,7 @@ from optimfx.rules.signsgd import signsgd
 from optimfx.rules.yogi import yogi
 
 FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-"""What a class takes beside its algorithm's arguments, as torch's do; ``fused`` where each element is by itself."""
+"""Flags that a class takes besides its algorithm's arguments, as torch's do; ``fused`` only for elementwise rules."""
 
 
 class FromFactory(Optimizer):

@@ -12,7 +12,7 @@ from optimfx.optim.optimizer import Closure, Optimizer
 from optimfx.rules.lbfgs import LBFGSState, lbfgs
 
 LISTS = ("old_dirs", "old_stps", "ro")
-"""What torch keeps as lists, and the algorithm as rows, the oldest first and zeros before it."""
+"""Kept by torch as lists, and by the algorithm as rows: the oldest first, with zeros before it."""
 
 
 class LBFGS(Optimizer, torch.optim.LBFGS):

@@ -1,4 +1,4 @@
-"""What the schedulers share, on top of what torch's own base class does."""
+"""The base of the schedulers: torch's own, and the rates of the groups."""
 
 from __future__ import annotations
 

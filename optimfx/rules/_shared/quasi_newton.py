@@ -9,7 +9,7 @@ from optimfx.core import Array
 
 
 class Pair(NamedTuple):
-    """What one step changed."""
+    """The changes of one step."""
 
     y: Any  # shape=(n,): of the gradient
     s: Any  # shape=(n,): of the parameters
@@ -17,7 +17,7 @@ class Pair(NamedTuple):
 
 
 History = tuple[Pair, ...]
-"""Of fixed length, the newest pair last."""
+"""A history of fixed length, the newest pair last."""
 
 
 def remember(history: History, scale: Array, y: Array, s: Array) -> tuple[History, Any]:

@@ -53,7 +53,7 @@ class Launch(Protocol):
 
 
 LAUNCHES: dict[str, Launch] = {}
-"""What runs an op's leaves, by the name of the executor that its word begins with."""
+"""The functions that run an op's leaves, by the name of the executor with which its word begins."""
 
 
 def _launched(

@@ -15,7 +15,7 @@ from optimfx.execution.executors.triton.runtime import build, launch
 from optimfx.execution.leaves import PLAIN
 
 MEASURED = {*DTYPES, *[dtype.to_complex() for dtype in DTYPES if dtype != torch.bfloat16]}
-"""What a norm may be of."""
+"""The tensors that a norm may measure."""
 
 
 def unsupported_reason(tensors: Sequence[Tensor]) -> str | None:

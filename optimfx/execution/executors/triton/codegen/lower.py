@@ -71,7 +71,7 @@ class Printer:
             self.conditions.add(call.result)
 
     def expression(self, call: Call, same: bool, *, exact: bool) -> str | None:
-        """Write a torch function of its arguments; return ``None`` if there is no word for it."""
+        """Write a torch function of its arguments; return ``None`` if Triton lacks it."""
         function, args, kwargs = call.function, call.args, call.kwargs
         if function in FILLS:
             return self.operand(FILLS[function](*args, **kwargs), same)
@@ -110,7 +110,7 @@ class Printer:
         if isinstance(x, torch.Tensor):
             raise LoweringError("the rule computes with a tensor that is not among its arguments")
         if not isinstance(x, Value):
-            raise TypeError(f"{x!r} is no number")
+            raise TypeError(f"{x!r} is not a number")
         if x.index in self.conditions:
             return f"v{x.index}.to({dtype})"
         if same or x.index not in self.same or self.dtype == "tl.float64":

@@ -1,6 +1,6 @@
 """The table of torch functions with a Triton lowering: it alone decides which rules have a kernel.
 
-An operand is the name of a Triton value. All operands of an expression are of one dtype, but for conditions.
+An operand is the name of a Triton value. All operands of an expression are of one dtype, except conditions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DTYPES = {
     torch.float16: "tl.float16",
     torch.bfloat16: "tl.bfloat16",
 }
-"""What a tensor may hold, complex numbers apart, which are pairs of these."""
+"""The dtypes of a tensor; complex numbers are pairs of these."""
 
 HALF = (torch.float16, torch.bfloat16)
 """Half precision: results to which nothing is lost if float32 quotients and roots are off by an ulp or two."""

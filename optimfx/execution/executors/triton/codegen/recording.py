@@ -53,7 +53,7 @@ class Recording(NamedTuple):
         return turns
 
     def calls_for(self, targets: Iterable[Value]) -> list[Call]:
-        """Return what has to be computed for these values, but for norms, which are there."""
+        """Return what has to be computed for these values, without norms, which are measured before."""
         wanted = {value.index for value in targets}
         calls = []
         for call in reversed(self.calls):

@@ -22,7 +22,7 @@ from optimfx.execution.executors.triton.codegen.skeleton import BEGIN, CHUNK, HE
 from optimfx.execution.program.tape import Call, Value
 
 ARGUMENTS = ("table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tensors", "blocks")
-"""Of every kernel; behind them are the scalars that are numbers on the host."""
+"""The arguments of every kernel; after them come the scalars that are numbers on the host."""
 
 
 def module(names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool) -> str:

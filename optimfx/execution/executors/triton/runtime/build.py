@@ -85,8 +85,8 @@ def kernels(source: str) -> Kernels:
 def namespace(source: str) -> dict[str, Any]:
     """Execute the source of a module, and return what it defines.
 
-    Triton takes a kernel's source from the file that it stands in, and its cache knows it by that source: what differs
-    in anything is another kernel.
+    Triton reads a kernel's source from the file in which it is defined, and its cache uses that source as the key: any
+    difference makes another kernel.
     """
     name = f"<optimfx kernel {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -44,7 +44,7 @@ class Place(NamedTuple):
 _plans: dict[tuple[Key, ...], Plan] = {}
 _tables: dict[tuple[Key, ...], tuple[Tensor, int]] = {}
 _captured: list[object] = []
-"""What CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
+"""Tables that CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
 def make_plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
