@@ -29,42 +29,63 @@ from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adafactor import adafactor
 from optimfx.rules.adagrad import adagrad
 from optimfx.rules.adam import adam
+from optimfx.rules.adam_mini import adam_mini
 from optimfx.rules.adamax import adamax
 from optimfx.rules.adamw import adamw
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
 from optimfx.rules.asgd import asgd
+from optimfx.rules.dadapt_adamw import dadapt_adamw
+from optimfx.rules.fromage import fromage
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lbfgs import lbfgs
 from optimfx.rules.lion import lion
+from optimfx.rules.momo import momo
+from optimfx.rules.momo_adam import momo_adam
 from optimfx.rules.muon import muon
 from optimfx.rules.nadam import nadam
 from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
+from optimfx.rules.prodigy import prodigy
 from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
 from optimfx.rules.sgd import sgd
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.sparse_adam import sparse_adam
+from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
-from optimfx.transforms.chains import acprop, adamaxw, amsgrad, nadamw, optimistic_adam_v2, simplified_ademamix
+from optimfx.transforms.chains import acprop, adamaxw, amsgrad, nadamw, optimistic_adam_v2, signum, simplified_ademamix
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
+from optimfx.transforms.cocob import cocob, scale_by_cocob
+from optimfx.transforms.distance import dog, dowg, scale_by_dog, scale_by_dowg
+from optimfx.transforms.factored_rms import scale_by_factored_rms
 from optimfx.transforms.freeze import freeze, selective_transform
+from optimfx.transforms.leaf_distance import scale_by_distance_over_gradients
 from optimfx.transforms.lookahead import lookahead
+from optimfx.transforms.madgrad import madgrad, scale_by_madgrad
 from optimfx.transforms.maximize import maximize
 from optimfx.transforms.modifiers import add_cautious_weight_decay, grokfast_ema, mars_correction
 from optimfx.transforms.momentum import ema, momentum
 from optimfx.transforms.monitor import monitor
+from optimfx.transforms.noise import add_noise, noisy_sgd
 from optimfx.transforms.nonnegative import keep_params_nonnegative
-from optimfx.transforms.normalize import normalize_by_update_norm
+from optimfx.transforms.normalize import normalize, normalize_by_update_norm
 from optimfx.transforms.optimistic import optimistic_gradient_descent, scale_by_optimistic_gradient
+from optimfx.transforms.plateau import reduce_on_plateau
+from optimfx.transforms.polyak import polyak_sgd, scale_by_polyak
 from optimfx.transforms.precision import kahan, master_params, stochastic_rounding
+from optimfx.transforms.privacy import (
+    differentially_private_aggregate,
+    dpsgd,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from optimfx.transforms.scale import scale, scale_by_lr, scale_by_schedule
 from optimfx.transforms.scale_by_adam import (
     scale_by_adam,
@@ -77,6 +98,7 @@ from optimfx.transforms.scale_by_adam import (
 from optimfx.transforms.scale_by_past import scale_by_acprop, scale_by_simplified_ademamix
 from optimfx.transforms.scale_by_rms import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scale_by_sign
+from optimfx.transforms.scale_by_sm3 import scale_by_sm3, sm3
 from optimfx.transforms.scale_by_variance import scale_by_adopt, scale_by_belief, scale_by_novograd, scale_by_yogi
 from optimfx.transforms.schedule_free import (
     schedule_free,
@@ -97,14 +119,16 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
-    "incremental_update", "periodic_update",
+    "incremental_update", "periodic_update", "per_example_global_norm_clip", "per_example_layer_norm_clip",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
     "muon", "normuon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
+    "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
     # algorithms that are chains of links, or options of another
     "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",
-    "optimistic_adam_v2",
+    "optimistic_adam_v2", "dog", "dowg", "polyak_sgd", "signum", "sm3", "madgrad", "cocob",
+    "noisy_sgd", "dpsgd",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_trust_ratio",
@@ -112,10 +136,13 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "scale_by_belief", "scale_by_yogi", "scale_by_adopt", "scale_by_novograd",
     "scale_by_rms", "scale_by_stddev", "scale_by_rss", "scale_by_adadelta",
     "scale_by_sign", "scale_by_lion", "scale_by_rprop", "scale_by_acprop", "scale_by_simplified_ademamix",
+    "scale_by_dog", "scale_by_dowg", "scale_by_polyak", "scale_by_sm3", "scale_by_madgrad", "scale_by_cocob",
+    "scale_by_factored_rms", "scale_by_distance_over_gradients",
     "scale_by_optimistic_gradient", "grokfast_ema", "mars_correction", "add_cautious_weight_decay",
     "momentum", "ema", "ema_params", "swa_params", "add_decayed_weights", "clip_by_global_norm", "clip_by_value",
-    "clip_by_block_rms", "adaptive_grad_clip", "normalize_by_update_norm", "centralize", "scale_by_param_block_norm",
-    "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
+    "clip_by_block_rms", "adaptive_grad_clip", "normalize", "normalize_by_update_norm", "centralize",
+    "scale_by_param_block_norm", "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
+    "reduce_on_plateau", "add_noise", "differentially_private_aggregate",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",

@@ -27,16 +27,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _positive(**counts: Any) -> None:
+def _positive(or_zero: bool = False, **counts: Any) -> None:
     for name, count in counts.items():
-        if not count > 0:
-            raise ValueError(f"{name} must be positive; got {count!r}.")
-
-
-def _not_negative(**counts: Any) -> None:
-    for name, count in counts.items():
-        if not count >= 0:
-            raise ValueError(f"{name} must not be negative; got {count!r}.")
+        if not (count > 0 or (or_zero and count == 0)):
+            raise ValueError(f"{name} must {'not be negative' if or_zero else 'be positive'}; got {count!r}.")
 
 
 @closed_form
@@ -235,7 +229,7 @@ def cyclic(
         raise ValueError(f"scale_mode must be 'cycle' or 'iterations'; got {scale_mode!r}.")
     step_size_down = step_size_up if step_size_down is None else step_size_down
     _positive(step_size_up=step_size_up)
-    _not_negative(step_size_down=step_size_down)
+    _positive(or_zero=True, step_size_down=step_size_down)
     total = step_size_up + step_size_down
     ratio = step_size_up / total
 
@@ -443,7 +437,7 @@ def warmup_stable_decay(
     >>> [schedule(step) for step in range(8)]
     [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    _not_negative(warmup_steps=warmup_steps, stable_steps=stable_steps, decay_steps=decay_steps)
+    _positive(or_zero=True, warmup_steps=warmup_steps, stable_steps=stable_steps, decay_steps=decay_steps)
     return join([_ramp(init_lr, lr, warmup_steps), _ramp(lr, eta_min, decay_steps)], [warmup_steps + stable_steps])
 
 

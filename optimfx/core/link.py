@@ -60,7 +60,7 @@ class Link:
             "user_names": names,
             "has_schedule": has_schedule,
             "constants": {name: resolve(self.hyper[name], 0) for name in names} if constant else None,
-            "varies_by_count": constant and not self.rule.needs_global_norm,
+            "varies_by_count": constant and not self.rule.given,
             "signature": (self.rule, counts, *[switch_of(self.hyper[name]) for name in self.rule.init_names]),
         }
         for name, value in derived.items():

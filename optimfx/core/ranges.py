@@ -8,7 +8,17 @@ from functools import partial, wraps
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_args, get_type_hints
 
 from optimfx.core.types import Hyper
-from optimfx.core.validation import FROM_ONE, NON_NEGATIVE, NON_POSITIVE, REAL, UNIT, Interval, check_hyper, check_tuple
+from optimfx.core.validation import (
+    FROM_ONE,
+    NON_NEGATIVE,
+    NON_POSITIVE,
+    POSITIVE,
+    REAL,
+    UNIT,
+    Interval,
+    check_hyper,
+    check_tuple,
+)
 
 OPTAX_WORDS = {
     "learning_rate": "lr",
@@ -37,6 +47,8 @@ Real: TypeAlias = Annotated[Hyper, partial(check_hyper, REAL)]
 """A hyperparameter that may have any value."""
 NonNegative: TypeAlias = Annotated[Hyper, partial(check_hyper, NON_NEGATIVE)]
 """A hyperparameter in [0, inf)."""
+Positive: TypeAlias = Annotated[Hyper, partial(check_hyper, POSITIVE)]
+"""A hyperparameter in (0, inf)."""
 NonPositive: TypeAlias = Annotated[Hyper, partial(check_hyper, NON_POSITIVE)]
 """A hyperparameter in (-inf, 0]."""
 Decay: TypeAlias = Annotated[Hyper, partial(check_hyper, UNIT)]

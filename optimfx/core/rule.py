@@ -27,6 +27,10 @@ def _nothing_carried() -> tuple[()]:
     return ()
 
 
+def _nothing_measured(param: Tensor, grad: Tensor, *slots: Tensor) -> tuple[()]:
+    return ()
+
+
 class Locality(Enum):
     """The part of its tensor on which one element of a rule's result depends."""
 
@@ -52,8 +56,11 @@ class Rule:
     ``scalars(step, **hyper)``
         What depends on the step and the hyperparameters only: step sizes, bias corrections. Runs once per step, on
         Python numbers or on 0-d tensors alike; ``step`` is 1 at the first update. It is given what the rule carries,
-        and the ``global_norm``, beside the hyperparameters. Returns a NamedTuple, in which what is neither a number nor
-        a tensor is static: it selects a branch of ``leaf``.
+        and what is measured of all leaves, beside the hyperparameters. Returns a NamedTuple, in which what is neither a
+        number nor a tensor is static: it selects a branch of ``leaf``.
+    ``measure(param, grad, *slots, **hyper)``
+        What of one parameter, before its step, is added up over all of them: a tuple of 0-d tensors, which ``scalars``
+        takes, added up, by the names in ``totals``.
     ``begin(**hyper)``
         The values with which the carried scalars begin, as a tuple; they are kept in float64.
     ``unsupported_reason(param)``
@@ -75,7 +82,9 @@ class Rule:
         carries: the scalars that go from step to step: fields of the state, parameters of ``scalars`` and fields of
             what it returns, all by these names. ``scalars`` may also take ``carry_dtype``, by default ``None``: the
             dtype to which they are rounded, where they are kept in less than float64.
-        needs_global_norm: whether ``scalars`` takes the 2-norm of all gradients.
+        needs_global_norm: whether ``scalars`` takes the ``global_norm``: the 2-norm of all gradients.
+        totals: names of the sums over all parameters that ``scalars`` takes.
+        extra: keyword arguments of ``update`` that ``scalars`` takes, such as the ``value`` of the loss.
         needs_param_dtype: whether the dtype of the parameter, or of its parts if it is complex, is to be filled in as
             the field ``param_dtype`` of the scalars.
         sparse: whether, given its scalars, an element without gradient keeps its value and slots, so that a sparse
@@ -96,12 +105,16 @@ class Rule:
     carries: tuple[str, ...] = ()
     begin: Callable[..., tuple[Scalar, ...]] = _nothing_carried
     needs_global_norm: bool = False
+    measure: Callable[..., tuple[Tensor, ...]] = _nothing_measured
+    totals: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
     needs_param_dtype: bool = False
     unsupported_reason: Callable[[Tensor], str | None] = lambda param: None
     sparse: Callable[[Value], bool] = lambda scalars: False
     aten: str | None = None
     init_names: tuple[str, ...] = field(init=False, repr=False)
     begin_names: tuple[str, ...] = field(init=False, repr=False)
+    measure_names: tuple[str, ...] = field(init=False, repr=False)
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
     slots: tuple[str, ...] = field(init=False, repr=False)
     elementwise: bool = field(init=False, repr=False)
@@ -112,12 +125,14 @@ class Rule:
         if self.state:
             state_class(self.state)
         fields = self.state._fields[1:] if self.state else ()
+        slots = tuple(fields[len(self.carries) :])
         derived = {
             "elementwise": self.locality in (Locality.ELEMENT, Locality.POSITION),
             "init_names": tuple(inspect.signature(self.init).parameters)[1:],
             "begin_names": tuple(inspect.signature(self.begin).parameters),
             "scalar_names": tuple(inspect.signature(self.scalars).parameters)[1:],
-            "slots": tuple(fields[len(self.carries) :]),
+            "slots": slots,
+            "measure_names": tuple(inspect.signature(self.measure).parameters)[2 + len(slots) :],
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -128,7 +143,7 @@ class Rule:
         mine = f"the rule of {self.leaf.__module__}"
         if fields[: len(self.carries)] != self.carries:
             raise TypeError(f"{mine} carries {self.carries}, which must be the fields of its state after step.")
-        wanted = {*self.carries, *(["global_norm"] if self.needs_global_norm else [])}
+        wanted = {*self.carries, *self.given}
         if not wanted <= {*self.scalar_names}:
             raise TypeError(f"the scalars of {mine} must take {sorted(wanted)}, which the rule says that it needs.")
         parameters = inspect.signature(self.leaf).parameters
@@ -136,6 +151,16 @@ class Rule:
         named = all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters.values())
         if named and taken != self.slots:
             raise TypeError(f"the leaf of {mine} takes the slots {taken}, but those of its state are {self.slots}.")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What ``scalars`` takes beside hyperparameters and what is carried: measured, or an argument of the update."""
+        return (*(["global_norm"] if self.needs_global_norm else []), *self.totals, *self.extra)
+
+    @property
+    def measures(self) -> bool:
+        """Whether all leaves are measured before one of them is stepped."""
+        return self.needs_global_norm or bool(self.totals)
 
     @property
     def has_kernel(self) -> bool:

@@ -24,21 +24,23 @@ def to_python(x: Any) -> Any:
 
 
 class Interval(NamedTuple):
-    """The values that a hyperparameter may take: ``low <= x < high``, or ``<= high`` if closed."""
+    """The values that a hyperparameter may take, between two numbers of which either may belong to them."""
 
     low: float
     high: float
-    closed: bool = False
+    has_low: bool = True
+    has_high: bool = False
 
     def __contains__(self, x: Any) -> bool:
-        return bool(self.low <= x < self.high or (self.closed and x == self.high))
+        return bool(self.low < x < self.high or (self.has_low and x == self.low) or (self.has_high and x == self.high))
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+        return f"{'[' if self.has_low else '('}{self.low:g}, {self.high:g}{']' if self.has_high else ')'}"
 
 
 NON_NEGATIVE = Interval(0, math.inf)
-NON_POSITIVE = Interval(-math.inf, 0, closed=True)
+NON_POSITIVE = Interval(-math.inf, 0, has_high=True)
+POSITIVE = Interval(0, math.inf, has_low=False)
 UNIT = Interval(0, 1)
 FROM_ONE = Interval(1, math.inf)
 REAL = Interval(-math.inf, math.inf)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -13,10 +14,11 @@ from optimfx.core.hyperparams import as_step_number
 from optimfx.core.link import Link
 from optimfx.core.types import Array, Column, Key, Value
 from optimfx.execution.executors.custom_op.scalars import join_scalars, split_scalars
+from optimfx.execution.memory.dtypes import compute_dtype, load
 from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns
 from optimfx.execution.plan.passes import Pass
-from optimfx.execution.step import NUMBERS, Step, step_at, step_with, tensor_like
+from optimfx.execution.step import NUMBERS, Step, probe_step, scalar_of, step_at, step_with, tensor_like
 
 Runs: TypeAlias = "Sequence[Sequence[int]] | None"
 """The places of leaves that share everything; ``None`` for one run of all leaves."""
@@ -30,7 +32,7 @@ def advance(
     has_params: bool,
     inplace: bool,
     lines: Sequence[PackedView | None] = (),
-    global_norm: Value = None,
+    given: Mapping[str, Value] = MappingProxyType({}),
 ) -> tuple[Column, list[list[Column]]]:
     """Step every leaf: return the results, and the columns of each link's new state.
 
@@ -41,7 +43,7 @@ def advance(
         has_params: whether there are parameters.
         inplace: whether results and states may be written where they come from.
         lines: for the shared columns that are numbers on the host, what finds them end to end.
-        global_norm: that of the gradients of all leaves, where a rule wants it.
+        given: what was measured of all leaves, and the arguments of the update that a rule takes.
     """
     leaves = columns.leaves
     traced = one_pass.traced
@@ -53,7 +55,7 @@ def advance(
     of_link: Sequence[Sequence[tuple[Value, ...]]] = list(zip(*counts))
     if traced:
         of_link = [[_move_vectors(leaves.grads[0], each) for each in own] for own in of_link]
-    of_run = list(zip(*[steps_of(link, each, global_norm=global_norm) for link, each in zip(links, of_link)]))
+    of_run = list(zip(*[steps_of(link, each, given=given) for link, each in zip(links, of_link)]))
     if not has_params or columns.has_sparse:
         for run, steps in zip([range(len(leaves.grads))] if runs is None else runs, of_run):
             for link, step in zip(links, steps):
@@ -90,7 +92,10 @@ def split_by_link(links: Sequence[Link], shared: Sequence[Column], slots: Column
 
 
 def steps_of(
-    link: Link, counts: Sequence[tuple[Value, ...]], hyper: dict[str, Value] | None = None, global_norm: Value = None
+    link: Link,
+    counts: Sequence[tuple[Value, ...]],
+    hyper: dict[str, Value] | None = None,
+    given: Mapping[str, Value] = MappingProxyType({}),
 ) -> list[Step]:
     """Make the steps to these counts, each with the scalars that are carried to it.
 
@@ -98,16 +103,35 @@ def steps_of(
     """
     rule = link.rule
     hyper = link.constants if hyper is None else hyper
-    measured = {"global_norm": global_norm} if rule.needs_global_norm else {}
     steps = []
     for each in counts:
         taken, *carried = [x if type(x) in NUMBERS else tracing.read_number(x) for x in each] or (None,)
-        given = {**dict(zip(rule.carries, carried)), **measured}
+        also = {**dict(zip(rule.carries, carried)), **{name: given[name] for name in rule.given if name in given}}
         if hyper is None:
-            steps.append(step_at(link, taken, **given))
+            steps.append(step_at(link, taken, **also))
         else:
-            steps.append(step_with(link, None if taken is None else as_step_number(taken), hyper, given))
+            steps.append(step_with(link, None if taken is None else as_step_number(taken), hyper, also))
     return steps
+
+
+def measure(link: Link, columns: Columns, *, has_params: bool, traced: bool) -> list[tuple[Tensor, ...]]:
+    """Return what the link measures of each leaf, given what it shares in these columns, and its slots."""
+    rule = link.rule
+    params, grads, slots = columns.leaves
+    shared = columns.shared[:1]
+    if not has_params or columns.has_sparse:
+        check_leaves(link, probe_step(link).scalars, columns, range(len(grads)), has_params=has_params)
+    runs, counts = _next_counts(columns._replace(shared=shared), shared[0], [None] * len(shared[0]), traced=traced)
+    measured = []
+    for run, (each,) in zip([range(len(grads))] if runs is None else runs, counts):
+        (step,) = steps_of(link, [each])
+        known = {"step": step.count, **step.hyper}
+        for i in run:
+            tensors = [params[i], grads[i], *[column[i] for column in slots[: len(rule.slots)]]]
+            dtype = compute_dtype([t for t in tensors if t is not None])
+            hyper = [scalar_of(known[name], i) for name in rule.measure_names]
+            measured.append(rule.measure(*[None if t is None else load(t, dtype) for t in tensors], *hyper))
+    return measured
 
 
 def check_leaves(link: Link, scalars: Value, columns: Columns, rows: Sequence[int], *, has_params: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
-from optimfx.core.types import Array, Column, Key, PyTree
+from optimfx.core.types import Array, Column, Key, PyTree, Value
 from optimfx.execution.advance import split_by_link
 from optimfx.execution.dispatch import requested_executors
 from optimfx.execution.leaves import Leaves
@@ -37,6 +38,7 @@ def run_rules(
     inplace: bool,
     spare_updates: bool,
     ends: int | None = None,
+    extra: Mapping[str, Value] = MappingProxyType({}),
 ) -> tuple[PyTree, list[PyTree]]:
     """One update of every leaf that has a gradient, by rules in turn; and their states.
 
@@ -51,8 +53,13 @@ def run_rules(
         inplace: whether states, and what the results come from, are written.
         spare_updates: whether the updates are not.
         ends: the leaves that go through nothing after these rules, as bits; ``None`` for all.
+        extra: further arguments of the update, of which rules may take some.
+
+    Raises:
+        ValueError: a rule takes an argument that was not given.
     """
     links: list[Array] = [call.update for call in calls]
+    extra = _check_extra(links, extra)
     how: dict[str, Any] = {"stepping": stepping, "inplace": inplace, "has_params": params is not None, "ends": ends}
     if tracing.active():
         columns = Columns.of(calls, updates, params)
@@ -61,7 +68,7 @@ def run_rules(
             # Traced tensors have no address, and a compiler would bake in an ``id``.
             _check_apart(columns, columns.leaves.params)
         with tracing.no_grad_if_inplace(inplace, columns.leaves.params):
-            results, after = staged.run(links, columns, spare_updates=spare_updates)
+            results, after = staged.run(links, columns, spare_updates=spare_updates, extra=extra)
         return columns.trees(links, results, after)
     trees = [updates] if params is None else [params, updates]
     for link, call in zip(links, calls):
@@ -85,7 +92,18 @@ def run_rules(
                 _plans.popitem(last=False)
     else:
         columns = known
-    return plan.run(links, columns, spare_updates=spare_updates)
+    return plan.run(links, columns, spare_updates=spare_updates, extra=extra)
+
+
+def _check_extra(links: Sequence[Link], extra: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the arguments of the update that rules take, as numbers where their values may be read."""
+    taken = {}
+    for link in links:
+        for name in link.rule.extra:
+            if extra.get(name) is None:
+                raise ValueError(f"{link.name} needs {name}: call update(updates, state, params, {name}=...).")
+            taken[name] = tracing.read_number(extra[name])
+    return taken
 
 
 ABSENT_TREE: tuple[list[Array], Any] = [], ()
@@ -148,7 +166,9 @@ class TreePlan:
             columns += chain.from_iterable(shared)
         return [t for column in columns for t in column if t is not None]
 
-    def run(self, links: Sequence[Link], columns: Columns, *, spare_updates: bool) -> tuple[PyTree, list[PyTree]]:
+    def run(
+        self, links: Sequence[Link], columns: Columns, *, spare_updates: bool, extra: Mapping[str, Value]
+    ) -> tuple[PyTree, list[PyTree]]:
         """Run the plan: return the results, and the new states."""
         if self.steps_in_place:
             _check_apart(columns, [None if p is None else p.data_ptr() or None for p in columns.leaves.params])
@@ -156,7 +176,7 @@ class TreePlan:
         if self.inplace and recording:
             torch._C._set_grad_enabled(False)
         try:
-            results, after = self.staged.run(links, columns, spare_updates=spare_updates)
+            results, after = self.staged.run(links, columns, spare_updates=spare_updates, extra=extra)
         finally:
             torch._C._set_grad_enabled(recording)
         states = [

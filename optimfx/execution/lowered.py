@@ -54,7 +54,7 @@ class Lowering(Stepper):
         lowered = self.lower(updates if params is None else params, state)
         how = {"stepping": stepping, "inplace": inplace, "spare_updates": spare_updates}
         if all([isinstance(call.update, Link) for call in lowered.calls]):
-            results, states = run_rules(lowered.calls, updates, params, **how)
+            results, states = run_rules(lowered.calls, updates, params, **how, extra=extra)
         else:
             results, states = _run_calls(lowered.calls, updates, params, **how, **extra)
         return results, lowered.state_of(states)
@@ -186,7 +186,7 @@ def _run_calls(
         seen = None if params is None else tree.unflatten(spec, mask_column(reference, touched))
         how = {"inplace": inplace, "spare_updates": spare_updates}
         if isinstance(piece[0].update, Link):
-            whole, after = run_rules(piece, mine, seen, stepping=stepping, ends=ends, **how)
+            whole, after = run_rules(piece, mine, seen, stepping=stepping, ends=ends, **how, extra=extra)
             new = spec.flatten_up_to(whole)
         else:
             new, after = _call(piece[0], mine, seen, spec, stepping=ends == touched, ends=ends, **how, **extra)
@@ -253,6 +253,8 @@ def _check_calls(calls: Sequence[Call], updates: PyTree, params: PyTree | None) 
     """Raise what a step would raise of trees that do not fit together."""
     for piece in _pieces(calls):
         update, state, places = piece[0]
+        if not isinstance(update, Stepper) and params is not None:
+            updates = params  # a function may change shapes; what it gives to the next is like the parameters
         if isinstance(update, Link):
             check_rules(piece, updates, params)
         elif isinstance(update, Stepper):

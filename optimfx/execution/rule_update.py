@@ -54,7 +54,7 @@ def transformation(
         *hyper,
         *rule.carries,
         *(["carry_dtype"] if rule.carries else []),
-        *(["global_norm"] if rule.needs_global_norm else []),
+        *rule.given,
     }
     if missing:
         raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")

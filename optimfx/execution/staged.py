@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -11,7 +11,7 @@ from optimfx.core import tracing, tree
 from optimfx.core.link import Link
 from optimfx.core.lowering import Call
 from optimfx.core.types import Array, Column, Value
-from optimfx.execution.advance import advance, check_leaves, split_by_link
+from optimfx.execution.advance import advance, check_leaves, measure, split_by_link
 from optimfx.execution.dispatch import has_kernels, norm_of
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
@@ -34,7 +34,6 @@ class BoundSegment:
         self.one_pass = one_pass
         begins = [sum(len(link.rule.slots) for link in links[:k]) for k in range(len(links))]
         self.slots = [begins[k] + j for k in self.order for j in range(len(links[k].rule.slots))]
-        self.measures = links[self.order[0]].rule.needs_global_norm
         shared = [column for own in self.take(columns, columns.leaves.grads).shared for column in own]
         size = len(segment.places)
         self.lines = [
@@ -120,8 +119,16 @@ class StagedPlan:
         self.counts_on_host = on_device and any([t is not None and t.is_cpu for t in shared])
         self.written = {i for segment in segments if not segment.ends for i in segment.places or range(len(grads))}
 
-    def run(self, links: Sequence[Link], columns: Columns, *, spare_updates: bool) -> tuple[Column, list[list[Column]]]:
+    def run(
+        self, links: Sequence[Link], columns: Columns, *, spare_updates: bool, extra: Mapping[str, Value]
+    ) -> tuple[Column, list[list[Column]]]:
         """Run the stages: return the results, and the columns of each link's new state.
+
+        Args:
+            links: the rules.
+            columns: the leaves.
+            spare_updates: whether the updates are not written.
+            extra: arguments of the update, which rules may take.
 
         Raises:
             RuntimeError: the step is captured into a CUDA graph, and its counts are on the host.
@@ -144,15 +151,16 @@ class StagedPlan:
             else:
                 columns = columns.with_grads(writable(grads))
         if self.only is not None:
-            return self._advance(self.only, links, columns, self._norm([self.only], columns.leaves.grads))
+            given = self._measure([self.only], links, columns, columns.leaves.grads)
+            return self._advance(self.only, links, columns, {**extra, **given})
         params, current, slots = columns.leaves
         results = params
         after = split_by_link(links, columns.shared, slots)
         for stage in self.stages:
-            norm = self._norm(stage, current)
+            given = self._measure(stage, links, columns, current)
             for segment in stage:
                 mine = segment.take(columns, current)
-                out, new = self._advance(segment, [links[k] for k in segment.order], mine, norm)
+                out, new = self._advance(segment, [links[k] for k in segment.order], mine, {**extra, **given})
                 if segment.ends:
                     results = segment.put(results, mine.leaves.params, out)
                 else:
@@ -171,7 +179,7 @@ class StagedPlan:
         return results, after
 
     def _advance(
-        self, segment: BoundSegment, links: Sequence[Link], columns: Columns, norm: Value
+        self, segment: BoundSegment, links: Sequence[Link], columns: Columns, given: Mapping[str, Value]
     ) -> tuple[Column, list[list[Column]]]:
         return advance(
             links,
@@ -180,15 +188,24 @@ class StagedPlan:
             has_params=self.has_params,
             inplace=self.inplace,
             lines=segment.lines,
-            global_norm=norm,
+            given=given,
         )
 
-    def _norm(self, stage: Sequence[BoundSegment], grads: Column) -> Value:
-        """Measure the norm of the gradients of all leaves of a stage, if their first rule wants it."""
-        if not stage[0].measures:
-            return None
-        parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]
-        return tracing.read_number(norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part]))
+    def _measure(
+        self, stage: Sequence[BoundSegment], links: Sequence[Link], columns: Columns, grads: Column
+    ) -> dict[str, Value]:
+        """Measure the leaves of a stage, as its first rule wants."""
+        first = links[stage[0].order[0]]
+        if not first.rule.measures:
+            return {}
+        if first.rule.needs_global_norm:
+            parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]
+            norm = norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part])
+            return {"global_norm": tracing.read_number(norm)}
+        taken = [segment.take(columns, grads) for segment in stage]
+        traced = stage[0].one_pass.traced
+        rows = [row for own in taken for row in measure(first, own, has_params=self.has_params, traced=traced)]
+        return {name: tracing.read_number(sum(values)) for name, values in zip(first.rule.totals, zip(*rows))}
 
 
 def _are_host_numbers(column: Column) -> bool:

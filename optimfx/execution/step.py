@@ -124,6 +124,13 @@ def fill_param_dtype(steps: Steps, param: Tensor | None) -> Steps:
     return tuple([s.with_scalars(s.scalars._replace(**given)) if s.rule.needs_param_dtype else s for s in steps])
 
 
+def scalar_of(x: Value, place: int) -> Value:
+    """Return the scalar of one leaf: where it is a vector, the entry for it."""
+    if isinstance(x, (tuple, list)):
+        return tuple([scalar_of(part, place) for part in x])
+    return x[place] if _is_vector(x) else x
+
+
 def _is_vector(x: Value) -> bool:
     return isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 1  # torch accepts a rate of shape (1,)
 
@@ -202,7 +209,8 @@ def step_with(link: Link, step: Value, hyper: dict[str, Value], given: dict[str,
 
 def probe_step(link: Link) -> Step:
     """Make a first step, with a gradient above every bound: it shows what scalars are made of, not their values."""
-    return step_at(link, 1 if link.counts else None, **initial_carry(link), global_norm=math.inf)
+    given = dict.fromkeys(link.rule.given, math.inf)
+    return step_at(link, 1 if link.counts else None, **initial_carry(link), **given)
 
 
 def initial_carry(link: Link) -> dict[str, Value]:

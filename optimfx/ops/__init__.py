@@ -35,8 +35,10 @@ __all__ = [
     "addcmul",
     "addmm",
     "cast",
+    "cbrt",
     "choose",
     "clamp",
+    "concatenate",
     "cos",
     "decay",
     "decay_terms",
@@ -57,6 +59,7 @@ __all__ = [
     "nonfinite",
     "norm",
     "read_bool",
+    "rms",
     "rounded",
     "rounded_stochastically",
     "rows",
@@ -65,6 +68,7 @@ __all__ = [
     "size",
     "sqrt",
     "stack",
+    "total",
     "transpose",
     "unless_zero",
     "where",
@@ -185,6 +189,13 @@ def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> 
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
+def rms(x: Array) -> Array:
+    """Measure the root of the mean square of a leaf, as a scalar; 0 if it is empty."""
+    if not isinstance(x, Tensor):
+        return norm(x) / norm(x * 0 + 1)  # a kernel knows of a leaf what norms tell
+    return norm(x) / sqrt(max(1, x.numel()))
+
+
 def magnitude(x: Array) -> Array:
     """Measure the 2-norm of a leaf: as :func:`norm`, but always as a tensor, even on the CPU, without synchronizing."""
     return torch.linalg.vector_norm(x)
@@ -193,6 +204,11 @@ def magnitude(x: Array) -> Array:
 def nonfinite(x: Array) -> Array:
     """Count the elements of a leaf that are infinite or NaN, as a tensor, without synchronizing."""
     return (~torch.isfinite(x)).sum().to(x.dtype)
+
+
+def total(x: Array) -> Array:
+    """Add up the elements of a leaf, as a 0-d float64 tensor, without synchronizing."""
+    return x.sum().to(torch.float64)
 
 
 def largest(x: Array) -> Array:
@@ -252,6 +268,20 @@ def sqrt(x: Array) -> Array:
 def rsqrt(x: Array) -> Array:
     """One over the square root."""
     return torch.rsqrt(x)
+
+
+def cbrt(x: Array) -> Array:
+    """Cube root of numbers that are not negative; its derivative at 0 is taken to be 0, as that of :func:`sqrt`."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(cbrt, (x,), x)
+    # In float32, torch's powers depend on where in a vector register a number is.
+    root = x.double() ** (1 / 3) if not is_derived(x) else torch.where(x == 0, 1.0, x).double() ** (1 / 3)
+    return (torch.where(x == 0, 0.0, root) if is_derived(x) else root).to(x.dtype)
+
+
+def concatenate(parts: Sequence[Array]) -> Array:
+    """Join vectors end to end."""
+    return torch.cat(list(parts))
 
 
 def cos(x: Array) -> Array:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from optimfx.core import tracing
+from optimfx.ops.random import LOW, mix_bits, whole_like
 
 
 def rounded(x: Any, dtype: torch.dtype) -> Any:
@@ -50,8 +51,8 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
         return rounded(x, dtype)
     bits = x.to(torch.float32).view(torch.int32)
     place = torch.arange(x.numel(), device=x.device).view(x.shape)
-    noise = _mix_bits(_mix_bits(_mix_bits(_whole(seed, x)) ^ _whole(step, x)) ^ place)
-    noise = _mix_bits(noise ^ (bits.long() & _LOW)) & 0xFFFF
+    noise = mix_bits(mix_bits(mix_bits(whole_like(seed, x)) ^ whole_like(step, x)) ^ place)
+    noise = mix_bits(noise ^ (bits.long() & LOW)) & 0xFFFF
     # Uniform noise added to the dropped bits carries into the kept ones with probability proportional to their value.
     up = ((bits.long() + noise) & ~0xFFFF).int().view(torch.float32)
     return _differentiable(x, torch.where(x.isfinite(), up.to(x.dtype), x))
@@ -62,17 +63,3 @@ def _differentiable(x: Tensor, image: Tensor) -> Tensor:
     if not (tracing.active() or tracing.differentiated(x)):
         return image
     return torch.where(image.isfinite(), image + (x - x.detach()), image)
-
-
-_LOW = 0xFFFFFFFF
-
-
-def _whole(x: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(x, device=like.device).long()
-
-
-def _mix_bits(x: Tensor) -> Tensor:
-    """Mix 32 bits so that each depends on all (Wellons, hash-prospector, 2018), in 64-bit integers."""
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _LOW
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & _LOW
-    return x ^ (x >> 16)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from optimfx.combinators.chain import chain
-from optimfx.core import Betas, DType, GradientTransformation, NonNegative, Real, check_ranges
+from optimfx.core import Betas, Decay, DType, GradientTransformation, NonNegative, Real, check_ranges
 from optimfx.rules.adam import adam
 from optimfx.rules.nadam import nadam
+from optimfx.rules.signsgd import signsgd
 from optimfx.transforms.optimistic import scale_by_optimistic_gradient
 from optimfx.transforms.scale import scale_by_lr
 from optimfx.transforms.scale_by_adam import scale_by_adam, scale_by_adamax
@@ -234,3 +235,28 @@ def optimistic_adam_v2(
         scale_by_optimistic_gradient(alpha, beta, state_dtype=state_dtype),
         scale_by_lr(lr),
     )
+
+
+@check_ranges
+def signum(lr: NonNegative = 1e-3, beta: Decay = 0.9, *, state_dtype: DType | None = None) -> GradientTransformation:
+    r"""SGD by the sign of an average of the gradients: :func:`~optimfx.signsgd` with ``momentum=beta``.
+
+    Args:
+        lr: learning rate :math:`\ge 0`.
+        beta: decay of the average, in [0, 1).
+        state_dtype: dtype of the average; ``None`` for the parameters' own.
+
+    Returns:
+        A transformation with the state of :func:`~optimfx.signsgd`.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or not a scalar.
+
+    References:
+        Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018.
+
+    >>> import optimfx as fx
+    >>> fx.signum(1e-3)
+    signsgd(lr=0.001, momentum=0.9)
+    """
+    return signsgd(lr, momentum=beta, state_dtype=state_dtype)

@@ -28,7 +28,7 @@ class LookaheadState(NamedTuple):
     slow: PyTree  # like the parameters: where they were drawn back to last
 
 
-PART = Interval(0, 1, closed=True)
+PART = Interval(0, 1, has_high=True)
 
 
 class Scalars(NamedTuple):

@@ -37,3 +37,17 @@ def normalize_by_update_norm(scale_factor: Real = 1.0, eps: NonNegative = 1e-6) 
     {'w': tensor([0.6000, 0.8000])}
     """
     return transformation("normalize_by_update_norm", NORMALIZE, scale_factor=scale_factor, eps=eps)
+
+
+def normalize() -> GradientTransformation:
+    r"""Divide the updates, all by one number, by their global 2-norm: for sharpness-aware minimization.
+
+    Returns:
+        A transformation without state.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.normalize()
+    >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([0.6000, 0.8000])}
+    """
+    return normalize_by_update_norm(eps=0.0)

@@ -188,6 +188,12 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "freeze",
         "selective_transform",
         "as_matrices",
+        "sm3",
+        "add_noise",
+        "noisy_sgd",
+        "differentially_private_aggregate",
+        "dpsgd",
+        "normalize",
         *CHAINS,
     }
     returns = {

@@ -104,7 +104,7 @@ def test_a_parameter_that_is_not_there(row):
     assert stepped["none"] is None
 
 
-@cases(EVERYTHING, where=lambda row, options: not row.measures_norm, column="complex", executors=True)
+@cases(EVERYTHING, where=lambda row, options: not row.measures, column="complex", executors=True)
 def test_complex_is_pairs_of_reals(row, options, executor):
     tx = row(**options)
     params = row.params(torch.complex128)

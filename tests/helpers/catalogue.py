@@ -57,6 +57,32 @@ class Evaluating(Stepper):
 
 
 @dataclass(frozen=True)
+class Given(Stepper):
+    """A transformation whose update is given further arguments."""
+
+    inner: fx.GradientTransformation
+    extra: dict[str, Any]
+
+    def init(self, params):
+        return self.inner.init(params)
+
+    def run(self, updates, state, params, **how):
+        return self.inner.update.run(updates, state, params, **how, **self.extra)
+
+    def check(self, updates, state, params):
+        self.inner.update.check(updates, state, params)
+
+    def explain(self, params):
+        return self.inner.update.explain(params)
+
+    def outline(self):
+        return self.inner.update.outline()
+
+    def __getattr__(self, name):
+        return getattr(object.__getattribute__(self, "inner").update, name)
+
+
+@dataclass(frozen=True)
 class Row:
     """A factory and what it is tested against.
 
@@ -71,6 +97,7 @@ class Row:
             does not have. Without one, it is looked for among the twins.
         dims: the least number of dimensions of a leaf.
         evaluates: whether it calls ``value_and_grad_fn``.
+        extra: further arguments of its update.
         note: what the conformance matrix says beside the name.
         reasons: why a column of the conformance matrix is closed to the algorithm.
     """
@@ -84,6 +111,7 @@ class Row:
     torch_grad: Callable[[torch.Tensor], torch.Tensor] = lambda grad: grad.clone()
     dims: int = 0
     evaluates: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -91,6 +119,10 @@ class Row:
     def factory(self) -> Callable[..., fx.GradientTransformation]:
         """Makes the transformation; one that evaluates the function itself is given one that has the gradients."""
         make = getattr(fx, self.name)
+        if self.extra:
+            return functools.wraps(make)(
+                lambda *args, **options: Given(make(*args, **options), self.extra).transformation()
+            )
         if not self.evaluates:
             return make
         return functools.wraps(make)(lambda *args, **options: Evaluating(make(*args, **options)).transformation())
@@ -117,14 +149,14 @@ class Row:
         return bool(self.rule and self.rule.carries)
 
     @property
-    def measures_norm(self) -> bool:
-        """Whether it depends on the norm of all gradients."""
-        return bool(self.rule and self.rule.needs_global_norm)
+    def measures(self) -> bool:
+        """Whether it depends on sums over all leaves."""
+        return bool(self.rule and self.rule.measures)
 
     @property
     def couples_leaves(self) -> bool:
         """Whether what happens to a leaf depends on the others."""
-        return self.measures_norm or self.evaluates
+        return self.measures or self.evaluates
 
     def reads_param(self, options: dict[str, Any]) -> bool:
         """Whether an update needs the parameters."""
@@ -141,7 +173,10 @@ class Row:
     def twin(self, **options: Any) -> optax.GradientTransformation | None:
         """The same transformation from Optax, or None."""
         twin = self.optax or getattr(optax_twins, self.name, None)
-        return twin and twin(**options)
+        made = twin and twin(**options)
+        if made is None or not self.extra:
+            return made
+        return optax.GradientTransformation(made.init, functools.partial(made.update, **self.extra))
 
     def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """A random leaf of this shape, with further dimensions where the algorithm needs them."""
@@ -314,6 +349,54 @@ ALGORITHMS = [
         "adopt",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], maximize=[False, True], clip=[False, True])],
     ),
+    Row("stable_adamw", [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], maximize=[False, True])]),
+    Row(
+        "adam_mini",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.95)], eps=[1e-3], **MAXIMIZE_AND_DECAY)],
+        reasons={"complex": "the second moment of a row is real"},
+    ),
+    Row("fromage", [{}, *product(lr=[0.1], min_norm=[0.0, 0.5], maximize=[False, True])]),
+    Row(
+        "prodigy",
+        [
+            {},
+            *product(
+                lr=[0.5],
+                betas=[(0.8, 0.95)],
+                beta3=[0.9],
+                eps=[1e-3],
+                estim_lr0=[0.1],
+                estim_lr_coef=[2.0],
+                weight_decay=[0.1],
+                safeguard_warmup=[False, True],
+            ),
+            dict(lr=0.5, betas=(0.8, 0.95), beta3=0.9, eps=1e-14, estim_lr0=0.1, weight_decay=0.1),
+        ],
+    ),
+    Row(
+        "dadapt_adamw",
+        [{}, *product(lr=[0.5], betas=[(0.8, 0.95)], eps=[1e-3], estim_lr0=[0.1], weight_decay=[0.0, 0.1])],
+    ),
+    Row(
+        "momo",
+        [{}, *product(lr=[0.5], beta=[0.8], lower_bound=[-1.0], weight_decay=[0.1], adapt_lower_bound=[False, True])],
+        extra={"value": 2.0},
+    ),
+    Row(
+        "momo_adam",
+        [
+            {},
+            *product(
+                lr=[0.5],
+                betas=[(0.8, 0.95)],
+                eps=[1e-3],
+                lower_bound=[-1.0],
+                weight_decay=[0.1],
+                adapt_lower_bound=[False, True],
+            ),
+        ],
+        extra={"value": 2.0},
+    ),
 ]
 
 
@@ -327,6 +410,53 @@ LINKS = [
     Row("set_to_zero", [{}], optax=optax.set_to_zero),
     Row("maximize", [{}], optax=lambda: optax.scale(-1.0)),
     Row("scale", [dict(factor=-0.5)], optax=lambda factor: optax.scale(factor)),
+    Row("scale_by_madgrad", [{}, dict(lr=0.1, momentum=0.8, eps=1e-3)]),
+    Row("scale_by_cocob", [{}, dict(alpha=2.0, eps=0.1)], optax=lambda **options: optax.contrib.cocob(1.0, **options)),
+    Row(
+        "scale_by_sm3",
+        [{}, dict(b1=0.8, b2=0.9, eps=1e-3)],
+        optax=optax_twins.scale_by_sm3,
+        reasons={"complex": "the accumulators are of real dimensions"},
+    ),
+    Row(
+        "scale_by_factored_rms",
+        [
+            dict(min_dim_size_to_factor=3),
+            dict(factored=False, eps=1e-3),
+            dict(min_dim_size_to_factor=1, decay_rate=0.5),
+        ],
+        optax=optax_twins.scale_by_factored_rms,
+        reasons={"complex": "the factored second moment is that of real dimensions"},
+    ),
+    Row(
+        "scale_by_distance_over_gradients",
+        [{}, dict(reps_rel=0.1, eps=1e-3, global_scale=0.5)],
+        optax=lambda **options: optax.scale_by_distance_over_gradients(param_dtype=float, **options),
+    ),
+    Row(
+        "reduce_on_plateau",
+        [{}, dict(factor=0.5, patience=2, rtol=0.0, atol=0.1, cooldown=1, accumulation_size=2, min_scale=0.1)],
+        optax=optax.contrib.reduce_on_plateau,
+        extra={"value": 2.0},
+    ),
+    Row(
+        "scale_by_dog",
+        [dict(init_step=(kind, 0.1), eps=1e-3) for kind in ("learning_rate", "distance", "heuristic")],
+        optax=lambda init_step, eps: optax.chain(optax.contrib.dog(1.0, init_step, eps), optax.scale(-1.0)),
+    ),
+    Row(
+        "scale_by_dowg",
+        [{}, dict(init_estim_sq_dist=0.1, eps=1e-3)],
+        optax=lambda init_estim_sq_dist=None, eps=1e-4: optax.chain(
+            optax.contrib.dowg(1.0, init_estim_sq_dist, eps), optax.scale(-1.0)
+        ),
+    ),
+    Row(
+        "scale_by_polyak",
+        [{}, *product(f_min=[0.5], max_lr=[0.5], eps=[1e-3], variant=["sps", "sps+"])],
+        optax=lambda f_min=0.0, max_lr=1.0, eps=0.0, variant="sps": optax.scale_by_polyak(f_min, max_lr, eps, variant),
+        extra={"value": 2.0},
+    ),
     Row("scale_by_lr", [dict(lr=0.1), dict(lr=_half)], optax=lambda lr: optax.scale_by_learning_rate(lr)),
     Row("scale_by_schedule", [dict(schedule=_half)], optax=lambda schedule: optax.scale_by_schedule(schedule)),
     Row(

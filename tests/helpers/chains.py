@@ -8,4 +8,10 @@ CHAINS = (
     "simplified_ademamix",
     "optimistic_gradient_descent",
     "optimistic_adam_v2",
+    "signum",
+    "madgrad",
+    "cocob",
+    "polyak_sgd",
+    "dog",
+    "dowg",
 )

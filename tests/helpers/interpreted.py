@@ -196,6 +196,7 @@ WORDS = {
     "value": lambda x, y: torch.addcmul(x, y, y, value=0.1) + torch.addcdiv(x, y, 1 + x * x, value=0.3),
     "infinity": lambda x: fx.ops.minimum(x, float("inf")),
     "1 / x": lambda x: 1 / x,
+    "cbrt": lambda x: fx.ops.cbrt(torch.abs(x)),
     "rounded": lambda x: fx.ops.rounded(x, F16),
     "rounded_stochastically": lambda x, y: fx.ops.rounded_stochastically(x * y, BF16, 3, 7),
     "==": lambda x: fx.ops.where(x == 0, 0.1, x),

@@ -109,3 +109,58 @@ def lamb(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, maximize=False
 
 def novograd(lr=1e-3, betas=(0.9, 0.25), eps=1e-6, weight_decay=0.0, maximize=False, eps_root=0.0):
     return _chain(0.0, maximize, optax.novograd(lr, *betas, eps, eps_root, weight_decay))
+
+
+def prodigy(lr=1.0, estim_lr0=1e-6, eps=1e-8, **options):
+    if eps > 1e-12 and estim_lr0 > 1e-3:  # Optax scales eps by the next estimate
+        return None
+    return optax.contrib.prodigy(lr, estim_lr0=estim_lr0, eps=eps, **options)
+
+
+def dadapt_adamw(lr=1.0, **options):
+    return optax.contrib.dadapt_adamw(lr, **options)
+
+
+def momo(lr=1.0, **options):
+    return optax.contrib.momo(lr, **options)
+
+
+def momo_adam(lr=1e-2, betas=(0.9, 0.999), **options):
+    return optax.contrib.momo_adam(lr, *betas, **options)
+
+
+def fromage(lr=1e-2, min_norm=1e-6, maximize=False):
+    return _chain(0.0, maximize, optax.fromage(lr, min_norm))
+
+
+def scale_by_factored_rms(decay_rate=0.8, eps=1e-30, **options):
+    # Its own decay is computed in float32.
+    def decay(step, exponent):
+        return 1.0 - (jax.numpy.float64(step) + 1) ** -exponent
+
+    return optax.scale_by_factored_rms(decay_rate=decay_rate, epsilon=eps, decay_rate_fn=decay, **options)
+
+
+def scale_by_sm3(**options):
+    """Optax's, which has no accumulator for a scalar, on a vector of one."""
+    twin = optax.scale_by_sm3(**options)
+
+    def update(updates, state, params=None):
+        after, state = twin.update(jax.tree.map(jax.numpy.atleast_1d, updates), state)
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), after, updates), state
+
+    return optax.GradientTransformation(lambda params: twin.init(jax.tree.map(jax.numpy.atleast_1d, params)), update)
+
+
+def madgrad(lr=1e-2, **options):
+    """Optax's, with a count in float64: the root of an integer would be in float32."""
+    twin = optax.contrib.madgrad(lr, **options)
+
+    def init(params):
+        decay, state = twin.init(params)
+        return decay, state._replace(count=state.count.astype(jax.numpy.float64))
+
+    return optax.GradientTransformation(init, twin.update)
+
+
+scale_by_madgrad = madgrad

@@ -2,6 +2,7 @@
 
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from catalogue import ALGORITHMS, LINKS, cases
 from optax_runs import assert_same_run
@@ -48,6 +49,7 @@ COMBINATIONS = {
         fx.inject_hyperparams(fx.adam)(lr=lambda step: 0.5 ** (step + 3), betas=(0.75, 0.875), eps=2**-20),
         optax.inject_hyperparams(optax.adam)(lambda step: 0.5 ** (step + 3), b1=0.75, b2=0.875, eps=2**-20),
     ),
+    "normalize": (fx.normalize(), optax.contrib.normalize()),
     "stateless": (
         fx.stateless(lambda updates, params: {name: u + params[name] for name, u in updates.items()}),
         optax.stateless(lambda updates, params: {name: u + params[name] for name, u in updates.items()}),

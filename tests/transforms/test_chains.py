@@ -2,6 +2,7 @@
 
 import optax
 import optax.contrib
+import optax_twins
 import pytest
 import torch
 from chains import CHAINS
@@ -16,12 +17,19 @@ EQUAL = [
     ("simplified_ademamix", dict(lr=0.01, betas=(0.8, 0.95), alpha=2.0, eps=1e-3, weight_decay=0.1)),
     ("optimistic_gradient_descent", dict(lr=0.1, alpha=0.7, beta=0.4)),
     ("optimistic_adam_v2", dict(lr=0.1, alpha=0.7, beta=0.4, betas=(0.8, 0.95))),
+    ("signum", dict(lr=0.1, beta=0.8)),
+    ("madgrad", dict(lr=0.1, momentum=0.8, weight_decay=0.1, eps=1e-3)),
+    ("cocob", dict(lr=0.5, alpha=2.0, eps=0.1, weight_decay=0.1)),
+    ("dog", dict(lr=0.5, init_step=("distance", 0.1), eps=1e-3, weight_decay=0.1)),
+    ("dowg", dict(lr=0.5, init_estim_sq_dist=0.1, eps=1e-3, weight_decay=0.1)),
 ]
 
 
 @pytest.mark.parametrize("name, options", EQUAL, ids=lambda x: x if isinstance(x, str) else "")
 def test_chains_equal_those_of_optax(name, options):
     twin = getattr(optax, name, None) or getattr(optax.contrib, name)
+    if name == "madgrad":
+        return assert_same_run(fx.madgrad(**options), optax_twins.madgrad(**options))
     words = {"lr": "learning_rate"}
     given = {words.get(key, key): value for key, value in options.items() if key != "betas"}
     given |= dict(zip(("b1", "b2"), options.get("betas", ())))

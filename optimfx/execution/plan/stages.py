@@ -52,7 +52,7 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
             segments.setdefault((order, last and at == len(passes) - 1), []).extend(places)
         if not passes:
             untouched += places
-    # A rule that needs the norm of several lanes begins a pass in each, after all passes before it.
+    # A rule that measures several lanes begins a pass in each, after all passes before it.
     stages: dict[int, list[Segment]] = {}
     for (order, last), places in segments.items():
         stages.setdefault(order[0], []).append(Segment(order, sorted(places), last))
@@ -60,13 +60,13 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
 
 
 def _passes(lane: Sequence[int], rules: Sequence[Rule], measures_leaves: bool) -> list[tuple[int, ...]]:
-    """Divide rules into passes that run as one: elementwise ones, of which the first may need the global norm."""
+    """Divide rules into passes that run as one: elementwise ones, of which the first may measure all leaves."""
     passes: list[tuple[int, ...]] = []
     joins = False
     for k in lane:
         rule = rules[k]
         can_join = rule.elementwise or (measures_leaves and rule.locality is Locality.NORM)
-        if joins and can_join and not rule.needs_global_norm:
+        if joins and can_join and not rule.measures:
             passes[-1] += (k,)
         else:
             passes.append((k,))

@@ -182,7 +182,7 @@ FEW = 8
 
 def is_joinable(rule: Rule) -> bool:
     """Whether parameters with hyperparameters of their own may be stepped together."""
-    return rule.elementwise and not rule.carries and not rule.needs_global_norm
+    return rule.elementwise and not rule.carries and not rule.given
 
 
 def _join_values(values: Sequence[Any]) -> Any:

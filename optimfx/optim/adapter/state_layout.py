@@ -84,7 +84,8 @@ class StateLayout(NamedTuple):
 
     def begin(self, new: Sequence[Any], rows: Rows, group: Group) -> None:
         """Give the rows what they lack of a new state's leaves; equal leaves that are one in it, are one again."""
-        times = Counter(map(id, new))
+        # Up to 2.12, torch.compile knows no id of a tensor that was made in the graph.
+        times = Counter(() if torch.compiler.is_compiling() else map(id, new))
         known: dict[Any, Any] = {}
         unknown = {hyper.key for hyper in self.hyper.values()} - set(group)
         for (i, name), leaf in zip(self.places, new):
@@ -94,7 +95,7 @@ class StateLayout(NamedTuple):
                 continue
             holders = self.holders(i, name, rows)
             kept = next((row[name] for row in holders if name in row), leaf)
-            if times[id(leaf)] > 1:
+            if times and times[id(leaf)] > 1:
                 kept = known.setdefault((id(leaf), tracing.read_number(kept)), kept)
             for row in holders:
                 row[name] = kept

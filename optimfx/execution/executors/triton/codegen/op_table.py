@@ -62,6 +62,7 @@ ARITHMETIC: dict[Callable[..., object], Callable[..., str]] = {
     torch.addcdiv: _addcdiv,
     torch.sqrt: lambda x, exact: f"sqrt({x}, {exact})",
     torch.rsqrt: lambda x, exact: f"reciprocal(sqrt({x}, {exact}), {exact})",
+    ops.cbrt: lambda x: f"cbrt({x})",
     torch.cos: lambda x: f"tl.cos({x})",
     torch.log: lambda x: f"tl.log({x})",
     torch.floor: lambda x: f"tl.floor({x})",

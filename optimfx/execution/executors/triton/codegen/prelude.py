@@ -20,6 +20,15 @@ def sqrt(x, exact: tl.constexpr):
 
 
 @triton.jit
+def cbrt(x):
+    # Powers of 2 leave an error of a few ulp for each binary digit of the exponent; Newton's step takes it away.
+    positive = tl.where(x > 0, x, tl.full([], 1.0, x.dtype))
+    y = tl.exp2(tl.log2(positive) / 3)
+    y = tl.where(positive < float("inf"), y - (y * y * y - positive) / (3 * y * y), y)
+    return tl.where(x == 0, x, tl.where(x > 0, y, x * float("nan")))
+
+
+@triton.jit
 def reciprocal(x, exact: tl.constexpr):
     return div(tl.full([], 1.0, x.dtype), x, exact)
 
