@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from optimfx import execution, ops, optim, projections, schedules
 from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
+from optimfx.combinators.conditional import conditionally_mask, conditionally_transform
 from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
 from optimfx.combinators.matrices import as_matrices, kernel_as_matrix
@@ -57,6 +58,7 @@ from optimfx.rules.signsgd import signsgd
 from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
+from optimfx.surgery import append_rows, take_rows, tree_get, tree_get_all_with_path, tree_set
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
@@ -120,6 +122,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     "incremental_update", "periodic_update", "per_example_global_norm_clip", "per_example_layer_norm_clip",
+    "tree_get", "tree_get_all_with_path", "tree_set", "take_rows", "append_rows",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
@@ -149,7 +152,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "selective_transform", "inject_hyperparams",
     "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
-    "lookahead",
+    "lookahead", "conditionally_transform", "conditionally_mask",
     # hyperparameters over time
     "schedules",
     # sets that parameters stay in

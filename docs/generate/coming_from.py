@@ -75,7 +75,7 @@ TORCH = {
         SequentialLR | optim.lr_scheduler.SequentialLR schedules.join |
         ChainedScheduler | optim.lr_scheduler.ChainedScheduler | As functions: multiply them.
         ReduceLROnPlateau | optim.lr_scheduler.ReduceLROnPlateau inject_hyperparams | Not a function of the step: \
-            replace `state.hyperparams["lr"]`.
+            replace `state.hyperparams["lr"]`; as a link, `reduce_on_plateau`.
     """,
     "torch.optim.swa_utils": """
         AveragedModel | optim.swa_utils.AveragedModel ema_params swa_params | The links keep the average in the \
@@ -127,11 +127,17 @@ OPTAX = {
         rmsprop | rmsprop | `decay` is `alpha`; `eps` stands outside the root, `eps_root` inside.
         rprop | rprop | Optax 0.2 gives each step one call late.
         sgd | sgd | `momentum` may be 0, not `None`.
-        sign_sgd signum | signsgd | `signum` with `momentum=`.
+        sign_sgd | signsgd |
+        signum | signum |
         yogi | yogi |
         optimistic_gradient_descent | optimistic_gradient_descent |
         optimistic_adam_v2 | optimistic_adam_v2 | As with `nesterov=False`.
-        fromage noisy_sgd dpsgd polyak_sgd sm3 optimistic_adam | |
+        fromage | fromage |
+        noisy_sgd | noisy_sgd | Other random numbers.
+        dpsgd | dpsgd | Other random numbers.
+        polyak_sgd | polyak_sgd | `max_learning_rate` is `max_lr`.
+        sm3 | sm3 |
+        optimistic_adam | optimistic_adam_v2 | The name that Optax deprecates.
         lookahead LookaheadState | lookahead | The slow parameters are in the state.
         LookaheadParams | |
         identity | identity |
@@ -160,7 +166,11 @@ OPTAX = {
         scale_by_param_block_rms | scale_by_param_block_rms |
         normalize_by_update_norm | normalize_by_update_norm |
         scale_by_optimistic_gradient | scale_by_optimistic_gradient |
-        scale_by_sm3 scale_by_polyak scale_by_factored_rms scale_by_distance_over_gradients scale_gradient | |
+        scale_by_sm3 | scale_by_sm3 |
+        scale_by_polyak | scale_by_polyak | `max_learning_rate` is `max_lr`.
+        scale_by_factored_rms | scale_by_factored_rms | `epsilon` is `eps`.
+        scale_by_distance_over_gradients | scale_by_distance_over_gradients |
+        scale_gradient | | In the loss: `torch.autograd.Function`, or `x * s + (x - x * s).detach()`.
         scale_by_backtracking_linesearch scale_by_zoom_linesearch ScaleByBacktrackingLinesearchState \
             ScaleByZoomLinesearchState ZoomLinesearchInfo value_and_grad_from_state | | \
             `lbfgs(line_search_fn="strong_wolfe")` has its own.
@@ -175,19 +185,21 @@ OPTAX = {
         adaptive_grad_clip AdaptiveGradClipState | adaptive_grad_clip | Units are in the first dimension, as torch's \
             layers have them.
         clip_by_block_rms | clip_by_block_rms |
-        per_example_global_norm_clip \
-            per_example_layer_norm_clip differentially_private_aggregate DifferentiallyPrivateAggregateState | |
+        per_example_global_norm_clip | per_example_global_norm_clip |
+        per_example_layer_norm_clip | per_example_layer_norm_clip |
+        differentially_private_aggregate DifferentiallyPrivateAggregateState | differentially_private_aggregate | \
+            Other random numbers.
         zero_nans ZeroNansState | zero_nans | Remembers nothing; `monitor` counts.
         centralize | centralize |
         keep_params_nonnegative NonNegativeParamsState | keep_params_nonnegative |
-        add_noise AddNoiseState | |
+        add_noise AddNoiseState | add_noise | Other random numbers.
         MultiSteps MultiStepsState | multi_steps | On the mean; `every` is a number.
         apply_every ApplyEvery | apply_every |
         ShouldSkipUpdateFunction skip_large_updates skip_not_finite | skip_large_updates skip_not_finite |
         apply_if_finite ApplyIfFiniteState | apply_if_finite |
         microbatch | |
-        conditionally_mask ConditionallyMaskState conditionally_transform \
-            ConditionallyTransformState | |
+        conditionally_mask ConditionallyMaskState | conditionally_mask |
+        conditionally_transform ConditionallyTransformState | conditionally_transform |
         monitor MonitorState | monitor | Norms, their ratio to the parameters', and what is not finite; no \
             functions of your own.
         measure_with_ema snapshot SnapshotState | |
@@ -231,8 +243,18 @@ OPTAX = {
         adopt | adopt | `clip` is `use_clipping`.
         muon scale_by_muon MuonState MuonDimensionNumbers | muon as_matrices | torch's definition: a different \
             average. `as_matrices` says which dimensions are a matrix; for other leaves: `partition`.
-        reduce_on_plateau ReduceLROnPlateauState | optim.lr_scheduler.ReduceLROnPlateau inject_hyperparams | As a \
-            class; or replace `state.hyperparams["lr"]`.
+        reduce_on_plateau ReduceLROnPlateauState | reduce_on_plateau optim.lr_scheduler.ReduceLROnPlateau |
+        cocob COCOBState | cocob |
+        scale_by_cocob | scale_by_cocob |
+        dadapt_adamw DAdaptAdamWState | dadapt_adamw | The state holds the estimate of the last step.
+        prodigy ProdigyState | prodigy | The same; it scales `eps`, too.
+        dog DoGState | dog | For its mask: `masked`.
+        dowg DoWGState | dowg | For its mask: `masked`.
+        madgrad MadgradState | madgrad |
+        scale_by_madgrad | scale_by_madgrad |
+        momo MomoState | momo |
+        momo_adam MomoAdamState | momo_adam |
+        normalize NormalizeState | normalize |
         split_real_and_imaginary SplitRealAndImaginaryState | | Not needed: complex parameters step as pairs of \
             reals.
         acprop | acprop |
@@ -251,8 +273,18 @@ OPTAX = {
     "optax.transforms": "* | |",
     "optax.microbatching": "* | | Sum up gradients in the loop, or with `fx.multi_steps`.",
     "optax.losses": "* | | `torch.nn.functional` has losses.",
-    "optax.tree": "* | | `torch.utils._pytree` and `optree` map over trees; `fx.global_norm` is a tree's 2-norm.",
-    "optax.tree_utils": "* | | The same.",
+    "optax.tree": """
+        get | tree_get | Without a filter.
+        get_all_with_path | tree_get_all_with_path | Places are strings.
+        set | tree_set | Without a filter.
+        * | | `torch.utils._pytree` and `optree` map over trees; `fx.global_norm` is a tree's 2-norm.
+    """,
+    "optax.tree_utils": """
+        tree_get | tree_get | Without a filter.
+        tree_get_all_with_path | tree_get_all_with_path | Places are strings.
+        tree_set | tree_set | Without a filter.
+        * | | The same.
+    """,
     "optax.projections": """
         projection_box | projections.projection_box |
         projection_halfspace | projections.projection_halfspace |

@@ -41,9 +41,10 @@ def paths_of(make: Callable[..., Any], lrs: torch.Tensor, shape: tuple[int, ...]
     value_and_grad = torch.func.grad_and_value(height)
 
     def step(lr: Any, state: Any, point: Any) -> Any:
-        extra = {"value_and_grad_fn": lambda x: value_and_grad(x)[::-1]} if make is fx.lbfgs else {}
-        grad = None if extra else torch.func.grad(height)(point)
-        return fx.step(tx(lr), grad, state, point, **extra)
+        if make is fx.lbfgs:
+            return fx.step(tx(lr), None, state, point, value_and_grad_fn=lambda x: value_and_grad(x)[::-1])
+        grad, value = value_and_grad(point)
+        return fx.step(tx(lr), grad, state, point, value=value)
 
     def tx(lr: Any) -> fx.GradientTransformation:
         # One iteration in a step, so that a point of L-BFGS's path is one of its steps too.

@@ -1,0 +1,201 @@
+"""State surgery: find and replace what a state holds, and cut or extend parameters together with their state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimfx.core import tree
+from optimfx.core.types import Array, Params, PyTree, State
+
+
+def tree_get_all_with_path(state: PyTree, key: str) -> list[tuple[str, Any]]:
+    """Find everything that a tree holds under a name.
+
+    Args:
+        state: a tree, such as the state of a chain.
+        key: a field of a NamedTuple, the name of its class, or a key of a dict.
+
+    Returns:
+        Each place, as one would write it after the name of the tree, with its value.
+
+    As Optax's, whose places are tuples of keys, and which has a filter.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.chain(fx.inject_hyperparams(fx.sgd)(lr=0.1), fx.ema(0.9))
+    >>> fx.tree_get_all_with_path(tx.init({"w": torch.zeros(1)}), "step")
+    [('[0].step', tensor(0)), ('[0].inner_state.step', {'w': tensor(0.)}), ('[1].step', {'w': tensor(0.)})]
+    """
+    found = [("", state)] if type(state).__name__ == key and isinstance(state, tuple) else []
+    for name, path, child in _children(state):
+        below = [("", child)] if name == key else tree_get_all_with_path(child, key)
+        found += [(path + rest, x) for rest, x in below]
+    return found
+
+
+def tree_get(state: PyTree, key: str, default: Any = None) -> Any:
+    """Get the one value that a tree holds under a name, or ``default``.
+
+    Args:
+        state: a tree, such as the state of a chain.
+        key: a field of a NamedTuple, the name of its class, or a key of a dict.
+        default: what to return where there is none.
+
+    Raises:
+        KeyError: there are several.
+
+    As Optax's, which has a filter.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.chain(fx.clip_by_global_norm(1.0), fx.inject_hyperparams(fx.sgd)(lr=0.1))
+    >>> fx.tree_get(tx.init({"w": torch.zeros(1)}), "lr")
+    tensor(0.1000, dtype=torch.float64)
+    """
+    found = tree_get_all_with_path(state, key)
+    if len(found) > 1:
+        raise KeyError(f"there are several {key!r}: {', '.join(path for path, _ in found)}; take one of these.")
+    return found[0][1] if found else default
+
+
+def tree_set(state: PyTree, /, **values: Any) -> PyTree:
+    """Replace everything that a tree holds under these names; the tree itself stays as it is.
+
+    Args:
+        state: a tree, such as the state of a chain.
+        values: what to put under each name.
+
+    Returns:
+        The new tree.
+
+    Raises:
+        KeyError: there is nothing under one of the names.
+
+    As Optax's, which has a filter.
+
+    >>> import torch, optimfx as fx
+    >>> tx = fx.inject_hyperparams(fx.adam)(lr=0.1)
+    >>> state = fx.tree_set(tx.init({"w": torch.zeros(1)}), lr=torch.tensor(0.5, dtype=torch.float64))
+    >>> fx.tree_get(state, "lr")
+    tensor(0.5000, dtype=torch.float64)
+    """
+    for key in values:
+        if not tree_get_all_with_path(state, key):
+            raise KeyError(f"there is nothing under {key!r}.")
+    return _replace(state, values)
+
+
+def _children(node: PyTree) -> Iterator[tuple[str | None, str, Any]]:
+    """For each child of a node its name, its place and itself."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield key, f"[{key!r}]", child
+    elif hasattr(node, "_fields"):
+        for name, child in zip(node._fields, node):
+            yield name, f".{name}", child
+    elif isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield None, f"[{i}]", child
+
+
+def _replace(node: PyTree, values: dict[str, Any]) -> PyTree:
+    if type(node).__name__ in values and isinstance(node, tuple):
+        return values[type(node).__name__]
+    children = [values[name] if name in values else _replace(child, values) for name, _, child in _children(node)]
+    if isinstance(node, dict):
+        return dict(zip(node, children))
+    if hasattr(node, "_fields"):
+        return type(node)(*children)
+    return type(node)(children) if isinstance(node, (list, tuple)) else node
+
+
+def take_rows(params: Params, state: State, rows: PyTree) -> tuple[Params, State]:
+    """Take rows of parameters, and of their state: to prune, to reorder, to repeat.
+
+    Args:
+        params: a tree of tensors.
+        state: that of any transformation for them.
+        rows: a tree like the parameters, or a prefix of it: for each leaf the rows to take, as indices or a mask, or
+            ``None`` for a leaf that stays whole. A row is an entry of the first dimension.
+
+    Returns:
+        The new parameters, and a state for them: moments have the rows of their parameter, counts stay.
+
+    Raises:
+        ValueError: the state has a tensor whose first dimension is not that of its parameter; begin it anew with
+            ``init``.
+
+    >>> import torch, optimfx as fx
+    >>> tx, params = fx.sgd(lr=0.1, momentum=0.9), {"w": torch.tensor([1.0, 2.0, 3.0]), "b": torch.zeros(2)}
+    >>> params, state = fx.step(tx, params, tx.init(params), params)
+    >>> params, state = fx.take_rows(params, state, {"w": torch.tensor([2, 0]), "b": None})
+    >>> params["w"], state.momentum_buffer["w"], state.step["w"]
+    (tensor([2.7000, 0.9000]), tensor([3., 1.]), tensor(1.))
+    """
+    return _edit_rows(params, state, rows, lambda x, taken, is_param: x[taken])
+
+
+def append_rows(params: Params, state: State, new: PyTree) -> tuple[Params, State]:
+    """Append rows to parameters, and zeros to their state: to grow a vocabulary, a layer, a cloud of points.
+
+    Args:
+        params: a tree of tensors.
+        state: that of any transformation for them.
+        new: a tree like the parameters, or a prefix of it: for each leaf the rows to append, or ``None``.
+
+    Returns:
+        The new parameters, and a state for them, in which what is kept for new rows is 0; counts stay.
+
+    Raises:
+        ValueError: the state has a tensor whose first dimension is not that of its parameter; begin it anew with
+            ``init``.
+
+    >>> import torch, optimfx as fx
+    >>> tx, params = fx.sgd(lr=0.1, momentum=0.9), {"w": torch.tensor([1.0, 2.0])}
+    >>> params, state = fx.step(tx, params, tx.init(params), params)
+    >>> params, state = fx.append_rows(params, state, {"w": torch.tensor([5.0])})
+    >>> params["w"], state.momentum_buffer["w"]
+    (tensor([0.9000, 1.8000, 5.0000]), tensor([1., 2., 0.]))
+    """
+
+    def append(x: Tensor, rows: Tensor, is_param: bool) -> Tensor:
+        size = rows.shape[0]
+        return torch.cat([x, rows.to(x) if is_param else x.new_zeros(size, *x.shape[1:])])
+
+    return _edit_rows(params, state, new, append)
+
+
+def _edit_rows(
+    params: Params, state: State, rows: PyTree, edit: Callable[[Tensor, Array, bool], Tensor]
+) -> tuple[Params, State]:
+    """Edit the rows of the parameters, and of the trees in the state that are like them."""
+    leaves, spec = tree.flatten(params)
+    edits = tree.broadcast(rows, params, "rows", "params")
+
+    def edited(x: Any, i: int, name: str) -> Any:
+        if edits[i] is None or not isinstance(x, Tensor) or x.dim() == 0:
+            return x
+        if x.shape[0] != leaves[i].shape[0]:
+            raise ValueError(
+                f"{tree.path(spec, i, name)} has shape {tuple(x.shape)}, whose first dimension is not that of the "
+                f"parameter, of shape {tuple(leaves[i].shape)}: begin the state anew with init."
+            )
+        return edit(x, edits[i], name == "params")
+
+    def walk(node: PyTree) -> PyTree:
+        try:
+            parts: list[Any] = spec.flatten_up_to(node)
+        except ValueError:
+            parts = []
+        if parts and all([x is None or x == () or isinstance(x, Tensor) for x in parts]):
+            return tree.unflatten(spec, [edited(x, i, "state") for i, x in enumerate(parts)])
+        children = [walk(child) for _, _, child in _children(node)]
+        if isinstance(node, dict):
+            return dict(zip(node, children))
+        if hasattr(node, "_fields"):
+            return type(node)(*children)
+        return type(node)(children) if isinstance(node, (list, tuple)) else node
+
+    return tree.unflatten(spec, [edited(x, i, "params") for i, x in enumerate(leaves)]), walk(state)
