@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimfx.core import tree
+from optimfx.core import GradientTransformation, tree
 from optimfx.core.types import Array, Params, PyTree, State
 
 
@@ -134,19 +134,20 @@ def take_rows(params: Params, state: State, rows: PyTree) -> tuple[Params, State
     >>> params["w"], state.momentum_buffer["w"], state.step["w"]
     (tensor([2.7000, 0.9000]), tensor([3., 1.]), tensor(1.))
     """
-    return _edit_rows(params, state, rows, lambda x, taken, is_param: x[taken])
+    return _edit_rows(params, state, rows, lambda x, taken: x[taken])
 
 
-def append_rows(params: Params, state: State, new: PyTree) -> tuple[Params, State]:
-    """Append rows to parameters, and zeros to their state: to grow a vocabulary, a layer, a cloud of points.
+def append_rows(tx: GradientTransformation, params: Params, state: State, new: PyTree) -> tuple[Params, State]:
+    """Append rows to parameters, and their beginnings to the state: to grow a vocabulary, a layer, a cloud of points.
 
     Args:
+        tx: the transformation.
         params: a tree of tensors.
-        state: that of any transformation for them.
+        state: that of ``tx`` for them.
         new: a tree like the parameters, or a prefix of it: for each leaf the rows to append, or ``None``.
 
     Returns:
-        The new parameters, and a state for them, in which what is kept for new rows is 0; counts stay.
+        The new parameters, and a state for them: new rows have the moments with which ``tx`` begins, counts stay.
 
     Raises:
         ValueError: the state has a tensor whose first dimension is not that of its parameter; begin it anew with
@@ -155,26 +156,27 @@ def append_rows(params: Params, state: State, new: PyTree) -> tuple[Params, Stat
     >>> import torch, optimfx as fx
     >>> tx, params = fx.sgd(lr=0.1, momentum=0.9), {"w": torch.tensor([1.0, 2.0])}
     >>> params, state = fx.step(tx, params, tx.init(params), params)
-    >>> params, state = fx.append_rows(params, state, {"w": torch.tensor([5.0])})
+    >>> params, state = fx.append_rows(tx, params, state, {"w": torch.tensor([5.0])})
     >>> params["w"], state.momentum_buffer["w"]
     (tensor([0.9000, 1.8000, 5.0000]), tensor([1., 2., 0.]))
     """
-
-    def append(x: Tensor, rows: Tensor, is_param: bool) -> Tensor:
-        size = rows.shape[0]
-        return torch.cat([x, rows.to(x) if is_param else x.new_zeros(size, *x.shape[1:])])
-
-    return _edit_rows(params, state, new, append)
+    spec = tree.flatten(params)[1]
+    fresh = tree.unflatten(spec, tree.broadcast(new, params, "new", "params"))
+    return _edit_rows(params, state, fresh, lambda x, rows: torch.cat([x, rows.to(x)]), tx.init(fresh))
 
 
 def _edit_rows(
-    params: Params, state: State, rows: PyTree, edit: Callable[[Tensor, Array, bool], Tensor]
+    params: Params, state: State, rows: PyTree, edit: Callable[[Tensor, Array], Tensor], of_state: PyTree = None
 ) -> tuple[Params, State]:
-    """Edit the rows of the parameters, and of the trees in the state that are like them."""
+    """Edit the rows of the parameters, and of the trees in the state that are like them.
+
+    The second argument of an edit is that in ``rows``; or that in ``of_state``, a state like the other, for those of a
+    state.
+    """
     leaves, spec = tree.flatten(params)
     edits = tree.broadcast(rows, params, "rows", "params")
 
-    def edited(x: Any, i: int, name: str) -> Any:
+    def edited(x: Any, i: int, name: str, given: Any) -> Any:
         if edits[i] is None or not isinstance(x, Tensor) or x.dim() == 0:
             return x
         if x.shape[0] != leaves[i].shape[0]:
@@ -182,20 +184,23 @@ def _edit_rows(
                 f"{tree.path(spec, i, name)} has shape {tuple(x.shape)}, whose first dimension is not that of the "
                 f"parameter, of shape {tuple(leaves[i].shape)}: begin the state anew with init."
             )
-        return edit(x, edits[i], name == "params")
+        return edit(x, given)
 
-    def walk(node: PyTree) -> PyTree:
+    def walk(node: PyTree, other: PyTree) -> PyTree:
         try:
             parts: list[Any] = spec.flatten_up_to(node)
         except ValueError:
             parts = []
         if parts and all([x is None or x == () or isinstance(x, Tensor) for x in parts]):
-            return tree.unflatten(spec, [edited(x, i, "state") for i, x in enumerate(parts)])
-        children = [walk(child) for _, _, child in _children(node)]
+            given = edits if of_state is None else [None] * len(parts) if other == () else spec.flatten_up_to(other)
+            return tree.unflatten(spec, [edited(x, i, "state", given[i]) for i, x in enumerate(parts)])
+        others = [None] * len(node) if other is None and node else [child for _, _, child in _children(other)]
+        children = [walk(child, own) for (_, _, child), own in zip(_children(node), others)]
         if isinstance(node, dict):
             return dict(zip(node, children))
         if hasattr(node, "_fields"):
             return type(node)(*children)
         return type(node)(children) if isinstance(node, (list, tuple)) else node
 
-    return tree.unflatten(spec, [edited(x, i, "params") for i, x in enumerate(leaves)]), walk(state)
+    new = tree.unflatten(spec, [edited(x, i, "params", edits[i]) for i, x in enumerate(leaves)])
+    return new, walk(state, of_state)

@@ -120,11 +120,15 @@ class TransformOptimizer(Optimizer):
     @with_hooks
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        """Step every parameter that has a gradient; return what the closure returned."""
+        """Step every parameter that has a gradient; return what the closure returned.
+
+        The transformation gets the loss of the closure as ``value``, which some need.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        extra = {} if loss is None else {"value": loss}
         for group in self.param_groups:
             for name, (_, value) in self._undriven.items():
                 if name in group and group[name] != value:  # a checkpoint of torch's class has the same value
@@ -139,7 +143,7 @@ class TransformOptimizer(Optimizer):
             form, before = self._begun(index, rows)
             with use(*FUSED_CHAIN) if self.fused and not torch.compiler.is_compiling() else nullcontext():
                 begun = optree.tree_unflatten(form.structure, before)
-                _, state = run(self.tx, grads, begun, params, stepping=True, inplace=True, spare_updates=True)
+                _, state = run(self.tx, grads, begun, params, stepping=True, inplace=True, spare_updates=True, **extra)
             after, spec = nodes_of(state, len(params))
             if spec != form.structure or not form.holds(after):
                 form = self._forms[index, len(params)] = StateLayout.of(state, len(params))

@@ -140,7 +140,9 @@ def test_half_precision_is_rounded_once(row, options, dtype, executor):
         assert_equal(half, full.to(half.dtype))
 
 
-@cases(where=lambda row, options: row.rule and once_maximized(row, options), executors=True)
+@cases(
+    where=lambda row, options: row.rule and row.takes("state_dtype") and once_maximized(row, options), executors=True
+)
 @pytest.mark.parametrize(
     "dtype, state_dtype", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
 )

@@ -69,7 +69,10 @@ def test_rows_go_on_as_they_were(row):
     params, state = fx.take_rows(params, state, {"w": kept})
     assert_equal(params, part)
     assert_equal(state, part_state)
-    longer, longer_state = fx.append_rows(params, state, extra)
+    longer, longer_state = fx.append_rows(tx, params, state, {"w": extra})
+    assert_equal(fx.take_rows(longer, longer_state, torch.arange(3)), (params, state))
+    beginning = fx.take_rows(longer, longer_state, torch.arange(3, 5))[1]
+    assert_equal(beginning[1 + len(row.rule.carries) :], tx.init({"w": extra})[1 + len(row.rule.carries) :])
     for _ in range(2):
         grads = draw(5)
         longer, longer_state = fx.step(tx, grads, longer_state, longer)

@@ -75,7 +75,7 @@ MUTANTS = [
     *mutants(
         "execution/plan/stages.py",
         "transforms/test_lowering.py",
-        ("and not rule.needs_global_norm", ""),
+        ("and not rule.measures", ""),
         ("for first in sorted(stages)", "for first in sorted(stages, reverse=True)"),
         ("lanes.setdefault((lane, ends is None", "lanes.setdefault((lane[:1], ends is None"),
         ("Segment(order, sorted(places), last)", "Segment(order, places[::-1], True)"),
@@ -83,7 +83,7 @@ MUTANTS = [
     *mutants(
         "execution/staged.py",
         "transforms/test_lowering.py core/test_purity.py optim/test_optim_transform.py",
-        ("norm = self._norm(stage, current)", "norm = self._norm(stage[:1], current)"),
+        ("self._measure(stage, links, columns, current)", "self._measure(stage[:1], links, columns, current)"),
         ("x if self.ends >> i & 1 else y", "x"),
         ("columns = columns.with_grads(writable(grads))", "pass"),
         ("            if spare_updates:", "            if False:"),
@@ -148,7 +148,7 @@ MUTANTS = [
         ('step.rule.aten == "adam" or _is_sum(step)', 'step.rule.aten in ("adam", "adagrad") or _is_sum(step)'),
         ("is_first_step=step.count == 1", "is_first_step=False"),
     ),
-    *mutants("ops/rounding.py", "transforms/test_precision.py", ("^ _whole(step, x)) ^ place", ") ^ place")),
+    *mutants("ops/rounding.py", "transforms/test_precision.py", ("^ whole_like(step, x)) ^ place", ") ^ place")),
     *mutants(
         "combinators/multi_steps.py",
         "transforms/test_multi_steps.py transforms/test_guards.py",
@@ -168,8 +168,24 @@ MUTANTS = [
         ("value(as_step_number(state.step))", "value(as_step_number(state.step) + 1)"),
     ),
     *mutants(
-        "combinators/partition.py", "transforms/test_combine.py", ("mine = [label == other", "mine = [label != other")
+        "combinators/partition.py", "transforms/test_combine.py", ("places[label] |= 1 << i", "places[label] = 1 << i")
     ),
+    *mutants(
+        "execution/advance.py",
+        "execution/test_totals.py",
+        ("for column in slots[: len(rule.slots)]", "for column in slots[:0]"),
+        ("scalar_of(known[name], i)", "known[name]"),
+    ),
+    *mutants("execution/staged.py", "execution/test_totals.py", ("read_number(sum(values))", "read_number(values[0])")),
+    *mutants("ops/random.py", "transforms/test_noise.py", ("^ leaf) ^ place", ") ^ place")),
+    *mutants(
+        "surgery.py",
+        "core/test_surgery.py",
+        ("torch.cat([x, rows.to(x)])", "torch.cat([rows.to(x), x])"),
+        ("given = edits if of_state is None", "given = edits if of_state is not None"),
+    ),
+    *mutants("combinators/conditional.py", "transforms/test_conditional.py", ("inplace and known", "inplace")),
+    *mutants("core/tree.py", "transforms/test_combine.py", ("if there else ()", "")),
     *mutants(
         "optim/adapter/checkpoint.py",
         "optim/test_optim_checkpoint.py",

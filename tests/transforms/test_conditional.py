@@ -28,8 +28,11 @@ def test_runs_equal_optax(make, twin):
 def test_every_way_to_step_is_the_same(make, twin):
     tx = fx.chain(fx.clip_by_global_norm(1.0), make(fx.chain(fx.scale_by_adam(), fx.scale_by_lr(0.1)), every_third))
     params = params_like(torch.float64)
-    runs = {name: (clone(params), tx.init(params)) for name in ("step", "in place", "update", "compiled")}
-    compiled = torch.compile(lambda g, s, p: fx.step(tx, g, s, p), fullgraph=True, backend="eager")
+    runs = {
+        name: (clone(params), tx.init(params))
+        for name in ("step", "in place", "update", "compiled", "compiled in place")
+    }
+    compiled = torch.compile(lambda g, s, p, inplace: fx.step(tx, g, s, p, inplace=inplace), backend="eager")
     for _ in range(4):
         grads = random_like(params)
         given = clone(grads)
@@ -38,8 +41,8 @@ def test_every_way_to_step_is_the_same(make, twin):
             if name == "update":
                 updates, s = tx.update(grads, s, p)
                 p = fx.apply_updates(p, updates)
-            elif name == "compiled":
-                p, s = compiled(grads, s, p)
+            elif "compiled" in name:
+                p, s = compiled(clone(grads), s, p, "place" in name)
             else:
                 p, s = fx.step(tx, clone(grads), s, p, inplace=name == "in place")
             after[name] = p, s
