@@ -62,6 +62,7 @@ from optimfx.surgery import append_rows, take_rows, tree_get, tree_get_all_with_
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
+from optimfx.transforms.cautious import cautious
 from optimfx.transforms.chains import acprop, adamaxw, amsgrad, nadamw, optimistic_adam_v2, signum, simplified_ademamix
 from optimfx.transforms.clip import clip_by_global_norm, clip_by_value
 from optimfx.transforms.cocob import cocob, scale_by_cocob
@@ -152,7 +153,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "selective_transform", "inject_hyperparams",
     "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
-    "lookahead", "conditionally_transform", "conditionally_mask",
+    "lookahead", "cautious", "conditionally_transform", "conditionally_mask",
     # hyperparameters over time
     "schedules",
     # sets that parameters stay in

@@ -9,7 +9,7 @@ from optimfx.combinators.chain import chain
 from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, check_ranges
 from optimfx.core.ranges import Positive
 from optimfx.execution import transformation
-from optimfx.transforms.scale import scale
+from optimfx.transforms.scale import scale as scale_updates
 from optimfx.transforms.weight_decay import add_decayed_weights
 
 
@@ -125,4 +125,5 @@ def cocob(
     >>> fx.step(tx, {"w": torch.tensor([8.0])}, tx.init(params), params)[0]
     {'w': tensor([1.7500])}
     """
-    return chain(add_decayed_weights(weight_decay), scale(lr), scale_by_cocob(alpha, eps, state_dtype=state_dtype))
+    bets = scale_by_cocob(alpha, eps, state_dtype=state_dtype)
+    return chain(add_decayed_weights(weight_decay), scale_updates(lr), bets)

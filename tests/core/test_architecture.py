@@ -189,6 +189,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "freeze",
         "selective_transform",
         "as_matrices",
+        "cautious",
         "conditionally_transform",
         "conditionally_mask",
         "sm3",
