@@ -193,6 +193,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "conditionally_transform",
         "conditionally_mask",
         "sm3",
+        "polyak_sgd",
         "add_noise",
         "noisy_sgd",
         "differentially_private_aggregate",

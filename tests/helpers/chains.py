@@ -11,7 +11,6 @@ CHAINS = (
     "signum",
     "madgrad",
     "cocob",
-    "polyak_sgd",
     "dog",
     "dowg",
 )
