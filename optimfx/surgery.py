@@ -103,7 +103,13 @@ def _children(node: PyTree) -> Iterator[tuple[str | None, str, Any]]:
 def _replace(node: PyTree, values: dict[str, Any]) -> PyTree:
     if type(node).__name__ in values and isinstance(node, tuple):
         return values[type(node).__name__]
-    children = [values[name] if name in values else _replace(child, values) for name, _, child in _children(node)]
+    return _with_children(
+        node, [values[name] if name in values else _replace(child, values) for name, _, child in _children(node)]
+    )
+
+
+def _with_children(node: PyTree, children: list[Any]) -> PyTree:
+    """Return a node of the same kind with other children; a leaf, which has none, as it is."""
     if isinstance(node, dict):
         return dict(zip(node, children))
     if hasattr(node, "_fields"):
@@ -195,12 +201,7 @@ def _edit_rows(
             given = edits if of_state is None else [None] * len(parts) if other == () else spec.flatten_up_to(other)
             return tree.unflatten(spec, [edited(x, i, "state", given[i]) for i, x in enumerate(parts)])
         others = [None] * len(node) if other is None and node else [child for _, _, child in _children(other)]
-        children = [walk(child, own) for (_, _, child), own in zip(_children(node), others)]
-        if isinstance(node, dict):
-            return dict(zip(node, children))
-        if hasattr(node, "_fields"):
-            return type(node)(*children)
-        return type(node)(children) if isinstance(node, (list, tuple)) else node
+        return _with_children(node, [walk(child, own) for (_, _, child), own in zip(_children(node), others)])
 
     new = tree.unflatten(spec, [edited(x, i, "params", edits[i]) for i, x in enumerate(leaves)])
     return new, walk(state, of_state)

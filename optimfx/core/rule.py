@@ -91,6 +91,8 @@ class Rule:
             gradient steps only the elements that it has.
         aten: the name of torch's own kernels that do the same, if there are any.
         elementwise: whether each element is treated by itself, so that leaves may be flattened.
+        given: what ``scalars`` takes besides hyperparameters and carry: measured, or an argument of the update.
+        measures: whether all leaves are measured before one of them is stepped.
 
     Raises:
         TypeError: the functions and the state do not go together.
@@ -118,6 +120,8 @@ class Rule:
     scalar_names: tuple[str, ...] = field(init=False, repr=False)
     slots: tuple[str, ...] = field(init=False, repr=False)
     elementwise: bool = field(init=False, repr=False)
+    given: tuple[str, ...] = field(init=False, repr=False)
+    measures: bool = field(init=False, repr=False)
     number: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +136,8 @@ class Rule:
             "begin_names": tuple(inspect.signature(self.begin).parameters),
             "scalar_names": tuple(inspect.signature(self.scalars).parameters)[1:],
             "slots": slots,
+            "given": (*(["global_norm"] if self.needs_global_norm else []), *self.totals, *self.extra),
+            "measures": self.needs_global_norm or bool(self.totals),
             "measure_names": tuple(inspect.signature(self.measure).parameters)[2 + len(slots) :],
         }
         for name, value in derived.items():
@@ -151,16 +157,6 @@ class Rule:
         named = all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters.values())
         if named and taken != self.slots:
             raise TypeError(f"the leaf of {mine} takes the slots {taken}, but those of its state are {self.slots}.")
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """What ``scalars`` takes beside hyperparameters and what is carried: measured, or an argument of the update."""
-        return (*(["global_norm"] if self.needs_global_norm else []), *self.totals, *self.extra)
-
-    @property
-    def measures(self) -> bool:
-        """Whether all leaves are measured before one of them is stepped."""
-        return self.needs_global_norm or bool(self.totals)
 
     @property
     def has_kernel(self) -> bool:

@@ -18,7 +18,7 @@ from optimfx.execution.memory.dtypes import compute_dtype, load
 from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns
 from optimfx.execution.plan.passes import Pass
-from optimfx.execution.step import NUMBERS, Step, probe_step, scalar_of, step_at, step_with, tensor_like
+from optimfx.execution.step import NUMBERS, Step, probe_step, scalars_at, step_at, step_with, tensor_like
 
 Runs: TypeAlias = "Sequence[Sequence[int]] | None"
 """The places of leaves that share everything; ``None`` for one run of all leaves."""
@@ -31,8 +31,8 @@ def advance(
     *,
     has_params: bool,
     inplace: bool,
-    lines: Sequence[PackedView | None] = (),
-    given: Mapping[str, Value] = MappingProxyType({}),
+    lines: Sequence[PackedView | None],
+    given: Mapping[str, Value],
 ) -> tuple[Column, list[list[Column]]]:
     """Step every leaf: return the results, and the columns of each link's new state.
 
@@ -129,7 +129,7 @@ def measure(link: Link, columns: Columns, *, has_params: bool, traced: bool) -> 
         for i in run:
             tensors = [params[i], grads[i], *[column[i] for column in slots[: len(rule.slots)]]]
             dtype = compute_dtype([t for t in tensors if t is not None])
-            hyper = [scalar_of(known[name], i) for name in rule.measure_names]
+            hyper = [scalars_at(known[name], i) for name in rule.measure_names]
             measured.append(rule.measure(*[None if t is None else load(t, dtype) for t in tensors], *hyper))
     return measured
 

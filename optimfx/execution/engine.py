@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,8 +36,8 @@ def run_rules(
     stepping: bool,
     inplace: bool,
     spare_updates: bool,
+    extra: Mapping[str, Value],
     ends: int | None = None,
-    extra: Mapping[str, Value] = MappingProxyType({}),
 ) -> tuple[PyTree, list[PyTree]]:
     """One update of every leaf that has a gradient, by rules in turn; and their states.
 

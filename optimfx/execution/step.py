@@ -95,14 +95,17 @@ def steps_at(steps: Steps, places: int | Sequence[int]) -> Steps:
         _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
     )
 
-    def at(x: Value) -> Value:
-        if isinstance(x, tuple):
-            return type(x)(*map(at, x)) if hasattr(x, "_fields") else tuple(map(at, x))
-        if not _is_vector(x):
-            return x
-        return torch.stack([x[place] for place in index]) if isinstance(index, list) else x[index]
+    return tuple([step.with_scalars(scalars_at(step.scalars, index)) for step in steps])
 
-    return tuple([step.with_scalars(at(step.scalars)) for step in steps])
+
+def scalars_at(x: Value, index: Value) -> Value:
+    """Take from scalars, where they are vectors, the number of one leaf, or those of several."""
+    if isinstance(x, tuple):
+        parts = [scalars_at(part, index) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    if not _is_vector(x):
+        return x
+    return torch.stack([x[place] for place in index]) if isinstance(index, list) else x[index]
 
 
 def _index(places: list[int], device: torch.device) -> Tensor:
@@ -122,13 +125,6 @@ def fill_param_dtype(steps: Steps, param: Tensor | None) -> Steps:
         return steps
     given = {"param_dtype": real(param).dtype}
     return tuple([s.with_scalars(s.scalars._replace(**given)) if s.rule.needs_param_dtype else s for s in steps])
-
-
-def scalar_of(x: Value, place: int) -> Value:
-    """Return the scalar of one leaf: where it is a vector, the entry for it."""
-    if isinstance(x, (tuple, list)):
-        return tuple([scalar_of(part, place) for part in x])
-    return x[place] if _is_vector(x) else x
 
 
 def _is_vector(x: Value) -> bool:

@@ -189,11 +189,11 @@ def norm(x: Array, dim: int | tuple[int, ...] | None = None, ord: float = 2) -> 
     return torch.linalg.vector_norm(x, ord, dim=dim, keepdim=True)
 
 
-def rms(x: Array) -> Array:
-    """Measure the root of the mean square of a leaf, as a scalar; 0 if it is empty."""
+def rms(x: Array, unit: Array = 1) -> Array:
+    """Measure the root of the mean square of a leaf, over a unit, as a scalar; 0 if it is empty."""
     if not isinstance(x, Tensor):
-        return norm(x) / norm(x * 0 + 1)  # a kernel knows of a leaf what norms tell
-    return norm(x) / sqrt(max(1, x.numel()))
+        return norm(x) / (norm(x * 0 + 1) * unit)  # a kernel knows of a leaf what norms tell
+    return norm(x) / (sqrt(max(1, x.numel())) * unit)
 
 
 def magnitude(x: Array) -> Array:

@@ -10,12 +10,15 @@ from optimfx.optim.classes.extra import (
     LAMB,
     LARS,
     AdaBelief,
+    AdamMini,
     Adan,
     AdEMAMix,
+    Fromage,
     Lion,
     NorMuon,
     NovoGrad,
     SignSGD,
+    StableAdamW,
     Yogi,
 )
 from optimfx.optim.classes.lbfgs import LBFGS
@@ -33,6 +36,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "Adafactor", "Rprop", "LBFGS", "Muon",
     # beyond it
     "SignSGD", "LARS", "LAMB", "NorMuon", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
+    "StableAdamW", "AdamMini", "Fromage",
 ]
 # fmt: on
 

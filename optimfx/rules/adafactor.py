@@ -58,16 +58,11 @@ def scalars(
     return Scalars(ops.minimum(lr, 1 / step**0.5), step**beta2_decay, *eps, d, shrinkage)
 
 
-def rms(x: Array, unit: Scalar = 1) -> Array:
-    """Compute the root mean square of a leaf, over a unit."""
-    return ops.norm(x) / (ops.sqrt(max(1, ops.size(x))) * unit)
-
-
 def leaf(
     base: Array, param: Array, grad: Array, row_var: Array, col_var: Array, variance: Array, s: Scalars
 ) -> tuple[Array, Array, Array, Array]:
     eps1 = ops.epsilon(grad) if s.eps1 is None else s.eps1
-    size = ops.maximum(rms(param), s.eps2) * s.rho
+    size = ops.maximum(ops.rms(param), s.eps2) * s.rho
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
     if variance is None:
@@ -78,7 +73,7 @@ def leaf(
     else:
         estimate = variance = ops.lerp(variance, grad * grad, s.weight)
     update = ops.rsqrt(ops.maximum(estimate, eps1 * eps1)) * grad
-    return ops.add(base, update, alpha=-size / ops.maximum(rms(update, s.d), 1.0)), row_var, col_var, variance
+    return ops.add(base, update, alpha=-size / ops.maximum(ops.rms(update, s.d), 1.0)), row_var, col_var, variance
 
 
 ADAFACTOR = Rule(

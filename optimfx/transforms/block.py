@@ -7,7 +7,6 @@ from typing import NamedTuple
 from optimfx import ops
 from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
 from optimfx.execution import transformation
-from optimfx.rules.adafactor import rms
 from optimfx.transforms.clip import shrink, shrinking
 
 
@@ -28,7 +27,7 @@ def least_scalars(step: Scalar | None, min_scale: Scalar) -> Least:
 
 
 def clip_leaf(base: Array, param: Array, update: Array, s: Threshold) -> tuple[Array]:
-    return shrink(base, param, update, shrinking(rms(update), s.threshold))
+    return shrink(base, param, update, shrinking(ops.rms(update), s.threshold))
 
 
 def norm_leaf(base: Array, param: Array, update: Array, s: Least) -> tuple[Array]:
@@ -36,7 +35,7 @@ def norm_leaf(base: Array, param: Array, update: Array, s: Least) -> tuple[Array
 
 
 def rms_leaf(base: Array, param: Array, update: Array, s: Least) -> tuple[Array]:
-    return (ops.add(base, update, alpha=ops.maximum(rms(param), s.min_scale)),)
+    return (ops.add(base, update, alpha=ops.maximum(ops.rms(param), s.min_scale)),)
 
 
 CLIP_RMS = Rule(clip_leaf, threshold_scalars, locality=Locality.TENSOR)

@@ -38,7 +38,7 @@ def scalars(step: Scalar | None) -> Scalars:
 
 
 def leaf(base: Array, grad: Array, direction: Array, s: Scalars) -> tuple[Array]:
-    agrees = ops.where(direction * grad > 0, 1.0, 0.0) + direction * 0
+    agrees = ops.where(direction * grad > 0, 1.0, direction * 0)  # NaN stays NaN
     share = ops.maximum(ops.rms(agrees) ** 2, LEAST)
     return (ops.add(base, direction * agrees, alpha=1 / share),)
 
@@ -67,10 +67,10 @@ class Cautious(Stepper):
         spare_updates: bool = False,
         **extra: Any,
     ) -> tuple[PyTree, State]:
-        how = {"stepping": False, "inplace": inplace, "spare_updates": True}
-        direction, after = run(self.inner, updates, state, params, **how, **extra)
+        how = {"stepping": False, "inplace": inplace}
+        direction, after = run(self.inner, updates, state, params, **how, spare_updates=True, **extra)
         # The rule reads the gradients where others read the parameters.
-        results, _ = run(self.mask, direction, EmptyState(), updates, **{**how, "inplace": False})
+        results, _ = run(self.mask, direction, EmptyState(), updates, stepping=False, inplace=False)
         if stepping:
             leaves, spec = tree.flatten(params)
             results = tree.unflatten(spec, add_updates(leaves, spec.flatten_up_to(results), spec, inplace=inplace))

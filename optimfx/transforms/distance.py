@@ -16,8 +16,10 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
+    check_hyper,
     check_ranges,
 )
+from optimfx.core.validation import POSITIVE
 from optimfx.execution import transformation
 from optimfx.transforms.scale import scale_by_lr
 from optimfx.transforms.weight_decay import add_decayed_weights
@@ -126,6 +128,7 @@ def scale_by_dog(
     """
     if not isinstance(init_step, (tuple, list)) or len(init_step) != 2 or init_step[0] not in FIRST_STEPS:
         raise ValueError(f"init_step must be (kind, number) with a kind of {FIRST_STEPS}; got {init_step!r}.")
+    check_hyper(POSITIVE, **{"init_step[1]": init_step[1]})
     return transformation("scale_by_dog", DOG, state_dtype=state_dtype, init_step=tuple(init_step), eps=eps)
 
 

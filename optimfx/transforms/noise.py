@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -23,45 +23,58 @@ from optimfx.core import (
 )
 from optimfx.core.hyperparams import as_step_number, resolve
 from optimfx.core.transformation import Outlined
-from optimfx.core.types import Hyper
+from optimfx.core.types import Array, Hyper, Value
 from optimfx.execution import check_state, count_from_zero
 from optimfx.ops.random import normal_like
 from optimfx.rules.sgd import sgd
 
 
 @state_class
-class AddNoiseState(NamedTuple):
-    """The state of noise that decays."""
+class NoiseState(NamedTuple):
+    """The state of noise: a function of the step."""
 
     step: Tensor  # shape=(): updates taken
 
 
 @dataclass(frozen=True, eq=False)
-class AddNoise(Outlined):
-    """The ``update`` of :func:`add_noise`."""
+class Noise(Outlined):
+    """The ``update`` of a link that adds normal noise; subclasses say to what, and how much."""
 
-    eta: Hyper
-    gamma: Hyper
+    name: ClassVar[str]
     seed: int
 
-    def init(self, params: Params) -> AddNoiseState:
-        return AddNoiseState(count_from_zero(params))
+    def init(self, params: Params) -> NoiseState:
+        return NoiseState(count_from_zero(params))
 
     def __call__(
         self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, AddNoiseState]:
-        check_state("add_noise", AddNoiseState, state)
-        before = as_step_number(state.step)
-        deviation = (resolve(self.eta, before) / (before + 1) ** resolve(self.gamma, before)) ** 0.5
+    ) -> tuple[Updates, NoiseState]:
+        check_state(self.name, NoiseState, state)
         leaves, spec = tree.flatten(updates)
+        clean, deviation = self.measure(leaves, as_step_number(state.step))
         noisy = [
-            None if x is None else x + normal_like(x, self.seed, state.step, i) * deviation
-            for i, x in enumerate(leaves)
+            None if x is None else x + normal_like(x, self.seed, state.step, i) * deviation for i, x in enumerate(clean)
         ]
-        return tree.unflatten(spec, noisy), AddNoiseState(state.step + 1)
+        return tree.unflatten(spec, noisy), NoiseState(state.step + 1)
+
+    def measure(self, leaves: list[Array], before: Value) -> tuple[list[Array], Value]:
+        """Return what noise is added to, and the deviation of the noise, after so many steps."""
+        raise NotImplementedError
 
     def outline(self) -> Outline:
-        return Outline("add_noise", {"eta": self.eta, "gamma": self.gamma, "seed": self.seed})
+        return Outline(self.name, dict(vars(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class AddNoise(Noise):
+    """The ``update`` of :func:`add_noise`."""
+
+    name = "add_noise"
+    eta: Hyper
+    gamma: Hyper
+
+    def measure(self, leaves: list[Array], before: Value) -> tuple[list[Array], Value]:
+        return leaves, (resolve(self.eta, before) / (before + 1) ** resolve(self.gamma, before)) ** 0.5
 
 
 @check_ranges
@@ -79,7 +92,7 @@ def add_noise(eta: NonNegative, gamma: NonNegative, seed: int = 0) -> GradientTr
         seed: an integer in [0, 2**24).
 
     Returns:
-        A transformation with state :class:`AddNoiseState`: ``step`` (0-d).
+        A transformation with state :class:`NoiseState`: ``step`` (0-d).
 
     Raises:
         ValueError, TypeError: an argument is out of range or not a scalar.
@@ -96,7 +109,7 @@ def add_noise(eta: NonNegative, gamma: NonNegative, seed: int = 0) -> GradientTr
     0.1
     """
     check_count(NON_NEGATIVE, seed=seed)
-    update = AddNoise(eta, gamma, seed)
+    update = AddNoise(seed, eta, gamma)
     return GradientTransformation(update.init, update)
 
 

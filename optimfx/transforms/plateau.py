@@ -11,15 +11,20 @@ from optimfx.core import (
     NON_NEGATIVE,
     Array,
     GradientTransformation,
+    Hyper,
     NonNegative,
     PyTree,
     Rule,
     Scalar,
     check_count,
+    check_hyper,
     check_ranges,
 )
-from optimfx.core.ranges import Positive
+from optimfx.core.validation import Interval
 from optimfx.execution import transformation
+
+FACTOR = Interval(0, 1, has_low=False)
+PART = Interval(0, 1, has_high=True)
 
 
 class ReduceLROnPlateauState(NamedTuple):
@@ -98,9 +103,9 @@ REDUCE_ON_PLATEAU = Rule(
 
 @check_ranges
 def reduce_on_plateau(
-    factor: Positive = 0.1,
+    factor: Hyper = 0.1,
     patience: int = 10,
-    rtol: NonNegative = 1e-4,
+    rtol: Hyper = 1e-4,
     atol: NonNegative = 0.0,
     cooldown: int = 0,
     accumulation_size: int = 1,
@@ -143,8 +148,8 @@ def reduce_on_plateau(
     """
     check_count(NON_NEGATIVE, patience=patience, cooldown=cooldown)
     check_count(FROM_ONE, accumulation_size=accumulation_size)
-    if isinstance(factor, (int, float)) and factor >= 1:
-        raise ValueError(f"factor must be in (0, 1); got {factor!r}.")
+    check_hyper(FACTOR, factor=factor)
+    check_hyper(PART, rtol=rtol)
     if ops.is_zero(rtol) and ops.is_zero(atol):
         raise ValueError("one of rtol and atol must be positive; got 0 for both.")
     return transformation(

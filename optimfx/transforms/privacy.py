@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,22 +12,15 @@ from optimfx.core import (
     NON_NEGATIVE,
     GradientTransformation,
     NonNegative,
-    Outline,
-    Params,
     PyTree,
-    State,
-    Updates,
     check_count,
     check_ranges,
-    state_class,
     tree,
 )
-from optimfx.core.hyperparams import as_step_number, resolve
-from optimfx.core.transformation import Outlined
+from optimfx.core.hyperparams import resolve
 from optimfx.core.types import Array, Hyper, Value
-from optimfx.execution import check_state, count_from_zero
-from optimfx.ops.random import normal_like
 from optimfx.rules.sgd import sgd
+from optimfx.transforms.noise import Noise
 
 
 def per_example_global_norm_clip(grads: PyTree, l2_norm_clip: Value) -> tuple[PyTree, Tensor]:
@@ -118,42 +110,19 @@ def _clip_examples(leaves: list[Array], bound: Value) -> tuple[list[Array], Tens
     return sums, (factors < 1).sum()
 
 
-@state_class
-class DifferentiallyPrivateAggregateState(NamedTuple):
-    """The state of noise that is drawn anew at every step."""
-
-    step: Tensor  # shape=(): updates taken
-
-
 @dataclass(frozen=True, eq=False)
-class DifferentiallyPrivateAggregate(Outlined):
+class DifferentiallyPrivateAggregate(Noise):
     """The ``update`` of :func:`differentially_private_aggregate`."""
 
+    name = "differentially_private_aggregate"
     l2_norm_clip: Hyper
     noise_multiplier: Hyper
-    seed: int
 
-    def init(self, params: Params) -> DifferentiallyPrivateAggregateState:
-        return DifferentiallyPrivateAggregateState(count_from_zero(params))
-
-    def __call__(
-        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, DifferentiallyPrivateAggregateState]:
-        check_state("differentially_private_aggregate", DifferentiallyPrivateAggregateState, state)
-        before = as_step_number(state.step)
+    def measure(self, leaves: list[Array], before: Value) -> tuple[list[Array], Value]:
         bound, multiplier = resolve(self.l2_norm_clip, before), resolve(self.noise_multiplier, before)
-        leaves, spec = tree.flatten(updates)
         size = _count_examples(leaves)
         sums, _ = _clip_examples(leaves, bound)
-        noisy = [
-            None if x is None else (x + normal_like(x, self.seed, state.step, i) * (bound * multiplier)) / size
-            for i, x in enumerate(sums)
-        ]
-        return tree.unflatten(spec, noisy), DifferentiallyPrivateAggregateState(state.step + 1)
-
-    def outline(self) -> Outline:
-        hyper = {"l2_norm_clip": self.l2_norm_clip, "noise_multiplier": self.noise_multiplier, "seed": self.seed}
-        return Outline("differentially_private_aggregate", hyper)
+        return [None if x is None else x / size for x in sums], bound * multiplier / size
 
 
 @check_ranges
@@ -172,7 +141,7 @@ def differentially_private_aggregate(
             made of it by a hash that is not a cryptographic one.
 
     Returns:
-        A transformation with state :class:`DifferentiallyPrivateAggregateState`, whose updates are a tree of gradients
+        A transformation with state :class:`~optimfx.transforms.noise.NoiseState`, whose updates are a tree of gradients
         with a first dimension of examples.
 
     Raises:
@@ -190,7 +159,7 @@ def differentially_private_aggregate(
     {'w': tensor([0.3000, 0.4000])}
     """
     check_count(NON_NEGATIVE, seed=seed)
-    update = DifferentiallyPrivateAggregate(l2_norm_clip, noise_multiplier, seed)
+    update = DifferentiallyPrivateAggregate(seed, l2_norm_clip, noise_multiplier)
     return GradientTransformation(update.init, update)
 
 

@@ -174,7 +174,7 @@ MUTANTS = [
         "execution/advance.py",
         "execution/test_totals.py",
         ("for column in slots[: len(rule.slots)]", "for column in slots[:0]"),
-        ("scalar_of(known[name], i)", "known[name]"),
+        ("scalars_at(known[name], i)", "known[name]"),
     ),
     *mutants("execution/staged.py", "execution/test_totals.py", ("read_number(sum(values))", "read_number(values[0])")),
     *mutants("ops/random.py", "transforms/test_noise.py", ("^ leaf) ^ place", ") ^ place")),

@@ -13,9 +13,8 @@ import optimfx as fx
 from optimfx.optim.classes.extra import FromFactory
 
 CLASSES = {cls.factory.__name__: cls for cls in FromFactory.__subclasses__()}
-PURE = {"stable_adamw", "adam_mini", "fromage", "prodigy", "dadapt_adamw", "momo", "momo_adam"}
-"""Algorithms that are optimizers by ``TransformOptimizer`` alone."""
-BEYOND = [row for row in ALGORITHMS if row.torch_class is None and row.name not in PURE]
+BEYOND = [row for row in ALGORITHMS if row.torch_class is None and not row.rule.given]
+"""What measures all parameters, or wants the loss, is an optimizer by ``TransformOptimizer``: groups step alone."""
 
 
 def test_every_algorithm_has_a_class():

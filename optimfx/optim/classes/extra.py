@@ -11,15 +11,18 @@ from optimfx.optim.adapter import group_step
 from optimfx.optim.adapter.validation import check_flags, check_no_schedule
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adabelief import adabelief
+from optimfx.rules.adam_mini import adam_mini
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
+from optimfx.rules.fromage import fromage
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
 from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
 from optimfx.rules.signsgd import signsgd
+from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
 
 FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
@@ -165,3 +168,30 @@ class ADOPT(FromFactory):
     """
 
     factory = staticmethod(adopt)
+
+
+class StableAdamW(FromFactory):
+    """StableAdamW: AdamW with shorter steps where a gradient is larger than its second moment expects.
+
+    Arguments: see :func:`optimfx.stable_adamw`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(stable_adamw)
+
+
+class AdamMini(FromFactory):
+    """Adam-mini: AdamW with one second moment for each row.
+
+    Arguments: see :func:`optimfx.adam_mini`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(adam_mini)
+
+
+class Fromage(FromFactory):
+    """Fromage: steps of a size relative to the parameter.
+
+    Arguments: see :func:`optimfx.fromage`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(fromage)
