@@ -16,8 +16,14 @@ def beyond(cls):
     (row,) = [row for row in ALGORITHMS if row.name == cls.factory.__name__]
     inputs = [OptimizerInput(None, kwargs, str(i)) for i, kwargs in enumerate((row.options[0], row.richest))]
     # By default it steps matrices in bfloat16: the pure algorithm is differentiated.
-    impls = {"supported_impls": ("foreach",), "supports_complex": False} if row.dims else {}
-    return OptimizerInfo(cls, optim_inputs_func=lambda device: inputs, has_capturable_arg=True, **impls)
+    impls = {"supported_impls": ("foreach",)} if row.dims else {}
+    return OptimizerInfo(
+        cls,
+        optim_inputs_func=lambda device: inputs,
+        has_capturable_arg=True,
+        supports_complex="complex" not in row.reasons,
+        **impls,
+    )
 
 
 CLASSES = {info.optim_cls: getattr(optim, info.optim_cls.__name__, None) for info in optim_db}
