@@ -265,6 +265,7 @@ OPTAX = {
         schedule_free_sgd | schedule_free_sgd |
         schedule_free_adamw | schedule_free_adamw |
         schedule_free_eval_params | schedule_free_eval_params |
+        sam SAMState | sam | Without `batch_axis_name`.
         * | |
     """,
     "optax.schedules": """

@@ -192,6 +192,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "cautious",
         "conditionally_transform",
         "conditionally_mask",
+        "sam",
         "sm3",
         "polyak_sgd",
         "add_noise",
