@@ -35,6 +35,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing/program.py
 	$(BIN)/pylint -j 2 --score n optimfx
 
 docs: $(VENV)/.installed

@@ -10,7 +10,7 @@ An optimizer is a pair of pure functions over pytrees of tensors::
 
 from typing import TYPE_CHECKING, NoReturn
 
-from optimfx import execution, ops, optim, projections, schedules
+from optimfx import execution, ops, optim, projections, schedules, typing
 from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
 from optimfx.combinators.conditional import conditionally_mask, conditionally_transform
@@ -163,6 +163,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "optim",
     # how it runs
     "execution", "explain", "describe", "capture",
+    # types to annotate with
+    "typing",
     # your own rule
     "Rule", "Locality", "transformation", "ops", "global_norm",
 ]
@@ -174,7 +176,6 @@ OPTAX_NAMES = {
     "multi_transform": "partition",
     "scale_by_learning_rate": "scale_by_lr",
     "sign_sgd": "signsgd",
-    "signum": "signsgd, with momentum",
     "trace": "momentum",
 }
 """Names of Optax that have another name here."""

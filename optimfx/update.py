@@ -10,17 +10,16 @@ from optimfx import ops
 from optimfx.core import (
     REAL,
     GradientTransformation,
-    Params,
-    State,
     Updates,
     check_hyper,
     check_transformation,
     tree,
 )
+from optimfx.core.types import ParamsT, StateT
 from optimfx.execution import add_updates, run
 
 
-def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) -> Params:
+def apply_updates(params: ParamsT, updates: Updates, *, inplace: bool = False) -> ParamsT:
     """``params + updates``, leaf by leaf, in the parameters' dtypes; ``None`` leaves the parameter as it is.
 
     Args:
@@ -38,18 +37,19 @@ def apply_updates(params: Params, updates: Updates, *, inplace: bool = False) ->
     """
     old, spec = tree.flatten(params)
     increments = tree.flatten_as(spec, updates, "updates", "params")
-    return tree.unflatten(spec, add_updates(old, increments, spec, inplace=inplace))
+    after: ParamsT = tree.unflatten(spec, add_updates(old, increments, spec, inplace=inplace))
+    return after
 
 
 def step(
     tx: GradientTransformation,
     grads: Updates,
-    state: State,
-    params: Params,
+    state: StateT,
+    params: ParamsT,
     *,
     inplace: bool = False,
     **extra: Any,
-) -> tuple[Params, State]:
+) -> tuple[ParamsT, StateT]:
     """One optimizer step, ``update`` and ``apply_updates`` in one: ``(params, state)``.
 
     Complete optimizers compute the new parameter itself rather than an increment, and so round as ``torch.optim``
@@ -78,7 +78,7 @@ def step(
     return run(tx, grads, state, params, stepping=True, inplace=inplace, **extra)
 
 
-def incremental_update(new_tensors: Params, old_tensors: Params, step_size: float | Tensor) -> Params:
+def incremental_update(new_tensors: ParamsT, old_tensors: ParamsT, step_size: float | Tensor) -> ParamsT:
     r"""Go a part of the way from old tensors to new ones, as a target network follows a trained one.
 
     .. math::
@@ -105,12 +105,13 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: floa
     new = tree.flatten_as(spec, new_tensors, "new_tensors", "old_tensors")
     check_hyper(REAL, step_size=step_size)
     parts = [None if x is None or y is None else x + (y - x) * step_size for x, y in zip(old, new)]
-    return tree.unflatten(spec, [None if p is None else p.to(x.dtype) for p, x in zip(parts, old)])
+    after: ParamsT = tree.unflatten(spec, [None if p is None else p.to(x.dtype) for p, x in zip(parts, old)])
+    return after
 
 
 def periodic_update(
-    new_tensors: Params, old_tensors: Params, steps: int | Tensor, update_period: int | Tensor
-) -> Params:
+    new_tensors: ParamsT, old_tensors: ParamsT, steps: int | Tensor, update_period: int | Tensor
+) -> ParamsT:
     r"""Return the new tensors where ``steps`` is a multiple of ``update_period``, and else the old ones.
 
     Args:
@@ -134,4 +135,5 @@ def periodic_update(
     new = tree.flatten_as(spec, new_tensors, "new_tensors", "old_tensors")
     due = steps % update_period == 0
     chosen = [None if x is None or y is None else ops.choose(due, y, x) for x, y in zip(old, new)]
-    return tree.unflatten(spec, chosen)
+    after: ParamsT = tree.unflatten(spec, chosen)
+    return after

@@ -221,8 +221,8 @@ OPTAX = {
             `"linear"`; torch's knots.
         join_schedules | schedules.join |
         Params Updates OptState Schedule ScalarOrSchedule TransformInitFn TransformUpdateFn \
-            TransformUpdateExtraArgsFn | core.types.Params core.types.Updates core.types.State core.types.Schedule \
-            core.types.Hyper core.transformation.TransformInit core.transformation.TransformUpdate |
+            TransformUpdateExtraArgsFn | typing.Params typing.Updates typing.State typing.Schedule \
+            typing.Hyper typing.TransformInit typing.TransformUpdate |
         ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState ScaleByAmsgradState ScaleByBeliefState \
             ScaleByLBFGSState ScaleByLionState ScaleByNovogradState ScaleByRmsState ScaleByRssState \
             ScaleByRStdDevState ScaleBySM3State FactoredState | | States have torch's names: \
@@ -378,8 +378,8 @@ TORCHOPT = {
     "torchopt.distributed": "* | | `torch.distributed`; FSDP2 shards the classes.",
     "torchopt.utils": "ModuleState | |",
     "torchopt.typing": """
-        Params Updates OptState Scalar Schedule ScalarOrSchedule | core.types.Params core.types.Updates \
-            core.types.State core.types.Scalar core.types.Schedule core.types.Hyper |
+        Params Updates OptState Scalar Schedule ScalarOrSchedule | typing.Params typing.Updates \
+            typing.State typing.Scalar typing.Schedule typing.Hyper |
         * | |
     """,
     "torchopt.pytree": "* | | `optree`, which both libraries are built on.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from optimfx.core import (
 from optimfx.core.hyperparams import as_step_number
 from optimfx.core.lowering import Lowered, join
 from optimfx.execution import Lowering, check_state, count_from_zero, lower
+
+Arguments = ParamSpec("Arguments")
 
 
 @state_class
@@ -74,8 +76,8 @@ class Inject(Lowering):
 
 
 def inject_hyperparams(
-    factory: Callable[..., GradientTransformation], static_args: Iterable[str] = ()
-) -> Callable[..., GradientTransformation]:
+    factory: Callable[Arguments, GradientTransformation], static_args: Iterable[str] = ()
+) -> Callable[Arguments, GradientTransformation]:
     """Keep a factory's hyperparameters in the state, where they can be read, replaced and mapped over.
 
     Args:
@@ -120,7 +122,7 @@ def inject_hyperparams(
     def default(name: str) -> Any:
         return signature.parameters[name].default if name in signature.parameters else None
 
-    def make(*args: Any, **kwargs: Any) -> GradientTransformation:
+    def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> GradientTransformation:
         factory(*args, **kwargs)  # refuse a bad value now, not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

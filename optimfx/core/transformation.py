@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from optimfx.core.reprs import call, name_of, state_class
-from optimfx.core.types import Params, PyTree, State, Updates, Value
+from optimfx.core.types import Params, PyTree, State, Updates, UpdatesT, Value
 
 
 class TransformInit(Protocol):
@@ -20,8 +20,8 @@ class TransformUpdate(Protocol):
     """Turns updates into updates; with ``inplace=True`` the buffers of ``updates`` and ``state`` are reused."""
 
     def __call__(
-        self, updates: Updates, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
-    ) -> tuple[Updates, State]: ...
+        self, updates: UpdatesT, state: State, params: Params | None = None, *, inplace: bool = False, **extra: Any
+    ) -> tuple[UpdatesT, State]: ...
 
 
 class GradientTransformation(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ Updates: TypeAlias = PyTree
 """A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
 State: TypeAlias = PyTree
 """The memory of a transformation: NamedTuples of pytrees, made by ``init``."""
+ParamsT = TypeVar("ParamsT")
+UpdatesT = TypeVar("UpdatesT")
+StateT = TypeVar("StateT")
 Array: TypeAlias = Any
 """A tensor as a rule sees it: one, a list of them, or what a tracer, a transform or a tape has in place of one.
 

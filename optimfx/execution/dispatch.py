@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -26,14 +26,15 @@ from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.step import Steps
 
+ExecutorName: TypeAlias = Literal["triton", "aten", "compiled", "blocked", "foreach", "batched", "eager"]
+"""In order of preference."""
 EXECUTORS: dict[str, Executor] = {
     executor.name: executor for executor in (Triton(), ATen(), Compiled(), Blocked(), Foreach(), Batched(), Eager())
 }
-"""In order of preference."""
 
-FUSED = tuple(EXECUTORS)
+FUSED: tuple[ExecutorName, ...] = get_args(ExecutorName)
 """The executors that ``fused=True`` asks for: the first that can, though compiling takes seconds."""
-FUSED_CHAIN = tuple([name for name in FUSED if name != "aten"])
+FUSED_CHAIN: tuple[ExecutorName, ...] = tuple([name for name in FUSED if name != "aten"])
 """The same for a chain: torch's kernels take one algorithm, not what stands before it."""
 FOREACH = ("foreach",)
 """The executors that ``foreach=True`` asks for."""
@@ -56,7 +57,7 @@ class Choice(NamedTuple):
 
 
 @contextmanager
-def use(*names: str) -> Iterator[None]:
+def use(*names: ExecutorName) -> Iterator[None]:
     """Force an executor for the calls inside.
 
     Args:

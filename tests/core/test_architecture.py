@@ -40,6 +40,7 @@ ROOMS = {
     "execution.explanation": {"core", "execution.dispatch", "execution.leaves", "execution.plan", "execution.step"},
     "execution": {"core"},
     "update": {"core", "execution", "ops"},
+    "typing": {"core", "execution"},
     "projections": {"core"},
     "surgery": {"core"},
     "combinators": {"core", "execution", "ops"},
