@@ -111,6 +111,7 @@ from optimfx.transforms.schedule_free import (
     schedule_free_sgd,
 )
 from optimfx.transforms.set_to_zero import set_to_zero
+from optimfx.transforms.snapshot import measure_with_ema, snapshot
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.unit import adaptive_grad_clip, centralize
 from optimfx.transforms.weight_decay import add_decayed_weights
@@ -148,7 +149,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "clip_by_block_rms", "adaptive_grad_clip", "normalize", "normalize_by_update_norm", "centralize",
     "scale_by_param_block_norm", "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
     "reduce_on_plateau", "add_noise", "differentially_private_aggregate",
-    "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor",
+    "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor", "snapshot", "measure_with_ema",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",
     "selective_transform", "inject_hyperparams",

@@ -200,9 +200,10 @@ OPTAX = {
         microbatch | |
         conditionally_mask ConditionallyMaskState | conditionally_mask |
         conditionally_transform ConditionallyTransformState | conditionally_transform |
-        monitor MonitorState | monitor | Norms, their ratio to the parameters', and what is not finite; no \
-            functions of your own.
-        measure_with_ema snapshot SnapshotState | |
+        monitor MonitorState | monitor snapshot | `monitor` measures norms, their ratio to the parameters', and what \
+            is not finite; `snapshot`, what you give it.
+        snapshot SnapshotState | snapshot |
+        measure_with_ema | measure_with_ema | For `snapshot`.
         flatten | | Not needed: executors join small leaves.
         constant_schedule | | A number will do; `fx.schedules.constant` is torch's `ConstantLR`.
         linear_schedule | schedules.linear | In factors of `lr`.
