@@ -33,6 +33,7 @@ from optimfx.rules.adagrad import adagrad
 from optimfx.rules.adam import adam
 from optimfx.rules.adam_mini import adam_mini
 from optimfx.rules.adamax import adamax
+from optimfx.rules.adamuon import adamuon
 from optimfx.rules.adamw import adamw
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
@@ -55,7 +56,9 @@ from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
 from optimfx.rules.sgd import sgd
+from optimfx.rules.shampoo import shampoo
 from optimfx.rules.signsgd import signsgd
+from optimfx.rules.soap import soap
 from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
@@ -129,7 +132,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
-    "muon", "normuon", "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
+    "muon", "normuon", "adamuon", "soap", "shampoo",
+    "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
     # algorithms that are chains of links, or options of another
     "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",

@@ -8,6 +8,9 @@ from docstrings import at, documented, markdown, public_names
 
 import optimfx as fx
 
+OF_MATRICES = ("muon", "normuon", "adamuon", "soap", "shampoo")
+"""Algorithms that step nothing else."""
+
 DOCS = Path(__file__).parent.parent
 ROOT = DOCS.parent
 
@@ -69,7 +72,7 @@ def algorithm_page(name: str, lr: float, steps: int) -> str:
     """One algorithm: its docstring, its path, its row of the conformance matrix."""
     cls = next((c for c in fx.optim.__all__ if c.lower() == name.replace("_", "")), None)
     as_class = f" As a class: [`fx.optim.{cls}`][optimfx.optim.{cls}]." if cls else ""
-    fitted = "as a matrix of one row, " if name in ("muon", "normuon") else ""
+    fitted = "as a matrix of one row, " if name in OF_MATRICES else ""
     return f"""---
 title: {name}
 ---

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from pages import OF_MATRICES
 
 import optimfx as fx
 
@@ -61,7 +62,7 @@ def paths_of(make: Callable[..., Any], lrs: torch.Tensor, shape: tuple[int, ...]
 def path_of(name: str) -> Path:
     """Of 26 learning rates that whose path stays in the picture and ends lowest; all else as by default."""
     lrs = torch.logspace(-4, 1, 26, dtype=torch.float64)
-    shape = (1, 2) if name in ("muon", "normuon") else (2,)
+    shape = (1, 2) if name in OF_MATRICES else (2,)
     paths = paths_of(getattr(fx, name), lrs, shape)
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
     inside = ((paths >= low) & (paths <= high)).all(-1).all(-1)

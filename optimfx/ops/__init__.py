@@ -16,7 +16,7 @@ Two conventions:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -169,6 +169,30 @@ def addmm(base: Array, a: Array, b: Array, beta: Array = 1, alpha: Array = 1) ->
 def transpose(x: Array) -> Array:
     """Exchange rows and columns of a matrix, or of each of a stack."""
     return x.mT
+
+
+def eye(x: Array, size: int) -> Array:
+    """Make a new state slot: for each matrix of the stack ``x`` the identity of this size."""
+    return torch.eye(size, dtype=x.dtype, device=x.device).expand(*x.shape[:-2], size, size).clone()
+
+
+def eigh(x: Array) -> tuple[Array, Array]:
+    """Eigenvalues, from the largest, and eigenvectors of a symmetric matrix, or of each of a stack.
+
+    Derivatives take them for constants: where two eigenvalues are equal, their vectors have none.
+    """
+    values, vectors = torch.linalg.eigh(_for_linalg(x))
+    return values.flip(-1).to(x.dtype), vectors.flip(-1).to(x.dtype)
+
+
+def qr(x: Array) -> Array:
+    """Make the columns of a matrix orthonormal, from the first on. Derivatives take the result for a constant."""
+    return torch.linalg.qr(_for_linalg(x))[0].to(x.dtype)
+
+
+def _for_linalg(x: Array) -> Array:
+    """Return what LAPACK takes: in single precision at least, and finite; what is not finite, it refuses."""
+    return torch.nan_to_num(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def whole(x: Array) -> Array:
@@ -326,6 +350,13 @@ def minimum(x: Array, y: Array) -> Array:
     if isinstance(y, _NUMBERS):
         return (x if x < y else y) if isinstance(x, _NUMBERS) else torch.clamp_max(x, y)
     return torch.clamp_max(y, x) if isinstance(x, _NUMBERS) else torch.minimum(x, y)
+
+
+def either(condition: Array, yes: Callable[[], Array], no: Callable[[], Array]) -> Array:
+    """One of two results; the other is computed too, if nobody can look at the condition."""
+    if isinstance(condition, bool):
+        return yes() if condition else no()
+    return where(condition, yes(), no())
 
 
 def choose(condition: Array, x: Array, y: Array) -> Array:

@@ -9,14 +9,17 @@ from optimfx.optim.classes.extra import (
     ADOPT,
     LAMB,
     LARS,
+    SOAP,
     AdaBelief,
     AdamMini,
+    AdaMuon,
     Adan,
     AdEMAMix,
     Fromage,
     Lion,
     NorMuon,
     NovoGrad,
+    Shampoo,
     SignSGD,
     StableAdamW,
     Yogi,
@@ -35,7 +38,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
     "Adafactor", "Rprop", "LBFGS", "Muon",
     # beyond it
-    "SignSGD", "LARS", "LAMB", "NorMuon", "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
+    "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "SOAP", "Shampoo",
+    "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
     "StableAdamW", "AdamMini", "Fromage",
 ]
 # fmt: on

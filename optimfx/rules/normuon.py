@@ -63,6 +63,13 @@ def scalars(
     return Scalars(lr, 1 - beta1, beta1, 1 - beta2, shrinkage, eps, newton_schulz, nesterov)
 
 
+def add_matched(base: Array, direction: Array, s: Scalars) -> Array:
+    """Go along a direction, by a step whose root mean square is AdamW's."""
+    root = ops.sqrt(max(1, direction.shape[-2] * direction.shape[-1]))
+    size = s.lr * 0.2 * root / ops.maximum(ops.norm(direction, dim=(-2, -1)), s.eps)
+    return ops.add(base, direction * -size)
+
+
 def leaf(
     base: Array, param: Array, grad: Array, momentum_buffer: Array, row_var: Array, s: Scalars
 ) -> tuple[Array, Array, Array]:
@@ -71,10 +78,7 @@ def leaf(
     direction, momentum_buffer = average(grad, momentum_buffer, s.beta1, s.weight1, s.nesterov)
     orthogonal = orthogonalize(direction, *s.newton_schulz)
     row_var = ops.lerp(row_var, ops.mean(orthogonal * orthogonal, -1), s.weight2)
-    scaled = orthogonal / (ops.sqrt(row_var) + s.eps)
-    root = ops.sqrt(max(1, grad.shape[-2] * grad.shape[-1]))
-    size = s.lr * 0.2 * root / ops.maximum(ops.norm(scaled, dim=(-2, -1)), s.eps)
-    return ops.add(base, scaled * -size), momentum_buffer, row_var
+    return add_matched(base, orthogonal / (ops.sqrt(row_var) + s.eps), s), momentum_buffer, row_var
 
 
 NORMUON = Rule(

@@ -215,6 +215,12 @@ ADAGRAD = product(lr=[0.1], lr_decay=[0.0, 0.1], initial_accumulator_value=[0.0,
 
 MUON = product(lr=[0.1], momentum=[0.8], adjust_lr_fn=[None, "match_rms_adamw"], nesterov=[False, True])
 
+OF_FACTORS = {
+    "complex": "the preconditioners are those of real matrices",
+    "grad through the update": "derivatives take the preconditioners for constants",
+    "grad w.r.t. lr": "derivatives take the preconditioners for constants",
+}
+
 ALGORITHMS = [
     Row("sgd", [*SGD, dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], torch.optim.SGD),
     Row("adam", [{}, *ADAM], torch.optim.Adam),
@@ -294,6 +300,32 @@ ALGORITHMS = [
         dims=2,
         note="with `ns_dtype=None`, as `muon`",
         reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
+        "adamuon",
+        [
+            {"ns_dtype": None, **more}
+            for more in product(lr=[0.1], momentum=[0.8], eps=[1e-3], ns_steps=[3], **MAXIMIZE_AND_DECAY)
+        ],
+        dims=2,
+        note="with `ns_dtype=None`, as `muon`",
+        reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
+        "soap",
+        [{}, *product(lr=[0.1], betas=[(0.8, 0.9)], eps=[1e-3], precondition_frequency=[2], **MAXIMIZE_AND_DECAY)],
+        dims=2,
+        reasons=OF_FACTORS,
+    ),
+    Row(
+        "shampoo",
+        [
+            {},
+            *product(lr=[0.1], betas=[(0.8, 0.9)], eps=[1e-2], grafting=["sgd", None]),
+            *product(lr=[0.1], betas=[(0.8, 0.9)], eps=[1e-2], precondition_frequency=[2], **MAXIMIZE_AND_DECAY),
+        ],
+        dims=2,
+        reasons=OF_FACTORS,
     ),
     Row(
         "lbfgs",

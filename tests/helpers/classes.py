@@ -11,9 +11,13 @@ import optimfx.optim as optim
 from optimfx.optim.classes.extra import FromFactory
 
 
+def row_of(cls):
+    return next(row for row in ALGORITHMS if row.name == cls.factory.__name__)
+
+
 def beyond(cls):
     """A class that torch does not have, as an entry of torch's table: it takes the place of torch's class too."""
-    (row,) = [row for row in ALGORITHMS if row.name == cls.factory.__name__]
+    row = row_of(cls)
     inputs = [OptimizerInput(None, kwargs, str(i)) for i, kwargs in enumerate((row.options[0], row.richest))]
     # By default it steps matrices in bfloat16: the pure algorithm is differentiated.
     impls = {"supported_impls": ("foreach",)} if row.dims else {}
@@ -36,6 +40,9 @@ CLASSES |= {cls: cls for cls in FromFactory.__subclasses__()}
 
 
 EVERY = DB + [beyond(cls) for cls in FromFactory.__subclasses__()]
+
+
+OF_MATRICES = ["Muon", *[cls.__name__ for cls in FromFactory.__subclasses__() if row_of(cls).dims]]
 
 
 STEPS = 10
@@ -63,7 +70,7 @@ def flags(info):
 
 
 def parameters(info, dtype=torch.float64):
-    shapes = [(4, 3), (1, 5)] if info.optim_cls.__name__ in ("Muon", "NorMuon") else [(4, 3), (3,), (), (2, 1, 2)]
+    shapes = [(4, 3), (1, 5)] if info.optim_cls.__name__ in OF_MATRICES else [(4, 3), (3,), (), (2, 1, 2)]
     return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
 
 

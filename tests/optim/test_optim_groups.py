@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from classes import CLASSES, EVERY, by_class
+from classes import CLASSES, EVERY, OF_MATRICES, by_class
 
 import optimfx.optim as optim
 from optimfx.execution.plan.passes import Pass
@@ -14,7 +14,7 @@ SHAPES = [(4, 3), (3,), (), (130, 127), (2, 1, 2)]
 ELEMENTWISE = [
     info
     for info in EVERY
-    if not info.only_supports_sparse_grads and info.optim_cls.__name__ not in ("LBFGS", "Muon", "NorMuon")
+    if not info.only_supports_sparse_grads and info.optim_cls.__name__ not in ("LBFGS", *OF_MATRICES)
 ]
 
 

@@ -31,15 +31,135 @@ def normuon(param, grads, lr, beta1, beta2, decay, eps, steps):
     return param
 
 
+def adamuon(param, grads, lr, beta, decay, eps, steps):
+    """Algorithm 1 of Si et al., 2025."""
+    rows, columns = param.shape
+    m, v = torch.zeros_like(param), torch.zeros_like(param)
+    for g in grads:
+        m = beta * m + (1 - beta) * g
+        o = newton_schulz(m.sign(), steps)
+        v = beta * v + (1 - beta) * o.square()
+        o = o / (v.sqrt() + eps)
+        param = param - lr * decay * param - 0.2 * lr * (rows * columns) ** 0.5 / o.norm() * o
+    return param
+
+
+def descending(matrix):
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0), vectors.flip(1)
+
+
+def soap(param, grads, lr, beta1, beta2, beta, decay, eps, every):
+    """Algorithm 3 of Vyas et al., 2024, with Adam's corrections and a shift."""
+    rows, columns = param.shape
+    m, v = torch.zeros_like(param), torch.zeros_like(param)
+    left, right = torch.zeros(rows, rows, dtype=F64), torch.zeros(columns, columns, dtype=F64)
+    q_left, q_right = torch.eye(rows, dtype=F64), torch.eye(columns, dtype=F64)
+    for t, g in enumerate(grads, 1):
+        m = beta1 * m + (1 - beta1) * g
+        turned = q_left.T @ g @ q_right
+        v = beta2 * v + (1 - beta2) * turned.square()
+        n = (q_left.T @ m @ q_right / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+        param = param - lr * decay * param - lr * q_left @ n @ q_right.T
+        left = beta * left + (1 - beta) * g @ g.T
+        right = beta * right + (1 - beta) * g.T @ g
+        if (t - 1) % every == 0:
+            q_left, q_right = (
+                torch.linalg.qr((factor + 1e-4 * factor.norm() * torch.eye(len(factor), dtype=F64)) @ q)[0]
+                for factor, q in ((left, q_left), (right, q_right))
+            )
+    return param
+
+
+def shampoo(param, grads, lr, beta1, beta2, decay, eps, every, grafting):
+    """Gupta et al., 2018, on averages, with the norms of another algorithm (Anil et al., 2020)."""
+    rows, columns = param.shape
+    m, v = torch.zeros_like(param), torch.zeros_like(param)
+    left, right = torch.zeros(rows, rows, dtype=F64), torch.zeros(columns, columns, dtype=F64)
+
+    def root(matrix):
+        values, vectors = descending(matrix)
+        return vectors @ torch.diag(values.clamp(min=eps * values[0].item()) ** -0.25) @ vectors.T
+
+    for t, g in enumerate(grads, 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g.square()
+        left = beta2 * left + (1 - beta2) * g @ g.T
+        right = beta2 * right + (1 - beta2) * g.T @ g
+        if (t - 1) % every == 0:
+            l_root, r_root = root(left / (1 - beta2**t)), root(right / (1 - beta2**t))
+        first = m / (1 - beta1**t)
+        u = l_root @ first @ r_root
+        other = {"sgd": first, "adam": first / ((v / (1 - beta2**t)).sqrt() + 1e-8), None: u}[grafting]
+        param = param - lr * decay * param - lr * other.norm() / u.norm() * u
+    return param
+
+
+RUNS = {
+    "normuon": (
+        fx.normuon(lr=0.1, betas=(0.9, 0.8), weight_decay=0.2, eps=1e-4, ns_steps=4, ns_dtype=None),
+        lambda param, grads: normuon(param, grads, 0.1, 0.9, 0.8, 0.2, 1e-4, 4),
+    ),
+    "adamuon": (
+        fx.adamuon(lr=0.1, momentum=0.9, weight_decay=0.2, eps=1e-4, ns_steps=4, ns_dtype=None),
+        lambda param, grads: adamuon(param, grads, 0.1, 0.9, 0.2, 1e-4, 4),
+    ),
+    "soap": (
+        fx.soap(lr=0.1, betas=(0.9, 0.8), shampoo_beta=0.7, weight_decay=0.2, eps=1e-4, precondition_frequency=3),
+        lambda param, grads: soap(param, grads, 0.1, 0.9, 0.8, 0.7, 0.2, 1e-4, 3),
+    ),
+    **{
+        f"shampoo with {grafting}": (
+            fx.shampoo(
+                lr=0.1, betas=(0.9, 0.8), weight_decay=0.2, eps=1e-2, precondition_frequency=3, grafting=grafting
+            ),
+            lambda param, grads, grafting=grafting: shampoo(param, grads, 0.1, 0.9, 0.8, 0.2, 1e-2, 3, grafting),
+        )
+        for grafting in ("adam", "sgd", None)
+    },
+}
+
+
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5), (5, 5)], ids=str)
-def test_normuon_is_the_papers_algorithm(shape):
+@pytest.mark.parametrize("tx, paper", RUNS.values(), ids=RUNS)
+def test_a_rule_is_the_papers_algorithm(tx, paper, shape):
     param, grads = torch.randn(shape, dtype=F64), torch.randn(10, *shape, dtype=F64)
-    tx = fx.normuon(lr=0.1, betas=(0.9, 0.8), weight_decay=0.2, eps=1e-4, ns_steps=4, ns_dtype=None)
-    expected = normuon(param, grads, 0.1, 0.9, 0.8, 0.2, 1e-4, 4)
+    expected = paper(param, grads)
     state = tx.init([param])
     for g in grads:
         (param,), state = fx.step(tx, [g], state, [param])
-    torch.testing.assert_close(param, expected, rtol=1e-12, atol=1e-12)
+    # The eigenvectors of a vanishing eigenvalue are as good as random: what is made of them is not.
+    torch.testing.assert_close(param, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("factory", [fx.soap, fx.shampoo])
+def test_a_long_side_is_left_as_it_is(factory):
+    """It has no slots; the other side has."""
+    tx = factory(0.1, max_precond_dim=4)
+    params = [torch.randn(4, 6), torch.randn(5, 3)]
+    state = tx.init(params)
+    assert (state.row_factor[1], state.column_factor[0]) == ((), ())
+    assert (state.row_factor[0].shape, state.column_factor[1].shape) == ((4, 4), (3, 3))
+    after, _ = fx.step(tx, params, state, params)
+    assert all(torch.isfinite(p).all() for p in after)
+
+
+def test_one_side_alone_has_a_square_root():
+    tx = fx.shampoo(1.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0, max_precond_dim=3, grafting=None)
+    grad = torch.randn(3, 5, dtype=F64)
+    update, _ = tx.update(grad, tx.init(grad))
+    left, _, right = torch.linalg.svd(grad, full_matrices=False)
+    torch.testing.assert_close(update, -left @ right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("factory", [fx.soap, fx.shampoo])
+def test_gradients_that_vanish_or_are_not_finite(factory):
+    """No step is taken along zeros, and what is not finite shows in the parameters, not in an error of LAPACK's."""
+    tx, params = factory(0.1, weight_decay=0.0), torch.randn(3, 2)
+    still, state = fx.step(tx, torch.zeros(3, 2), tx.init(params), params)
+    assert torch.equal(still, params)
+    broken, _ = fx.step(tx, torch.full((3, 2), torch.nan), state, still)
+    assert broken.isnan().all()
 
 
 def test_fewer_steps_than_adamw_to_a_small_loss_of_an_ill_conditioned_regression():

@@ -12,6 +12,7 @@ from optimfx.optim.adapter.validation import check_flags, check_no_schedule
 from optimfx.optim.optimizer import Optimizer
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adam_mini import adam_mini
+from optimfx.rules.adamuon import adamuon
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
@@ -21,7 +22,9 @@ from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
 from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
+from optimfx.rules.shampoo import shampoo
 from optimfx.rules.signsgd import signsgd
+from optimfx.rules.soap import soap
 from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
 
@@ -105,6 +108,33 @@ class NorMuon(FromFactory):
     """
 
     factory = staticmethod(normuon)
+
+
+class AdaMuon(FromFactory):
+    """AdaMuon: Muon of the momentum's sign, with elements scaled by their second moment. For matrices only.
+
+    Arguments: see :func:`optimfx.adamuon`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(adamuon)
+
+
+class SOAP(FromFactory):
+    """SOAP: Adam in the eigenvectors of Shampoo's preconditioner. For matrices only.
+
+    Arguments: see :func:`optimfx.soap`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(soap)
+
+
+class Shampoo(FromFactory):
+    """Shampoo: momentum between inverse roots of the gradient's second moments. For matrices only.
+
+    Arguments: see :func:`optimfx.shampoo`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(shampoo)
 
 
 class NovoGrad(FromFactory):
