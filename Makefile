@@ -8,13 +8,17 @@ OLDEST := .venv-oldest
 NOTICES := tests/execution/test_compile.py tests/execution/test_functorch.py tests/execution/test_plans.py \
 	tests/optim/test_optim_classes.py tests/optim/test_optim_compile.py tests/transforms
 
-.PHONY: demo test test-clients test-oldest matrix lint docs notebooks bench audit gpu clean
+.PHONY: demo test test-thorough test-clients test-oldest matrix lint docs notebooks bench audit gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# The cases too that others nearly cover: mostly compiling every option of every algorithm. Before a release.
+test-thorough: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --thorough
 
 # Libraries that drive optimizers; without them, make test leaves these tests out.
 test-clients: $(VENV)/.clients

@@ -13,6 +13,7 @@ hypothesis.settings.load_profile("optimfx")
 
 def pytest_addoption(parser):
     parser.addoption("--matrix", action="store_true", help="write docs/conformance.md from this run")
+    parser.addoption("--thorough", action="store_true", help="run the cases too that others nearly cover")
 
 
 def pytest_configure(config):
@@ -21,6 +22,17 @@ def pytest_configure(config):
         torch.set_num_threads(1)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(conformance.Plugin(config))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what ``thorough`` says of a test's parameters: to compile every case takes longer than all else."""
+    if config.option.thorough or config.option.matrix:
+        return
+    left = [
+        item for item in items if any(mark.args[0](**item.callspec.params) for mark in item.iter_markers("thorough"))
+    ]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in {*left}]
 
 
 def pytest_collection_finish():

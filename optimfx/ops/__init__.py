@@ -187,7 +187,7 @@ def eigh(x: Array) -> tuple[Array, Array]:
 
 def qr(x: Array) -> Array:
     """Make the columns of a matrix orthonormal, from the first on. Derivatives take the result for a constant."""
-    return torch.linalg.qr(_for_linalg(x))[0].to(x.dtype)
+    return torch.linalg.qr(_for_linalg(x))[0].to(x.dtype).contiguous()
 
 
 def _for_linalg(x: Array) -> Array:

@@ -27,6 +27,11 @@ def two_leaves(row, dtype=torch.float64):
     return {"w": row.randn(3, 2, dtype=dtype), "s": [row.randn(dtype=dtype)]}
 
 
+FEW = ("sgd", "adamw", "nadam", "lamb", "lbfgs", "muon", "prodigy")
+"""One of each kind: stateless, elementwise, with a carried scalar, norms, evaluations, matrices, totals."""
+
+
+@pytest.mark.thorough(lambda row, options: options != row.richest)
 @cases(ALGORITHMS + LINKS, where=each_value, column="compile")
 def test_one_graph_for_every_step(row, options, fresh_compiler):
     """Five steps, the count rising, through one graph; none, where there is nothing to compute."""
@@ -61,6 +66,7 @@ def as_tensors(values):
     return optree.tree_map(lambda value: torch.tensor(value, dtype=torch.float64), values)
 
 
+@pytest.mark.thorough(lambda row, how: how != "argument" and row.name not in FEW)
 @rows(column="recompiles")
 @pytest.mark.parametrize("how", ["argument", "in the state", "schedule"])
 def test_no_recompilation_when_a_hyperparameter_changes(row, how, fresh_compiler, figure):
@@ -152,6 +158,7 @@ def test_a_vmapped_step_compiles(inplace, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.thorough(lambda row: row.name not in FEW)
 @rows()
 def test_compiled_steps_in_place(row, fresh_compiler):
     tx = row(**row.richest)
@@ -286,6 +293,7 @@ def counted(nodes):
     return backend
 
 
+@pytest.mark.thorough(lambda make, inplace: inplace and make is not MANY[0].values[0])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("make", MANY)
 def test_many_leaves_are_few_nodes(make, inplace, fresh_compiler):

@@ -46,6 +46,7 @@ def has_kernel(row, options):
     return elementwise(row, options) or bool(row.rule and row.rule.locality is Locality.NORM)
 
 
+@pytest.mark.thorough(lambda row, options: options != row.richest)
 @cases(ALGORITHMS + LINKS, where=lambda row, options: has_kernel(row, options) and once_maximized(row, options))
 def test_interpreted_kernels_equal_eager_on_any_leaves(row, options):
     """Parameters and state, for leaves of less than a chunk, of more, and of nothing."""

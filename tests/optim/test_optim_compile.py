@@ -53,6 +53,7 @@ def test_one_graph_for_a_tensor_that_is_the_learning_rate(cls, fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.thorough(lambda cls: cls in FromFactory.__subclasses__())
 @names(DENSE + FromFactory.__subclasses__())
 def test_one_graph_for_every_number_that_is_the_learning_rate(cls, fresh_compiler):
     """Begun eagerly, so that the state is there: all further steps are one graph without a break.
@@ -193,6 +194,7 @@ def test_a_scheduler_drives_the_compiled_step(fresh_compiler):
 
 
 @pytest.mark.skipif(BEFORE_2_13, reason="the compiler of this torch keeps parameters in its graphs until collected")
+@pytest.mark.thorough(lambda cls: cls not in (optim.SGD, optim.AdamW, optim.NAdam))
 @names(DENSE)
 def test_a_compiled_optimizer_frees_its_parameters_at_once(cls, fresh_compiler):
     """Without the garbage collector, in which Dynamo leaves what it has traced."""

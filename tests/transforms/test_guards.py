@@ -46,6 +46,19 @@ def mapped(step):
     return call
 
 
+@functools.cache
+def run_of_optax(twin):
+    """The parameters and states along Optax's run, compiled: its conditions would be compiled anew at each step."""
+    update = jax.jit(twin.update)
+    params = tree_map(jax.numpy.asarray, random_tree(np.random.default_rng(0)))
+    state, run = twin.init(params), []
+    for grads in gradients():
+        updates, state = update(tree_map(jax.numpy.asarray, grads), state, params)
+        params = optax.apply_updates(params, updates)
+        run.append((params, state))
+    return run
+
+
 WAYS = {
     "eager": lambda step: step,
     "vmap": mapped,
@@ -59,31 +72,31 @@ def writes(inplace, way):
     return not (inplace and way == "vmap")
 
 
+LEAVING_OUT = {most: optax.apply_if_finite(optax.adam(0.1), most) for most in (0, 1, 2, 5)}
+
+
+@pytest.mark.thorough(lambda most, kind, way: way == "compiled" and most != 2)
 @pytest.mark.parametrize(
     "kind, way",
     [(kind, way) for kind in ("update", "step", "in place") for way in WAYS if writes(kind == "in place", way)],
 )
-@pytest.mark.parametrize("most", [0, 1, 2, 5])
+@pytest.mark.parametrize("most", LEAVING_OUT)
 def test_steps_are_left_out_as_by_optax(most, kind, way, monkeypatch, fresh_compiler):
     if way == "unknown":
         monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
     inplace = kind == "in place"
     tx = fx.apply_if_finite(fx.adam(0.1), most)
-    twin = optax.apply_if_finite(optax.adam(0.1), most)
-    start = random_tree(np.random.default_rng(0))
-    params, theirs = to_torch(start), tree_map(jax.numpy.asarray, start)
-    state, twin_state = tx.init(params), twin.init(theirs)
+    params = to_torch(random_tree(np.random.default_rng(0)))
+    state = tx.init(params)
     if kind == "update":
         call = WAYS[way](lambda g, s, p: tx.update(g, s, p))
     else:
         call = WAYS[way](lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))
-    for grads in gradients():
+    for grads, (theirs, twin_state) in zip(gradients(), run_of_optax(LEAVING_OUT[most])):
         before = clone(params)
         given = to_torch(grads)
         results, state = call(given, state, params)
         params = fx.apply_updates(params, results) if kind == "update" else results
-        updates, twin_state = twin.update(tree_map(jax.numpy.asarray, grads), twin_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
         for name in SHAPES:
             np.testing.assert_allclose(params[name], theirs[name], rtol=1e-10, atol=1e-10)
         for name in ("notfinite_count", "last_finite", "total_notfinite"):
@@ -104,17 +117,21 @@ def test_a_step_that_is_left_out_leaves_the_state():
     )
 
 
-@pytest.mark.parametrize(
-    "skip, twin",
-    [
-        (fx.skip_not_finite, optax.skip_not_finite),
+LARGE = {"max_squared_norm": 16.0}
+SKIPPING = {
+    name: (skip, optax.MultiSteps(optax.adam(0.1), 3, accumulator_dtype=float, should_skip_update_fn=twin))
+    for name, skip, twin in (
+        ("not finite", fx.skip_not_finite, optax.skip_not_finite),
         (
-            functools.partial(fx.skip_large_updates, max_squared_norm=16.0),
-            functools.partial(optax.skip_large_updates, max_squared_norm=16.0),
+            "large",
+            functools.partial(fx.skip_large_updates, **LARGE),
+            functools.partial(optax.skip_large_updates, **LARGE),
         ),
-    ],
-    ids=["not finite", "large"],
-)
+    )
+}
+
+
+@pytest.mark.parametrize("skip, twin", SKIPPING.values(), ids=SKIPPING)
 @pytest.mark.parametrize(
     "inplace, way", [(inplace, way) for inplace in (False, True) for way in WAYS if writes(inplace, way)]
 )
@@ -122,16 +139,12 @@ def test_calls_are_skipped_as_by_optax(skip, twin, way, inplace, monkeypatch, fr
     if way == "unknown":
         monkeypatch.setattr("optimfx.core.tracing.read_number", lambda x: x)
     tx = fx.multi_steps(fx.adam(0.1), 3, should_skip_update_fn=skip)
-    theirs_tx = optax.MultiSteps(optax.adam(0.1), 3, accumulator_dtype=float, should_skip_update_fn=twin)
-    start = random_tree(np.random.default_rng(0))
-    params, theirs = to_torch(start), tree_map(jax.numpy.asarray, start)
-    state, twin_state = tx.init(params), theirs_tx.init(theirs)
+    params = to_torch(random_tree(np.random.default_rng(0)))
+    state = tx.init(params)
     call = WAYS[way](lambda g, s, p: fx.step(tx, g, s, p, inplace=inplace))
     skipped = 0
-    for grads in gradients():
+    for grads, (theirs, twin_state) in zip(gradients(), run_of_optax(twin)):
         params, state = call(to_torch(grads), state, params)
-        updates, twin_state = theirs_tx.update(tree_map(jax.numpy.asarray, grads), twin_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
         for name in SHAPES:
             np.testing.assert_allclose(params[name], theirs[name], rtol=1e-10, atol=1e-10)
         assert int(state.step) == 3 * int(twin_state.gradient_step) + int(twin_state.mini_step)

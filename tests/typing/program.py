@@ -45,10 +45,12 @@ def choose(executor: fxt.ExecutorName) -> None:
         pass
 
 
-fx.adamw(learning_rate=1e-3)  # type: ignore[call-arg]
-fx.inject_hyperparams(fx.adamw)(learning_rate=1e-3)  # type: ignore[call-arg]
-fx.step(fx.sgd(), {"w": torch.ones(1)}, ())  # type: ignore[call-arg]
-with fx.execution.use("cuda"):  # type: ignore[arg-type]
-    pass
-optimizer: torch.optim.Optimizer = fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1e-3, fused=True)
-fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], rate=1e-3)  # type: ignore[call-arg]
+def refused() -> None:
+    """Each line is an error to the checker."""
+    fx.adamw(learning_rate=1e-3)  # type: ignore[call-arg]
+    fx.inject_hyperparams(fx.adamw)(learning_rate=1e-3)  # type: ignore[call-arg]
+    fx.step(fx.sgd(), {"w": torch.ones(1)}, ())  # type: ignore[call-arg]
+    with fx.execution.use("cuda"):  # type: ignore[arg-type]
+        pass
+    optimizer: torch.optim.Optimizer = fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1e-3, fused=True)
+    fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], rate=1e-3)  # type: ignore[call-arg]
