@@ -91,10 +91,9 @@ def has_per_leaf_scalars(steps: Steps) -> bool:
 def steps_at(steps: Steps, places: int | Sequence[int]) -> Steps:
     """Return the steps of the leaf at one of the places, or of the leaves at several."""
     vectors = vectors_of(steps)
-    index = (
-        _index(places, vectors[0].device) if vectors and isinstance(places, list) and not tracing.active() else places
-    )
-
+    if not vectors:
+        return steps
+    index = _index(places, vectors[0].device) if isinstance(places, list) and not tracing.active() else places
     return tuple([step.with_scalars(scalars_at(step.scalars, index)) for step in steps])
 
 

@@ -169,20 +169,24 @@ def test_fewer_steps_than_adamw_to_a_small_loss_of_an_ill_conditioned_regression
     target, turn = torch.randn(size, size), torch.linalg.qr(torch.randn(size, size))[0]
     inputs = (torch.randn(256, size) * torch.logspace(0, -2, size)) @ turn
 
-    def steps_to(level, factory):
-        fewest = most
+    def steps_to(levels, factory):
+        fewest = dict.fromkeys(levels, most)
         for lr in (0.03, 0.1, 0.3, 1.0):
             tx = factory(fx.schedules.cosine_annealing(lr, most), weight_decay=0.0)
-            weight = torch.zeros(size, size)
+            weight, left = torch.zeros(size, size), sorted(levels)
             state = tx.init(weight)
-            for step in range(fewest):
+            for step in range(fewest[left[0]]):
                 error = inputs @ (weight - target).T
-                if error.square().mean() < level:
-                    fewest = step
+                while left and error.square().mean() < left[-1]:
+                    level = left.pop()
+                    fewest[level] = min(fewest[level], step)
+                if not left:
                     break
                 weight, state = fx.step(tx, error.T @ inputs / 256, state, weight)
-        return fewest
+        return list(fewest.values())
 
-    for level, adamw_is_first in ((1e-4, False), (1e-2, True)):
-        few = {factory.__name__: steps_to(level, factory) for factory in (fx.muon, fx.normuon, fx.adamw)}
-        assert all((few["adamw"] < few[name]) == adamw_is_first for name in ("muon", "normuon")), few
+    matrix_rules = (fx.muon, fx.normuon, fx.adamuon, fx.soap, fx.shampoo)
+    few = {factory.__name__: steps_to((1e-4, 1e-2), factory) for factory in (fx.adamw, *matrix_rules)}
+    small, large = few.pop("adamw")
+    assert all(steps[0] < small for steps in few.values()), few
+    assert {name for name, steps in few.items() if steps[1] < large} == {"shampoo"}, few

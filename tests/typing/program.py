@@ -45,6 +45,10 @@ def choose(executor: fxt.ExecutorName) -> None:
         pass
 
 
+def drop_in(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return fx.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+
 def refused() -> None:
     """Each line is an error to the checker."""
     fx.adamw(learning_rate=1e-3)  # type: ignore[call-arg]
@@ -52,5 +56,4 @@ def refused() -> None:
     fx.step(fx.sgd(), {"w": torch.ones(1)}, ())  # type: ignore[call-arg]
     with fx.execution.use("cuda"):  # type: ignore[arg-type]
         pass
-    optimizer: torch.optim.Optimizer = fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1e-3, fused=True)
     fx.optim.AdamW([torch.nn.Parameter(torch.ones(1))], rate=1e-3)  # type: ignore[call-arg]
