@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import optree
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._dtype_abbrs import dtype_abbrs
 
 from optimfx.core import tracing, tree
@@ -178,7 +179,7 @@ def _on(value: Any) -> bool:
 
 
 def state_class(cls: type[State]) -> type[State]:
-    """Make a NamedTuple that a prompt shows as dtypes and shapes, and that ``torch.load`` takes for safe.
+    """Make a NamedTuple that a prompt shows as dtypes and shapes, and that ``torch.load`` and ``torch.export`` take.
 
     >>> import io, torch, optimfx as fx
     >>> file = io.BytesIO()
@@ -187,4 +188,6 @@ def state_class(cls: type[State]) -> type[State]:
     AdamState(step=0, exp_avg=f32[3], exp_avg_sq=f32[3], max_exp_avg_sq=())
     """
     torch.serialization.add_safe_globals([cls])
+    if cls not in pytree.SUPPORTED_NODES:  # a rule may be made twice of one class
+        pytree._register_namedtuple(cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
     return printed(cls)
