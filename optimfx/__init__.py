@@ -17,6 +17,7 @@ from optimfx.combinators.conditional import conditionally_mask, conditionally_tr
 from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
 from optimfx.combinators.matrices import as_matrices, kernel_as_matrix
+from optimfx.combinators.mechanize import mechanize
 from optimfx.combinators.multi_steps import multi_steps, skip_large_updates, skip_not_finite
 from optimfx.combinators.partition import is_matrix, masked, partition
 from optimfx.combinators.sam import sam
@@ -159,7 +160,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "selective_transform", "inject_hyperparams",
     "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
-    "lookahead", "cautious", "conditionally_transform", "conditionally_mask", "sam",
+    "lookahead", "cautious", "conditionally_transform", "conditionally_mask", "sam", "mechanize",
     # hyperparameters over time
     "schedules",
     # sets that parameters stay in

@@ -267,6 +267,7 @@ OPTAX = {
         schedule_free_adamw | schedule_free_adamw |
         schedule_free_eval_params | schedule_free_eval_params |
         sam SAMState | sam | Without `batch_axis_name`.
+        mechanize MechanicState | mechanize |
         * | |
     """,
     "optax.schedules": """

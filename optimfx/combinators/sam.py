@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimfx.combinators.select import choose
+from optimfx.combinators.select import choose, copy_of
 from optimfx.core import (
     FROM_ONE,
     Array,
@@ -54,7 +54,7 @@ class Sam(Stepper):
     opaque_mode: bool
 
     def init(self, params: Params) -> SamState:
-        cache = () if self.opaque_mode else _copy(params)
+        cache = () if self.opaque_mode else copy_of(params)
         return SamState(count_from_zero(params), self.optimizer.init(params), self.adv_optimizer.init(params), cache)
 
     def run(
@@ -109,7 +109,7 @@ class Sam(Stepper):
         count = state.steps_since_sync
         begins, ends = (tracing.read_bool(count == at) for at in (0, self.sync_period - 1))
         column, spec = tree.flatten(params)
-        cache = state.cache if begins is False else choose(begins, _copy(params), state.cache)
+        cache = state.cache if begins is False else choose(begins, copy_of(params), state.cache)
         results: Column = column
         opt_state, adv_state = state.opt_state, state.adv_state
         if ends is not True:
@@ -202,12 +202,6 @@ def sam(
     check_transformation("sam: adv_optimizer", adv_optimizer)
     check_count(FROM_ONE, sync_period=sync_period)
     return Sam(optimizer, adv_optimizer, sync_period, reset_state, opaque_mode).transformation()
-
-
-def _copy(params: Params) -> Params:
-    """Copy the parameters, which a step in place would write over."""
-    column, spec = tree.flatten(params)
-    return tree.unflatten(spec, [p if p is None else p.clone() for p in column])
 
 
 def _subtract(start: Array, param: Array, update: Array) -> Array:

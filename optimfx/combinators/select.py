@@ -46,3 +46,9 @@ def number_not_finite(updates: PyTree) -> Tensor:
 
 def _values(leaf: Tensor) -> Tensor:
     return leaf.coalesce().values() if leaf.is_sparse else leaf
+
+
+def copy_of(params: PyTree) -> PyTree:
+    """Copy the parameters, which a step in place would write over."""
+    column, spec = tree.flatten(params)
+    return tree.unflatten(spec, [p if p is None else p.clone() for p in column])

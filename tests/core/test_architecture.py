@@ -194,6 +194,7 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "conditionally_transform",
         "conditionally_mask",
         "sam",
+        "mechanize",
         "snapshot",
         "measure_with_ema",
         "sm3",
