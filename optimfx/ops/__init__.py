@@ -43,7 +43,10 @@ __all__ = [
     "decay",
     "decay_terms",
     "dot",
+    "eigh",
+    "either",
     "epsilon",
+    "eye",
     "floor",
     "full_like",
     "initial",
@@ -58,6 +61,7 @@ __all__ = [
     "multiply_in",
     "nonfinite",
     "norm",
+    "qr",
     "read_bool",
     "rms",
     "rounded",
@@ -173,7 +177,8 @@ def transpose(x: Array) -> Array:
 
 def eye(x: Array, size: int) -> Array:
     """Make a new state slot: for each matrix of the stack ``x`` the identity of this size."""
-    return torch.eye(size, dtype=x.dtype, device=x.device).expand(*x.shape[:-2], size, size).clone()
+    # The sum, unlike the identity, has the dimensions of vmap that x has: a step in place writes to each.
+    return zeros(x, (*x.shape[:-2], size, size)) + torch.eye(size, dtype=x.dtype, device=x.device)
 
 
 def eigh(x: Array) -> tuple[Array, Array]:

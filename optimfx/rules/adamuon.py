@@ -24,6 +24,7 @@ from optimfx.execution import transformation
 from optimfx.rules import normuon
 from optimfx.rules._shared.linalg import Triple, newton_schulz_triples, orthogonalize
 from optimfx.rules.muon import average, unsupported_reason
+from optimfx.rules.normuon import add_matched
 
 
 class AdaMuonState(NamedTuple):
@@ -59,7 +60,7 @@ def leaf(
     direction, momentum_buffer = average(grad, momentum_buffer, s.beta1, s.weight1, s.nesterov)
     orthogonal = orthogonalize(ops.sign(direction), *s.newton_schulz)
     exp_avg_sq = ops.lerp(exp_avg_sq, orthogonal * orthogonal, s.weight2)
-    return normuon.add_matched(base, orthogonal / (ops.sqrt(exp_avg_sq) + s.eps), s), momentum_buffer, exp_avg_sq
+    return add_matched(base, orthogonal / (ops.sqrt(exp_avg_sq) + s.eps), s), momentum_buffer, exp_avg_sq
 
 
 ADAMUON = Rule(

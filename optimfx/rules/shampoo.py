@@ -21,7 +21,15 @@ from optimfx.core import (
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
-from optimfx.rules._shared.preconditioner import average, for_sides, multiply, unsupported_reason
+from optimfx.rules._shared.preconditioner import (
+    TINY,
+    average,
+    for_sides,
+    inverse_root,
+    multiply,
+    unsupported_reason,
+    zero_factor,
+)
 
 
 class ShampooState(NamedTuple):
@@ -44,12 +52,8 @@ class Scalars(NamedTuple):
     grafts: bool
 
 
-TINY = 1e-30
-"""The least eigenvalue and norm that are divided by: float32 has it, and its product with a small ``eps``."""
-
-
 def init(param: Array, max_precond_dim: int, grafting: str | None) -> tuple[Array, ...]:
-    factors = for_sides(param, max_precond_dim, lambda x, size: ops.eye(x, size) * 0)
+    factors = for_sides(param, max_precond_dim, zero_factor)
     second = ops.zeros_like(param) if grafting == "adam" else None
     return ops.zeros_like(param), second, *factors, *for_sides(param, max_precond_dim, ops.eye)
 
@@ -63,22 +67,13 @@ def scalars(
     precondition_frequency: int,
     grafting: str | None,
 ) -> Scalars:
-    beta2 = betas[1]
-    shrinkage = ops.decay_terms(lr, weight_decay)[1]
+    beta2, shrinkage = betas[1], ops.decay_terms(lr, weight_decay)[1]
     plain = adam.scalars(step, lr, betas, eps=1e-8, eps_root=0.0, weight_decay=0.0, decoupled_weight_decay=True)
     is_due = (step - 1) % precondition_frequency == 0
     return Scalars(plain, shrinkage, 1 - beta2, 1 - beta2**step, eps, is_due, grafting is not None)
 
 
-def inverse_root(factor: Array, order: int, eps: Scalar) -> Array:
-    """Take the inverse root of a symmetric matrix, with no eigenvalue less than ``eps`` times the largest."""
-    values, vectors = ops.eigh(factor)
-    values = ops.maximum(values, eps * ops.maximum(values[..., :1], TINY))
-    return (vectors * values[..., None, :] ** (-1 / order)) @ ops.transpose(vectors)
-
-
 def follow(root: Array, factor: Array, order: int, s: Scalars) -> Array:
-    """Bring an inverse root up to date."""
     if root is None:
         return None
     return ops.either(s.is_due, lambda: inverse_root(factor / s.bias_correction, order, s.eps), lambda: root)
@@ -106,8 +101,7 @@ def leaf(
         plain = exp_avg * -s.adam.step_size
     else:
         plain, exp_avg, exp_avg_sq, _ = adam.leaf(None, None, grad, exp_avg, exp_avg_sq, None, s.adam)
-    update = multiply(roots[0], exp_avg, roots[1])
-    size = s.adam.step_size
+    update, size = multiply(roots[0], exp_avg, roots[1]), s.adam.step_size
     if s.grafts:
         size = ops.norm(plain, dim=(-2, -1)) / ops.maximum(ops.norm(update, dim=(-2, -1)), TINY)
     return ops.add(base, update * -size), exp_avg, exp_avg_sq, *factors, *roots
@@ -146,18 +140,15 @@ def shampoo(
             \theta_t = (1 - \gamma \lambda) \, \theta_{t-1} - \gamma \, \frac{\lVert a_t \rVert}{\lVert u_t \rVert} u_t
 
     Hats divide by :math:`1 - \beta^t`. Grafting gives a step the norm of another algorithm's, :math:`a_t`; without it,
-    the fraction is left out. The roots are computed every :math:`f` steps, from the first. Where one side is too long,
-    the other's root is a square root.
-
-    A leaf of more than two dimensions is a stack of matrices in its last two; of kernels :func:`~optimfx.as_matrices`
-    makes matrices. For a model with other leaves too: ``fx.partition`` with ``fx.is_matrix``.
+    the fraction is left out. Where one side is too long, the other's root is a square root. A leaf of more than two
+    dimensions is a stack of matrices in its last two; of kernels :func:`~optimfx.as_matrices` makes matrices.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`; with grafting, that of the other algorithm.
         betas: decays of the momentum and of the second moments, each in [0, 1).
         eps: the least eigenvalue of a second moment, at least 0, in units of its largest.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
-        precondition_frequency: :math:`f \ge 1`.
+        precondition_frequency: after how many steps the roots are computed again, at least 1.
         max_precond_dim: the longest side that has a root; a longer one is left as it is.
         grafting: ``"adam"``, ``"sgd"`` (:math:`a_t = \hat m_t`), or ``None``.
         maximize: maximize the objective; weight decay still shrinks the parameters.
@@ -171,11 +162,9 @@ def shampoo(
         ValueError, TypeError: a hyperparameter is out of range or not a scalar; at ``init``, a leaf is not a matrix.
 
     References:
-        Gupta et al., Shampoo: Preconditioned Stochastic Tensor Optimization, 2018. Anil et al., Scalable Second Order
-        Optimization for Deep Learning, 2020 (grafting).
+        Gupta et al., Shampoo: Preconditioned Stochastic Tensor Optimization, 2018. Grafting: Anil et al., 2020.
 
-    Derivatives take the roots for constants. Where a step is traced (``vmap``, ``torch.compile``), whether they are due
-    is not known beforehand, and each step computes them. Neither torch nor Optax has Shampoo.
+    Derivatives take the roots for constants. A traced step (``vmap``, ``torch.compile``) computes them each time.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.shampoo(lr=0.1, weight_decay=0.0, grafting=None)
@@ -186,8 +175,6 @@ def shampoo(
     check_count(FROM_ONE, precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
     if grafting not in ("adam", "sgd", None):
         raise ValueError(f"grafting must be 'adam', 'sgd' or None; got {grafting!r}.")
-    hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    sides = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
-    return transformation(
-        "shampoo", SHAMPOO, maximize=maximize, state_dtype=state_dtype, **hyper, **sides, grafting=grafting
-    )
+    hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "grafting": grafting}
+    how = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
+    return transformation("shampoo", SHAMPOO, maximize=maximize, state_dtype=state_dtype, **hyper, **how)

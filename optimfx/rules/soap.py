@@ -22,7 +22,15 @@ from optimfx.core import (
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
-from optimfx.rules._shared.preconditioner import average, for_sides, multiply, transpose, unsupported_reason
+from optimfx.rules._shared.preconditioner import (
+    average,
+    for_sides,
+    iterate,
+    multiply,
+    transpose,
+    unsupported_reason,
+    zero_factor,
+)
 
 
 class SOAPState(NamedTuple):
@@ -42,14 +50,8 @@ class Scalars(NamedTuple):
     is_due: Any  # whether the eigenvectors are brought up to date
 
 
-SHIFT = 1e-4
-"""What is added to the eigenvalues of a factor, in units of its norm."""
-TINY = 1e-30
-"""The least norm of a factor: with none, the basis stays."""
-
-
 def init(param: Array, max_precond_dim: int) -> tuple[Array, ...]:
-    factors = for_sides(param, max_precond_dim, lambda x, size: ops.eye(x, size) * 0)
+    factors = for_sides(param, max_precond_dim, zero_factor)
     return ops.zeros_like(param), ops.zeros_like(param), *factors, *for_sides(param, max_precond_dim, ops.eye)
 
 
@@ -67,13 +69,8 @@ def scalars(
     return Scalars(plain, shrinkage, 1 - shampoo_beta, (step - 1) % precondition_frequency == 0)
 
 
-def follow(basis: Array, factor: Array, s: Scalars) -> Array:
-    """Bring eigenvectors up to date, by a step of orthogonal iteration."""
-    if basis is None:
-        return None
-    # Where the factor is singular, as that of one gradient mostly is, rounding alone would say what follows.
-    shift = SHIFT * ops.maximum(ops.norm(factor, dim=(-2, -1)), TINY)
-    return ops.either(s.is_due, lambda: ops.qr(factor @ basis + shift * basis), lambda: basis)
+def follow(basis: Array, factor: Array, is_due: Any) -> Array:
+    return None if basis is None else ops.either(is_due, lambda: iterate(basis, factor), lambda: basis)
 
 
 def leaf(
@@ -94,7 +91,8 @@ def leaf(
     update, _, exp_avg_sq, _ = adam.leaf(None, None, turned, average_turned, exp_avg_sq, None, s.adam)
     result = ops.add(base, multiply(row_basis, update, transpose(column_basis)))
     row_factor, column_factor = average(row_factor, column_factor, grad, s.weight)
-    row_basis, column_basis = follow(row_basis, row_factor, s), follow(column_basis, column_factor, s)
+    row_basis = follow(row_basis, row_factor, s.is_due)
+    column_basis = follow(column_basis, column_factor, s.is_due)
     exp_avg = ops.lerp(exp_avg, grad, s.adam.weight1)
     return result, exp_avg, exp_avg_sq, row_factor, column_factor, row_basis, column_basis
 

@@ -30,6 +30,8 @@ def trained(tx, link):
 
 def differentiable(row, options):
     """Not a search, whose length jumps, nor a step of a sign; and without ``eps`` a step itself divides 0 by 0."""
+    if "grad through the update" in row.reasons:
+        return False
     return row.rule is not None and row.name not in ("rprop", "signsgd", "lion") and options.get("eps") != 0
 
 

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from optimfx import ops
 from optimfx.core import Array, Scalar
 
+SHIFT = 1e-4
+"""What is added to the eigenvalues of a factor, in units of its norm."""
+TINY = 1e-30
+"""The least norm or eigenvalue that is divided by: float32 has it, and its product with a small ``eps``."""
+
 
 def unsupported_reason(param: Array) -> str | None:
     if param.dim() < 2:
@@ -15,7 +20,13 @@ def unsupported_reason(param: Array) -> str | None:
         )
     if param.is_complex():
         return "only real matrices are preconditioned; the parts of a complex one are a matrix each"
+    if hasattr(param, "redistribute"):
+        return "only whole matrices are preconditioned, and this one is spread over processes (a DTensor)"
     return None
+
+
+def zero_factor(param: Array, size: int) -> Array:
+    return ops.zeros(param, (*param.shape[:-2], size, size))
 
 
 def for_sides(param: Array, longest: int, make: Callable[[Array, int], Array]) -> list[Array]:
@@ -38,3 +49,17 @@ def multiply(left: Array, x: Array, right: Array) -> Array:
 
 def transpose(matrix: Array) -> Array:
     return None if matrix is None else ops.transpose(matrix)
+
+
+def iterate(basis: Array, factor: Array) -> Array:
+    """Bring the eigenvectors of a factor nearer, by a step of orthogonal iteration."""
+    # Where the factor is singular, as that of one gradient mostly is, rounding alone would say what follows.
+    shift = SHIFT * ops.maximum(ops.norm(factor, dim=(-2, -1)), TINY)
+    return ops.qr(factor @ basis + shift * basis)
+
+
+def inverse_root(factor: Array, order: int, eps: Scalar) -> Array:
+    """Take the inverse root of a factor, with no eigenvalue less than ``eps`` times the largest."""
+    values, vectors = ops.eigh(factor)
+    values = ops.maximum(values, eps * ops.maximum(values[..., :1], TINY))
+    return (vectors * values[..., None, :] ** (-1 / order)) @ ops.transpose(vectors)
