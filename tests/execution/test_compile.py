@@ -31,7 +31,11 @@ FEW = ("sgd", "adamw", "nadam", "lamb", "lbfgs", "muon", "prodigy")
 """One of each kind: stateless, elementwise, with a carried scalar, norms, evaluations, matrices, totals."""
 
 
-@pytest.mark.thorough(lambda row, options: options != row.richest)
+def is_stateless(row):
+    return row.rule is not None and row.rule.state is None
+
+
+@pytest.mark.thorough(lambda row, options: options != row.richest or (row in LINKS and is_stateless(row)))
 @cases(ALGORITHMS + LINKS, where=each_value, column="compile")
 def test_one_graph_for_every_step(row, options, fresh_compiler):
     """Five steps, the count rising, through one graph; none, where there is nothing to compute."""
@@ -118,6 +122,7 @@ CHAIN = fx.chain(
 
 
 @needs_cpp
+@pytest.mark.thorough(lambda tx, params: isinstance(params, partial) and params.args[0].name not in FEW)
 @pytest.mark.parametrize(
     "tx, params",
     [*((row(**row.richest), partial(two_leaves, row)) for row in ALGORITHMS), (CHAIN, params_like)],
@@ -339,6 +344,7 @@ def test_many_leaves_under_vmap(fresh_compiler):
     assert fresh_compiler["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.thorough(lambda through: through == "torch.func")
 @pytest.mark.parametrize("through", ["autograd", "torch.func"])
 def test_a_derivative_of_many_leaves(through, fresh_compiler):
     """An op has none: there the rules are traced."""

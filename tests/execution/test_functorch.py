@@ -187,6 +187,7 @@ def test_autograd_with_respect_to_every_hyperparameter(row, options):
         torch.testing.assert_close(gradient, numeric_derivative, rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
+@pytest.mark.thorough(lambda row, options: options != row.richest)
 @cases(EVERYTHING, where=each_value)
 def test_make_fx_traces_an_update(row, options):
     tx = row(**options)

@@ -389,6 +389,7 @@ def test_torchs_state_dicts_by_name(tx, flat, tmp_path):
     assert_equal([p.detach() for p in moved.parameters()], [p.detach() for p in model.parameters()])
 
 
+@pytest.mark.thorough(lambda tx, begun: begun and tx is not next(iter(TRANSFORMS.values())))
 @each
 @pytest.mark.parametrize("begun", [False, True], ids=["from the first", "begun"])
 def test_a_step_is_one_graph(tx, begun, fresh_compiler):
