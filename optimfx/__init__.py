@@ -41,6 +41,7 @@ from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
 from optimfx.rules.asgd import asgd
 from optimfx.rules.dadapt_adamw import dadapt_adamw
+from optimfx.rules.dion import dion
 from optimfx.rules.fromage import fromage
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
@@ -56,6 +57,7 @@ from optimfx.rules.prodigy import prodigy
 from optimfx.rules.radam import radam
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.rules.rprop import rprop
+from optimfx.rules.scion import scion
 from optimfx.rules.sgd import sgd
 from optimfx.rules.shampoo import shampoo
 from optimfx.rules.signsgd import signsgd
@@ -133,7 +135,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
-    "muon", "normuon", "adamuon", "soap", "shampoo",
+    "muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo",
     "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
     # algorithms that are chains of links, or options of another

@@ -15,10 +15,12 @@ from optimfx.optim.classes.extra import (
     AdaMuon,
     Adan,
     AdEMAMix,
+    Dion,
     Fromage,
     Lion,
     NorMuon,
     NovoGrad,
+    Scion,
     Shampoo,
     SignSGD,
     StableAdamW,
@@ -38,7 +40,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
     "Adafactor", "Rprop", "LBFGS", "Muon",
     # beyond it
-    "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "SOAP", "Shampoo",
+    "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "Dion", "Scion", "SOAP", "Shampoo",
     "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
     "StableAdamW", "AdamMini", "Fromage",
 ]

@@ -312,6 +312,25 @@ ALGORITHMS = [
         reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
     ),
     Row(
+        "dion",
+        [{}, *product(lr=[0.1], momentum=[0.8], rank=[2], **MAXIMIZE_AND_DECAY)],
+        dims=2,
+        reasons=OF_FACTORS,
+    ),
+    Row(
+        "scion",
+        [
+            {"ns_dtype": None, **more}
+            for more in product(lr=[0.1], momentum=[0.8], norm=["sign"], scale=[2.0])
+            + product(
+                lr=[0.1], momentum=[0.8], scale=[2.0], constrained=[False, True], maximize=[False, True], ns_steps=[3]
+            )
+        ],
+        dims=2,
+        note="with `ns_dtype=None`, as `muon`",
+        reasons={"complex": "the parts of a complex matrix are not orthogonal by themselves"},
+    ),
+    Row(
         "soap",
         [{}, *product(lr=[0.1], betas=[(0.8, 0.9)], eps=[1e-3], precondition_frequency=[2], **MAXIMIZE_AND_DECAY)],
         dims=2,

@@ -44,6 +44,31 @@ def adamuon(param, grads, lr, beta, decay, eps, steps):
     return param
 
 
+def scion(param, grads, lr, beta, scale, steps, norm, constrained):
+    """Algorithms 1 and 2 of Pethick et al., 2025, for one layer."""
+    rows, columns = param.shape
+    m = torch.zeros_like(param)
+    for g in grads:
+        m = beta * m + (1 - beta) * g
+        d = m.sign() / columns if norm == "sign" else (rows / columns) ** 0.5 * newton_schulz(m, steps)
+        param = (1 - lr if constrained else 1) * param - lr * scale * d
+    return param
+
+
+def dion(param, grads, lr, mu, decay, rank):
+    """Algorithm 1 of Ahn et al., 2025, from the first unit vectors."""
+    rows, columns = param.shape
+    m, q = torch.zeros_like(param), torch.eye(columns, dtype=F64)[:, : min(rank, rows, columns)]
+    for g in grads:
+        b = m + g
+        p = torch.linalg.qr(b @ q)[0]
+        r = b.T @ p
+        m = b - (1 - mu) * p @ r.T
+        q = r / r.norm(dim=0)
+        param = param - lr * decay * param - lr * (rows / columns) ** 0.5 * p @ q.T
+    return param
+
+
 def descending(matrix):
     values, vectors = torch.linalg.eigh(matrix)
     return values.flip(0), vectors.flip(1)
@@ -104,6 +129,18 @@ RUNS = {
         fx.adamuon(lr=0.1, momentum=0.9, weight_decay=0.2, eps=1e-4, ns_steps=4, ns_dtype=None),
         lambda param, grads: adamuon(param, grads, 0.1, 0.9, 0.2, 1e-4, 4),
     ),
+    "dion": (
+        fx.dion(lr=0.1, momentum=0.9, weight_decay=0.2, rank=3),
+        lambda param, grads: dion(param, grads, 0.1, 0.9, 0.2, 3),
+    ),
+    **{
+        f"scion, {norm}, {constrained}": (
+            fx.scion(lr=0.1, momentum=0.9, scale=3.0, norm=norm, constrained=constrained, ns_steps=4, ns_dtype=None),
+            lambda param, grads, how=(norm, constrained): scion(param, grads, 0.1, 0.9, 3.0, 4, *how),
+        )
+        for norm in ("spectral", "sign")
+        for constrained in (False, True)
+    },
     "soap": (
         fx.soap(lr=0.1, betas=(0.9, 0.8), shampoo_beta=0.7, weight_decay=0.2, eps=1e-4, precondition_frequency=3),
         lambda param, grads: soap(param, grads, 0.1, 0.9, 0.8, 0.7, 0.2, 1e-4, 3),

@@ -16,12 +16,14 @@ from optimfx.rules.adamuon import adamuon
 from optimfx.rules.adan import adan
 from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
+from optimfx.rules.dion import dion
 from optimfx.rules.fromage import fromage
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
 from optimfx.rules.normuon import normuon
 from optimfx.rules.novograd import novograd
+from optimfx.rules.scion import scion
 from optimfx.rules.shampoo import shampoo
 from optimfx.rules.signsgd import signsgd
 from optimfx.rules.soap import soap
@@ -117,6 +119,24 @@ class AdaMuon(FromFactory):
     """
 
     factory = staticmethod(adamuon)
+
+
+class Dion(FromFactory):
+    """Dion: orthonormal steps of low rank. For matrices only.
+
+    Arguments: see :func:`optimfx.dion`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(dion)
+
+
+class Scion(FromFactory):
+    """Scion: steps to the least point of a ball of matrices. For matrices only.
+
+    Arguments: see :func:`optimfx.scion`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(scion)
 
 
 class SOAP(FromFactory):
