@@ -96,9 +96,9 @@ def scion(
             d_t = \operatorname{sign}(m_t) / q \;\text{(sign)}
 
     for a :math:`p \times q` matrix. ``"spectral"`` is for hidden layers, ``"sign"`` for the last one, mostly with a
-    much larger radius. Constrained, the parameters stay within the ball of radius :math:`\rho`, if they began there. A leaf
-    of more than two dimensions is a stack of matrices in its last two; of kernels :func:`~optimfx.as_matrices` makes
-    matrices.
+    much larger radius. Constrained, the parameters stay within the ball of radius :math:`\rho`, if they began there. A
+    leaf of more than two dimensions is a stack of matrices in its last two; of kernels :func:`~optimfx.as_matrices`
+    makes matrices.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`.
