@@ -118,6 +118,7 @@ from optimfx.transforms.schedule_free import (
 )
 from optimfx.transforms.set_to_zero import set_to_zero
 from optimfx.transforms.snapshot import measure_with_ema, snapshot
+from optimfx.transforms.sophia import hutchinson_estimator_diag_hessian, scale_by_sophia, sophia
 from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.unit import adaptive_grad_clip, centralize
 from optimfx.transforms.weight_decay import add_decayed_weights
@@ -137,7 +138,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "adafactor", "rprop", "lbfgs",
     "muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo",
     "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
-    "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
+    "sophia", "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
     # algorithms that are chains of links, or options of another
     "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",
     "optimistic_adam_v2", "dog", "dowg", "polyak_sgd", "signum", "sm3", "madgrad", "cocob",
@@ -157,6 +158,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "scale_by_param_block_norm", "scale_by_param_block_rms", "keep_params_nonnegative", "apply_every",
     "reduce_on_plateau", "add_noise", "differentially_private_aggregate",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor", "snapshot", "measure_with_ema",
+    "scale_by_sophia", "hutchinson_estimator_diag_hessian",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",
     "selective_transform", "inject_hyperparams",

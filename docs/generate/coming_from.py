@@ -268,6 +268,9 @@ OPTAX = {
         schedule_free_eval_params | schedule_free_eval_params |
         sam SAMState | sam | Without `batch_axis_name`.
         mechanize MechanicState | mechanize |
+        sophia SophiaState | sophia | `b1, b2` are `betas`.
+        scale_by_sophia | scale_by_sophia | The same.
+        hutchinson_estimator_diag_hessian HutchinsonState | hutchinson_estimator_diag_hessian | Other random signs.
         * | |
     """,
     "optax.schedules": """
