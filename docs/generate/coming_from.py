@@ -268,8 +268,7 @@ OPTAX = {
         schedule_free_eval_params | schedule_free_eval_params |
         sam SAMState | sam | Without `batch_axis_name`.
         mechanize MechanicState | mechanize |
-        sophia SophiaState | sophia | `b1, b2` are `betas`.
-        scale_by_sophia | scale_by_sophia | The same.
+        sophia SophiaState | sophia scale_by_sophia | `b1, b2` are `betas`.
         hutchinson_estimator_diag_hessian HutchinsonState | hutchinson_estimator_diag_hessian | Other random signs.
         * | |
     """,
