@@ -113,9 +113,9 @@ def dion(
 
     >>> import torch, optimfx as fx
     >>> tx = fx.dion(lr=0.1, weight_decay=0.0, rank=1)
-    >>> tx.update(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), tx.init(torch.zeros(2, 2)))[0]
-    tensor([[-0.1000, -0.0000],
-            [-0.0000, -0.0000]])
+    >>> tx.update(torch.tensor([[3.0, 4.0], [3.0, 4.0]]), tx.init(torch.zeros(2, 2)))[0]
+    tensor([[-0.0424, -0.0566],
+            [-0.0424, -0.0566]])
     """
     check_count(FROM_ONE, rank=rank)
     hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rank": rank}
