@@ -175,10 +175,10 @@ def transpose(x: Array) -> Array:
     return x.mT
 
 
-def eye(x: Array, size: int) -> Array:
-    """Make a new state slot: for each matrix of the stack ``x`` the identity of this size."""
+def eye(x: Array, side: int) -> Array:
+    """Make a new state slot: for each matrix of the stack ``x`` the identity with sides of this length."""
     # The sum, unlike the identity, has the dimensions of vmap that x has: a step in place writes to each.
-    return zeros(x, (*x.shape[:-2], size, size)) + torch.eye(size, dtype=x.dtype, device=x.device)
+    return zeros(x, (*x.shape[:-2], side, side)) + torch.eye(side, dtype=x.dtype, device=x.device)
 
 
 def eigh(x: Array) -> tuple[Array, Array]:
