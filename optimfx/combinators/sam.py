@@ -97,9 +97,9 @@ class Sam(Stepper):
             updates = grad_fn(tree.unflatten(spec, climbed), i)
         if self.reset_state:
             adv_state = self.adv_optimizer.init(params)
-        results, opt_state = run(
-            self.optimizer, updates, state.opt_state, params, stepping=stepping, inplace=inplace, **extra
-        )
+        # What grad_fn gave back may be kept by whoever wrote it.
+        how = {"stepping": stepping, "inplace": inplace, "spare_updates": True, **extra}
+        results, opt_state = run(self.optimizer, updates, state.opt_state, params, **how)
         return results, SamState(state.steps_since_sync, opt_state, adv_state, ())
 
     def _climb_or_step(
