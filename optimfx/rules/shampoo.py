@@ -27,6 +27,7 @@ from optimfx.rules._shared.preconditioner import (
     for_sides,
     inverse_root,
     multiply,
+    renew,
     unsupported_reason,
     zero_factor,
 )
@@ -73,12 +74,6 @@ def scalars(
     return Scalars(plain, shrinkage, 1 - beta2, 1 - beta2**step, eps, is_due, grafting is not None)
 
 
-def follow(root: Array, factor: Array, order: int, s: Scalars) -> Array:
-    if root is None:
-        return None
-    return ops.either(s.is_due, lambda: inverse_root(factor / s.bias_correction, order, s.eps), lambda: root)
-
-
 def leaf(
     base: Array,
     param: Array,
@@ -93,18 +88,21 @@ def leaf(
 ) -> tuple[Array, ...]:
     if s.shrinkage is not None:
         base = ops.decay(base, param, s.shrinkage)
-    factors = average(row_factor, column_factor, grad, s.weight)
-    order = 2 * sum(factor is not None for factor in factors)
-    roots = [follow(root, factor, order, s) for root, factor in zip((row_root, column_root), factors)]
+    row_factor, column_factor = average(row_factor, column_factor, grad, s.weight)
+    order = 2 * sum(factor is not None for factor in (row_factor, column_factor))
+    how = order, s.eps
+    row_root = renew(row_root, s.is_due, lambda: inverse_root(row_factor / s.bias_correction, *how))
+    column_root = renew(column_root, s.is_due, lambda: inverse_root(column_factor / s.bias_correction, *how))
     if exp_avg_sq is None:
         exp_avg = ops.lerp(exp_avg, grad, s.adam.weight1)
         plain = exp_avg * -s.adam.step_size
     else:
         plain, exp_avg, exp_avg_sq, _ = adam.leaf(None, None, grad, exp_avg, exp_avg_sq, None, s.adam)
-    update, size = multiply(roots[0], exp_avg, roots[1]), s.adam.step_size
+    update, size = multiply(row_root, exp_avg, column_root), s.adam.step_size
     if s.grafts:
         size = ops.norm(plain, dim=(-2, -1)) / ops.maximum(ops.norm(update, dim=(-2, -1)), TINY)
-    return ops.add(base, update * -size), exp_avg, exp_avg_sq, *factors, *roots
+    result = ops.add(base, update * -size)
+    return result, exp_avg, exp_avg_sq, row_factor, column_factor, row_root, column_root
 
 
 SHAMPOO = Rule(

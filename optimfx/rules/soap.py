@@ -27,6 +27,7 @@ from optimfx.rules._shared.preconditioner import (
     for_sides,
     iterate,
     multiply,
+    renew,
     transpose,
     unsupported_reason,
     zero_factor,
@@ -69,10 +70,6 @@ def scalars(
     return Scalars(plain, shrinkage, 1 - shampoo_beta, (step - 1) % precondition_frequency == 0)
 
 
-def follow(basis: Array, factor: Array, is_due: Any) -> Array:
-    return None if basis is None else ops.either(is_due, lambda: iterate(basis, factor), lambda: basis)
-
-
 def leaf(
     base: Array,
     param: Array,
@@ -91,8 +88,8 @@ def leaf(
     update, _, exp_avg_sq, _ = adam.leaf(None, None, turned, average_turned, exp_avg_sq, None, s.adam)
     result = ops.add(base, multiply(row_basis, update, transpose(column_basis)))
     row_factor, column_factor = average(row_factor, column_factor, grad, s.weight)
-    row_basis = follow(row_basis, row_factor, s.is_due)
-    column_basis = follow(column_basis, column_factor, s.is_due)
+    row_basis = renew(row_basis, s.is_due, lambda: iterate(row_basis, row_factor))
+    column_basis = renew(column_basis, s.is_due, lambda: iterate(column_basis, column_factor))
     exp_avg = ops.lerp(exp_avg, grad, s.adam.weight1)
     return result, exp_avg, exp_avg_sq, row_factor, column_factor, row_basis, column_basis
 

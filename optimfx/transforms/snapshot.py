@@ -108,7 +108,7 @@ def snapshot(measure_name: str, measure: Measure | GradientTransformation) -> Gr
     """
     if not (callable(measure) or isinstance(measure, GradientTransformation)):
         raise TypeError(f"measure must be a function of the updates or a transformation; got {measure!r:.200}.")
-    update = Snapshot(measure_name, measure if isinstance(measure, GradientTransformation) else _of(measure))
+    update = Snapshot(measure_name, _as_transformation(measure))
     return GradientTransformation(update.init, update)
 
 
@@ -148,7 +148,9 @@ def measure_with_ema(
     return GradientTransformation(update.init, update)
 
 
-def _of(measure: Measure) -> GradientTransformation:
+def _as_transformation(measure: Measure | GradientTransformation) -> GradientTransformation:
+    if isinstance(measure, GradientTransformation):
+        return measure
     return stateless(lambda updates, params: measure(updates))
 
 

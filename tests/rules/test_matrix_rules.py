@@ -158,15 +158,17 @@ RUNS = {
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5), (5, 5)], ids=str)
-@pytest.mark.parametrize("tx, paper", RUNS.values(), ids=RUNS)
-def test_a_rule_is_the_papers_algorithm(tx, paper, shape):
+@pytest.mark.parametrize("name", RUNS)
+def test_a_rule_is_the_papers_algorithm(name, shape):
+    tx, paper = RUNS[name]
     param, grads = torch.randn(shape, dtype=F64), torch.randn(10, *shape, dtype=F64)
     expected = paper(param, grads)
     state = tx.init([param])
     for g in grads:
         (param,), state = fx.step(tx, [g], state, [param])
-    # The eigenvectors of a vanishing eigenvalue are as good as random: what is made of them is not.
-    torch.testing.assert_close(param, expected, rtol=1e-9, atol=1e-9)
+    # A decomposition of what is nearly singular makes thousands of a rounding.
+    close = 1e-9 if name.partition(" ")[0] in ("dion", "soap", "shampoo") else 1e-12
+    torch.testing.assert_close(param, expected, rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("factory", [fx.soap, fx.shampoo])
@@ -226,4 +228,5 @@ def test_fewer_steps_than_adamw_to_a_small_loss_of_an_ill_conditioned_regression
     few = {factory.__name__: steps_to((1e-4, 1e-2), factory) for factory in (fx.adamw, *matrix_rules)}
     small, large = few.pop("adamw")
     assert all(steps[0] < small for steps in few.values()), few
-    assert {name for name, steps in few.items() if steps[1] < large} == {"shampoo"}, few
+    assert few["shampoo"][1] < large, few
+    assert all(steps[1] > large for name, steps in few.items() if name != "shampoo"), few

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from optimfx import ops
 from optimfx.core import Array, Scalar
@@ -49,6 +50,11 @@ def multiply(left: Array, x: Array, right: Array) -> Array:
 
 def transpose(matrix: Array) -> Array:
     return None if matrix is None else ops.transpose(matrix)
+
+
+def renew(matrix: Array, is_due: Any, make: Callable[[], Array]) -> Array:
+    """Make a matrix anew at a step at which it is due; ``None`` for a side that is too long stays."""
+    return None if matrix is None else ops.either(is_due, make, lambda: matrix)
 
 
 def iterate(basis: Array, factor: Array) -> Array:
