@@ -25,8 +25,8 @@ from optimfx.core import (
     Stepper,
     Updates,
     check_count,
-    check_ranges,
     check_transformation,
+    factory,
     state_class,
     tracing,
     tree,
@@ -132,7 +132,7 @@ class Mechanize(Stepper):
         return Outline("mechanize", {name: getattr(self, name) for name in names}, [("", self.base_optimizer)])
 
 
-@check_ranges
+@factory
 def mechanize(
     base_optimizer: GradientTransformation,
     weight_decay: NonNegative = 1e-2,

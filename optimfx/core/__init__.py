@@ -1,5 +1,6 @@
 """The base of everything else: types, transformations and rules. It imports nothing else of the package."""
 
+from optimfx.core.factory import factory
 from optimfx.core.ranges import (
     AtLeastOne,
     Betas,
@@ -11,7 +12,6 @@ from optimfx.core.ranges import (
     Real,
     StepSizes,
     ThreeBetas,
-    check_ranges,
 )
 from optimfx.core.reprs import state_class
 from optimfx.core.rule import Locality, Rule
@@ -97,10 +97,10 @@ __all__ = [
     "Value",
     "check_count",
     "check_hyper",
-    "check_ranges",
     "check_state_dtype",
     "check_transformation",
     "check_tuple",
+    "factory",
     "state_class",
     "to_python",
 ]

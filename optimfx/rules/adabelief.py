@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -47,7 +47,7 @@ def leaf(
 ADABELIEF = Rule(leaf, scalars, init, AdaBeliefState)
 
 
-@check_ranges
+@factory
 def adabelief(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -69,17 +69,12 @@ def adabelief(
         lr: learning rate :math:`\gamma \ge 0`, in parameter units.
         betas: decays of the average and of the squared deviation, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added to the squared deviation at every step, in squared
             gradient units.
 
     Returns:
         A transformation with state :class:`AdaBeliefState`: ``step``, ``exp_avg``, ``exp_avg_var`` (like the
         parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Zhuang et al., AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients, 2020.

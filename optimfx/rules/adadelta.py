@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Decay, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Decay, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -45,7 +45,7 @@ def leaf(
 ADADELTA = Rule(leaf, scalars, init, AdadeltaState, reads_param=lambda s: s.weight_decay is not None)
 
 
-@check_ranges
+@factory
 def adadelta(
     lr: NonNegative = 1.0,
     rho: Decay = 0.9,
@@ -67,15 +67,10 @@ def adadelta(
         rho: decay :math:`\rho` of both averages, in [0, 1).
         eps: :math:`\epsilon \ge 0`, under both roots: it sets the size of the first steps.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdadeltaState`: ``step``, ``square_avg`` and ``acc_delta`` (like the
         parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012.

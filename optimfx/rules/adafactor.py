@@ -18,8 +18,8 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_hyper,
-    check_ranges,
     check_tuple,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -81,7 +81,7 @@ ADAFACTOR = Rule(
 )
 
 
-@check_ranges
+@factory
 def adafactor(
     lr: Hyper = 1e-2,
     beta2_decay: NonPositive = -0.8,
@@ -114,7 +114,6 @@ def adafactor(
         d: the largest RMS of a scaled gradient, at least 1.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdafactorState`: ``step``; ``row_var`` and ``col_var``, or ``variance``.

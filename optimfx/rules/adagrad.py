@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -46,7 +46,7 @@ ADAGRAD = Rule(
 )
 
 
-@check_ranges
+@factory
 def adagrad(
     lr: NonNegative = 1e-2,
     lr_decay: NonNegative = 0.0,
@@ -69,14 +69,9 @@ def adagrad(
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         initial_accumulator_value: :math:`s_0 \ge 0`, in squared gradient units; each part of a complex number has it.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdagradState`: ``step`` and ``sum`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011.

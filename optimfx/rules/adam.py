@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -86,7 +86,7 @@ ADAM = Rule(
 )
 
 
-@check_ranges
+@factory
 def adam(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -113,8 +113,6 @@ def adam(
         weight_decay: :math:`\lambda \ge 0`, added to the gradient as :math:`\lambda \theta`; with
             ``decoupled_weight_decay``, subtracted from the parameter as :math:`\gamma \lambda \theta`.
         amsgrad: divide by the largest second moment so far.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         decoupled_weight_decay: decay as :func:`adamw` does.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: keeps the
             derivative of the update finite where the second moment is 0.
@@ -122,9 +120,6 @@ def adam(
     Returns:
         A transformation with state :class:`AdamState`: ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` (the
         last ``()`` without ``amsgrad``), each like the parameters.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015. Reddi et al., On the Convergence of Adam and

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -73,7 +73,7 @@ ADAM_MINI = Rule(
 )
 
 
-@check_ranges
+@factory
 def adam_mini(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -97,7 +97,6 @@ def adam_mini(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, subtracted as ``lr weight_decay param``.
-        maximize: maximize the objective: the gradients are negated.
         state_dtype: dtype of the moments; ``None`` for the parameters' own.
 
     Returns:

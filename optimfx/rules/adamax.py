@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -45,7 +45,7 @@ def leaf(
 ADAMAX = Rule(leaf, scalars, init, AdamaxState, reads_param=lambda s: s.weight_decay is not None)
 
 
-@check_ranges
+@factory
 def adamax(
     lr: NonNegative = 2e-3,
     betas: Betas = (0.9, 0.999),
@@ -66,14 +66,9 @@ def adamax(
         betas: decays of the average and of the maximum, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the gradient's size, in gradient units.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`AdamaxState`: ``step``, ``exp_avg`` and ``exp_inf`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, section 7.1.

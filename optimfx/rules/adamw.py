@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from optimfx.core import Betas, DType, GradientTransformation, NonNegative, check_ranges
+from optimfx.core import Betas, DType, GradientTransformation, NonNegative, factory
 from optimfx.rules.adam import adam
 
 
-@check_ranges
+@factory
 def adamw(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -33,14 +33,9 @@ def adamw(
         weight_decay: :math:`\lambda \ge 0`; each step takes :math:`\gamma \lambda \theta` off the parameter.
         amsgrad: divide by the largest second moment so far.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.

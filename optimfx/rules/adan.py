@@ -14,7 +14,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     ThreeBetas,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -96,7 +96,7 @@ def leaf(
 ADAN = Rule(leaf, scalars, init, AdanState, reads_param=lambda s: s.shrinkage is not None)
 
 
-@check_ranges
+@factory
 def adan(
     lr: NonNegative = 1e-3,
     betas: ThreeBetas = (0.98, 0.92, 0.99),
@@ -124,15 +124,10 @@ def adan(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`AdanState`: ``step``, ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``,
         ``prev`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Xie et al., Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, 2022.

@@ -14,7 +14,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     ThreeBetas,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -85,7 +85,7 @@ def leaf(
 ADEMAMIX = Rule(leaf, scalars, init, AdEMAMixState, reads_param=lambda s: s.shrinkage is not None)
 
 
-@check_ranges
+@factory
 def ademamix(
     lr: NonNegative = 1e-3,
     betas: ThreeBetas = (0.9, 0.999, 0.9999),
@@ -115,15 +115,10 @@ def ademamix(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`AdEMAMixState`: ``step``, ``exp_avg_fast``, ``exp_avg_slow``,
         ``exp_avg_sq`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Pagliardini et al., The AdEMAMix Optimizer: Better, Faster, Older, 2024.

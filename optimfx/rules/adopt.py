@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -54,7 +54,7 @@ def leaf(
 ADOPT = Rule(leaf, scalars, init, ADOPTState)
 
 
-@check_ranges
+@factory
 def adopt(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.9999),
@@ -78,14 +78,9 @@ def adopt(
         eps: the least :math:`\epsilon \ge 0` that a gradient is divided by, in gradient units.
         clip: limit the elements of the scaled gradient to the fourth root of the steps before; else :math:`c_t` is the
             scaled gradient itself.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ADOPTState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Taniguchi et al., ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate, 2024.

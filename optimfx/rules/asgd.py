@@ -15,7 +15,7 @@ from optimfx.core import (
     Real,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -72,7 +72,7 @@ def leaf(base: Array, param: Array, grad: Array, ax: Array, s: Scalars) -> tuple
 ASGD = Rule(leaf, scalars, init, ASGDState, lambda s: True, carries=("eta", "mu"), begin=begin)
 
 
-@check_ranges
+@factory
 def asgd(
     lr: NonNegative = 1e-2,
     lambd: NonNegative = 1e-4,
@@ -97,8 +97,6 @@ def asgd(
         alpha: power :math:`\alpha \ge 0` of the learning rate's decay.
         t0: the step :math:`t_0` from which parameters are averaged.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ASGDState`: ``step``, ``eta`` and ``mu`` (0-d, float64), and the average

@@ -16,7 +16,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -113,7 +113,7 @@ DADAPT_ADAMW = Rule(
 )
 
 
-@check_ranges
+@factory
 def dadapt_adamw(
     lr: NonNegative = 1.0,
     betas: Betas = (0.9, 0.999),
@@ -143,15 +143,11 @@ def dadapt_adamw(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         estim_lr0: :math:`d_0 > 0`, the first estimate, in parameter units: too small rather than too large.
         weight_decay: :math:`\lambda \ge 0`, subtracted as ``gamma_t weight_decay param``.
-        maximize: maximize the objective: the gradients are negated.
         state_dtype: dtype of the state, except counts and scalars; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`DAdaptAdamWState`: ``step``, ``estim_lr`` and ``numerator_weighted`` (0-d,
         float64), ``exp_avg``, ``exp_avg_sq`` and ``grad_sum`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, 2023.

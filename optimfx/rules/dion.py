@@ -17,7 +17,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.preconditioner import TINY, unsupported_reason
@@ -70,7 +70,7 @@ DION = Rule(
 )
 
 
-@check_ranges
+@factory
 def dion(
     lr: NonNegative = 1e-2,
     momentum: Decay = 0.95,
@@ -97,7 +97,6 @@ def dion(
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         rank: of a step, at least 1; at most the shorter side counts.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`DionState`: ``step``, ``momentum_buffer`` (like the parameters) and

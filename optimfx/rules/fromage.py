@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.rules.lars import trust_ratio
 
@@ -29,7 +29,7 @@ def leaf(base: Array, param: Array, grad: Array, s: Scalars) -> tuple[Array]:
 FROMAGE = Rule(leaf, scalars, reads_param=lambda s: True, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def fromage(lr: NonNegative = 1e-2, min_norm: NonNegative = 1e-6, *, maximize: bool = False) -> GradientTransformation:
     r"""Fromage: steps of a relative size, which leave the norm of a parameter about as it is.
 
@@ -42,7 +42,6 @@ def fromage(lr: NonNegative = 1e-2, min_norm: NonNegative = 1e-6, *, maximize: b
     Args:
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, relative to the parameter.
         min_norm: the least norm, at least 0, that a parameter and a gradient count as.
-        maximize: maximize the objective: the gradients are negated.
 
     Returns:
         A transformation without state (a step count, when a hyperparameter is a schedule).

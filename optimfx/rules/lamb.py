@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
@@ -58,7 +58,7 @@ def leaf(
 LAMB = Rule(leaf, scalars, init, LAMBState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def lamb(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -84,8 +84,6 @@ def lamb(
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, in the direction that is scaled.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`LAMBState`: ``step``, ``exp_avg`` and ``exp_avg_sq`` (like the parameters).

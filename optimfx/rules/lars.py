@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, DType, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, DType, GradientTransformation, Locality, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.rules import sgd
 
@@ -50,7 +50,7 @@ def leaf(base: Array, param: Array, grad: Array, momentum_buffer: Array, s: Scal
 LARS = Rule(leaf, scalars, sgd.init, sgd.SGDState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def lars(
     lr: NonNegative = 1e-3,
     momentum: NonNegative = 0.9,
@@ -79,8 +79,6 @@ def lars(
         trust_coefficient: :math:`\eta \ge 0`, the fraction.
         eps: :math:`\epsilon \ge 0`, added to the gradient's norm, in gradient units.
         nesterov: look ahead along the buffer.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the

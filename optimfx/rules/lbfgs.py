@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.core import FROM_ONE, DType, GradientTransformation, NonNegative, Scalar, check_count, check_ranges
+from optimfx.core import FROM_ONE, DType, GradientTransformation, NonNegative, Scalar, check_count, factory
 from optimfx.core.reprs import state_class
 from optimfx.rules._shared.line_search import Trial, strong_wolfe
 from optimfx.rules._shared.minimizer import minimizer
@@ -110,7 +110,7 @@ def minimize(
     return now.x, now.state._replace(old_dirs=old_dirs, old_stps=old_stps, ro=ro)
 
 
-@check_ranges
+@factory
 def lbfgs(
     lr: NonNegative = 1.0,
     max_iter: int = 20,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -40,7 +40,7 @@ def leaf(base: Array, param: Array, grad: Array, exp_avg: Array, s: Scalars) -> 
 LION = Rule(leaf, scalars, init, LionState, reads_param=lambda s: s.shrinkage is not None)
 
 
-@check_ranges
+@factory
 def lion(
     lr: NonNegative = 1e-4,
     betas: Betas = (0.9, 0.99),
@@ -60,13 +60,9 @@ def lion(
         betas: :math:`\beta_1` of the direction and :math:`\beta_2` of the momentum, each in [0, 1).
         weight_decay: decoupled decay :math:`\lambda \ge 0`.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`LionState`: ``step`` and ``exp_avg`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Chen et al., Symbolic Discovery of Optimization Algorithms, 2023; defaults are the paper's.

@@ -15,7 +15,7 @@ from optimfx.core import (
     Real,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.core.types import Value
 from optimfx.execution import transformation
@@ -91,7 +91,7 @@ MOMO = Rule(
 )
 
 
-@check_ranges
+@factory
 def momo(
     lr: NonNegative = 1.0,
     beta: Decay = 0.9,

@@ -15,7 +15,7 @@ from optimfx.core import (
     Real,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.core.types import Value
 from optimfx.execution import transformation
@@ -123,7 +123,7 @@ MOMO_ADAM = Rule(
 )
 
 
-@check_ranges
+@factory
 def momo_adam(
     lr: NonNegative = 1e-2,
     betas: Betas = (0.9, 0.999),

@@ -20,7 +20,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.linalg import newton_schulz_triples, orthogonalize
@@ -108,7 +108,7 @@ MUON = Rule(
 )
 
 
-@check_ranges
+@factory
 def muon(
     lr: NonNegative = 1e-3,
     weight_decay: NonNegative = 0.1,
@@ -148,7 +148,6 @@ def muon(
             :math:`\sqrt{\max(1, p / q)}`; ``"match_rms_adamw"`` :math:`0.2 \sqrt{\max(p, q)}`, with which AdamW's
             ``lr`` and decay carry over.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
 
     Returns:

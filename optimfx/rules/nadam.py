@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -88,7 +88,7 @@ def _reads_param(s: Scalars) -> bool:
 NADAM = Rule(leaf, scalars, init, NAdamState, _reads_param, carries=("mu_product",), begin=begin)
 
 
-@check_ranges
+@factory
 def nadam(
     lr: NonNegative = 2e-3,
     betas: Betas = (0.9, 0.999),
@@ -117,15 +117,10 @@ def nadam(
             parameter as ``lr weight_decay param``.
         momentum_decay: :math:`\psi \ge 0`: how fast the momentum rises to :math:`\beta_1`.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`NAdamState`: ``step``, ``mu_product`` (0-d, float64), ``exp_avg`` and
         ``exp_avg_sq`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Dozat, Incorporating Nesterov Momentum into Adam, 2016.

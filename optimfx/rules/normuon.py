@@ -18,7 +18,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.linalg import Triple, newton_schulz_triples, orthogonalize
@@ -92,7 +92,7 @@ NORMUON = Rule(
 )
 
 
-@check_ranges
+@factory
 def normuon(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.95, 0.95),
@@ -127,7 +127,6 @@ def normuon(
         ns_coefficients: as in :func:`~optimfx.muon`.
         ns_steps: from 0 to 99, how often the polynomial is applied.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
 
     Returns:

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -71,7 +71,7 @@ NOVOGRAD = Rule(
 )
 
 
-@check_ranges
+@factory
 def novograd(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.25),
@@ -95,15 +95,10 @@ def novograd(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, added to the scaled gradient.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`NovoGradState`: ``step``, ``exp_avg`` (like the parameters) and
         ``exp_avg_sq`` (0-d per leaf, real).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Ginsburg et al., Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks,

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.core.ranges import Positive
 from optimfx.execution import transformation
@@ -119,7 +119,7 @@ PRODIGY = Rule(
 )
 
 
-@check_ranges
+@factory
 def prodigy(
     lr: NonNegative = 1.0,
     betas: Betas = (0.9, 0.999),
@@ -154,7 +154,6 @@ def prodigy(
         estim_lr_coef: :math:`c \ge 0`, a factor of later estimates.
         weight_decay: :math:`\lambda \ge 0`, subtracted as ``gamma_t weight_decay param``.
         safeguard_warmup: leave the learning rate out of the denominator's weights, for a schedule that warms up.
-        maximize: maximize the objective: the gradients are negated.
         state_dtype: dtype of the state, except counts and scalars; ``None`` for the parameters' own.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -83,7 +83,7 @@ def leaf(
 RADAM = Rule(leaf, scalars, init, RAdamState, lambda s: s.weight_decay is not None or s.shrinkage is not None)
 
 
-@check_ranges
+@factory
 def radam(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -112,14 +112,9 @@ def radam(
         weight_decay: :math:`\ge 0`, added to the gradient as L2, or with ``decoupled_weight_decay`` subtracted from the
             parameter as ``lr weight_decay param``.
         decoupled_weight_decay: decay as :func:`~optimfx.adamw` does.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RAdamState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Liu et al., On the Variance of the Adaptive Learning Rate and FromFactory, 2020.

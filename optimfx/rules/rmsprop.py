@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -73,7 +73,7 @@ def leaf(
 RMSPROP = Rule(leaf, scalars, init, RMSpropState, reads_param=lambda s: s.weight_decay is not None)
 
 
-@check_ranges
+@factory
 def rmsprop(
     lr: NonNegative = 1e-2,
     alpha: Decay = 0.99,
@@ -101,16 +101,10 @@ def rmsprop(
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         momentum: decay :math:`\mu \ge 0` of the buffer of scaled gradients; 0 keeps none.
         centered: divide by the standard deviation: the squared average of the gradient is subtracted from :math:`v_t`.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
 
     Returns:
         A transformation with state :class:`RMSpropState`: ``step``, ``square_avg``, ``grad_avg`` (``()`` unless
         ``centered``), ``momentum_buffer`` (``()`` without momentum), each like the parameters.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Hinton, Neural Networks for Machine Learning, lecture 6e, 2012. Graves, Generating Sequences With Recurrent

@@ -16,7 +16,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     StepSizes,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -56,7 +56,7 @@ def leaf(
 RPROP = Rule(leaf, scalars, init, RpropState)
 
 
-@check_ranges
+@factory
 def rprop(
     lr: NonNegative = 1e-2,
     etas: Etas = (0.5, 1.2),
@@ -79,14 +79,9 @@ def rprop(
         lr: the step size :math:`\eta_0 \ge 0` before the first step, in parameter units; it plays no part later.
         etas: factors :math:`(\eta^-, \eta^+)` with :math:`0 \le \eta^- < 1 \le \eta^+`.
         step_sizes: bounds :math:`(\eta_{\min}, \eta_{\max})` of the step size, each at least 0, in parameter units.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`RpropState`: ``step``, ``prev`` and ``step_size`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Riedmiller and Braun, A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm, 1993.

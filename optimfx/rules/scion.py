@@ -17,7 +17,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules._shared.linalg import Triple, newton_schulz_triples, orthogonalize
@@ -72,7 +72,7 @@ SCION = Rule(
 )
 
 
-@check_ranges
+@factory
 def scion(
     lr: NonNegative = 1e-3,
     momentum: Decay = 0.9,
@@ -109,7 +109,6 @@ def scion(
         ns_coefficients: as in :func:`~optimfx.muon`.
         ns_steps: from 0 to 99, how often the polynomial is applied.
         maximize: maximize the objective; the constraint stays.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
         ns_dtype: the dtype in which the polynomial is computed; ``None`` for that of the parameter.
 
     Returns:

@@ -15,7 +15,7 @@ from optimfx.core import (
     Real,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -65,7 +65,7 @@ SGD = Rule(
 )
 
 
-@check_ranges
+@factory
 def sgd(
     lr: NonNegative = 1e-3,
     momentum: NonNegative = 0.0,
@@ -92,15 +92,10 @@ def sgd(
         dampening: :math:`\tau`, the part of each later gradient that is kept out of the buffer.
         weight_decay: L2 coefficient :math:`\lambda \ge 0`, added to the gradient.
         nesterov: look ahead along the buffer; needs momentum and no dampening.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SGDState`: ``step`` and ``momentum_buffer`` (like the parameters, ``()``
         without momentum).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Polyak, Some methods of speeding up the convergence of iteration methods, 1964. Sutskever et al., On the

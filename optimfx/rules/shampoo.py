@@ -17,7 +17,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
@@ -116,7 +116,7 @@ SHAMPOO = Rule(
 )
 
 
-@check_ranges
+@factory
 def shampoo(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -150,7 +150,6 @@ def shampoo(
         max_precond_dim: the longest side that has a root; a longer one is left as it is.
         grafting: ``"adam"``, ``"sgd"`` (:math:`a_t = \hat m_t`), or ``None``.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ShampooState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from optimfx.core import DType, GradientTransformation, NonNegative, check_ranges
+from optimfx.core import DType, GradientTransformation, NonNegative, factory
 from optimfx.execution import transformation
 from optimfx.rules.sgd import SGD
 
 
-@check_ranges
+@factory
 def signsgd(
     lr: NonNegative = 1e-3, momentum: NonNegative = 0.0, *, maximize: bool = False, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -19,15 +19,10 @@ def signsgd(
     Args:
         lr: learning rate :math:`\gamma \ge 0`, in parameter units. Of a complex number, each part moves by it.
         momentum: decay :math:`\mu \ge 0` of the buffer; 0 keeps none. With it, the algorithm is called Signum.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`: ``step`` and ``momentum_buffer`` (like the
         parameters, ``()`` without momentum).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018.

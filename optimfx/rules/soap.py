@@ -18,7 +18,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules import adam
@@ -105,7 +105,7 @@ SOAP = Rule(
 )
 
 
-@check_ranges
+@factory
 def soap(
     lr: NonNegative = 3e-3,
     betas: Betas = (0.95, 0.95),
@@ -144,7 +144,6 @@ def soap(
         precondition_frequency: :math:`f \ge 1`.
         max_precond_dim: the longest side that has eigenvectors; a longer one is left as it is.
         maximize: maximize the objective; weight decay still shrinks the parameters.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SOAPState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -42,7 +42,7 @@ def leaf(
 SPARSE_ADAM = Rule(leaf, scalars, init, SparseAdamState, sparse=lambda s: True)
 
 
-@check_ranges
+@factory
 def sparse_adam(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -64,15 +64,10 @@ def sparse_adam(
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root before its bias correction, in gradient units.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SparseAdamState`: ``step``, ``exp_avg`` and ``exp_avg_sq`` (like the
         parameters, dense). ``update`` gives sparse updates for sparse gradients.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015.

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -58,7 +58,7 @@ def leaf(
 STABLE_ADAMW = Rule(leaf, scalars, init, StableAdamWState, reads_param=lambda s: True, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def stable_adamw(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.99),
@@ -84,7 +84,6 @@ def stable_adamw(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, subtracted as ``lr_t weight_decay param``.
-        maximize: maximize the objective: the gradients are negated.
         state_dtype: dtype of the moments; ``None`` for the parameters' own.
 
     Returns:

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -57,7 +57,7 @@ def leaf(
 YOGI = Rule(leaf, scalars, init, YogiState)
 
 
-@check_ranges
+@factory
 def yogi(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -80,14 +80,9 @@ def yogi(
         betas: decays of the two moments, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         initial_accumulator_value: what both moments begin with, at least 0.
-        maximize: maximize the objective: the gradients are negated.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`YogiState`: ``step``, ``exp_avg``, ``exp_avg_sq`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018.

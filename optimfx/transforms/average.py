@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Decay, DType, GradientTransformation, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Decay, DType, GradientTransformation, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -47,7 +47,7 @@ EMA = Rule(leaf, ema_scalars, init, AverageState, reads_param=lambda s: True)
 SWA = Rule(leaf, swa_scalars, init, AverageState, reads_param=lambda s: True)
 
 
-@check_ranges
+@factory
 def ema_params(decay: Decay = 0.999, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""Hand the updates on, and keep an exponential moving average of the parameters that they lead to.
 

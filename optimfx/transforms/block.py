@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.clip import shrink, shrinking
 
@@ -43,7 +43,7 @@ PARAM_NORM = Rule(norm_leaf, least_scalars, reads_param=lambda s: True, locality
 PARAM_RMS = Rule(rms_leaf, least_scalars, reads_param=lambda s: True, locality=Locality.TENSOR)
 
 
-@check_ranges
+@factory
 def clip_by_block_rms(threshold: NonNegative) -> GradientTransformation:
     r"""Shrink each leaf of the updates to a root mean square of at most ``threshold``.
 
@@ -70,7 +70,7 @@ def clip_by_block_rms(threshold: NonNegative) -> GradientTransformation:
     return transformation("clip_by_block_rms", CLIP_RMS, threshold=threshold)
 
 
-@check_ranges
+@factory
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3) -> GradientTransformation:
     r"""Scale each leaf of the updates by the norm of its parameter.
 
@@ -94,7 +94,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3) -> GradientTransfor
     return transformation("scale_by_param_block_norm", PARAM_NORM, min_scale=min_scale)
 
 
-@check_ranges
+@factory
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3) -> GradientTransformation:
     r"""Scale each leaf of the updates by the root mean square of its parameter.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimfx.combinators.chain import chain
-from optimfx.core import Betas, Decay, DType, GradientTransformation, NonNegative, Real, check_ranges
+from optimfx.core import Betas, Decay, DType, GradientTransformation, NonNegative, Real, factory
 from optimfx.rules.adam import adam
 from optimfx.rules.nadam import nadam
 from optimfx.rules.signsgd import signsgd
@@ -14,6 +14,7 @@ from optimfx.transforms.scale_by_past import scale_by_acprop, scale_by_simplifie
 from optimfx.transforms.weight_decay import add_decayed_weights
 
 
+@factory
 def amsgrad(
     lr: NonNegative = 1e-3,
     betas: Betas = (0.9, 0.999),
@@ -27,13 +28,9 @@ def amsgrad(
         lr: learning rate :math:`\ge 0`.
         betas: decays of the moments, each in [0, 1).
         eps: :math:`\ge 0`, added to the root of the second moment, in gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of :func:`~optimfx.adam`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Reddi et al., On the Convergence of Adam and Beyond, 2018.
@@ -47,6 +44,7 @@ def amsgrad(
     return adam(lr, betas, eps, amsgrad=True, state_dtype=state_dtype)
 
 
+@factory
 def nadamw(
     lr: NonNegative = 2e-3,
     betas: Betas = (0.9, 0.999),
@@ -64,13 +62,9 @@ def nadamw(
         eps: :math:`\ge 0`, added to the root of the second moment, in gradient units.
         weight_decay: :math:`\ge 0`, subtracted from the parameter as ``lr weight_decay param``.
         momentum_decay: :math:`\ge 0`, how fast the momentum grows to ``betas[0]``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of :func:`~optimfx.nadam`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Dozat, Incorporating Nesterov Momentum into Adam, 2016. Loshchilov and Hutter, Decoupled Weight Decay
@@ -84,6 +78,7 @@ def nadamw(
     return nadam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay=True, state_dtype=state_dtype)
 
 
+@factory
 def adamaxw(
     lr: NonNegative = 2e-3,
     betas: Betas = (0.9, 0.999),
@@ -99,14 +94,10 @@ def adamaxw(
         betas: decays of the average and of the maximum, each in [0, 1).
         eps: :math:`\ge 0`, added to the gradient's size, in gradient units.
         weight_decay: :math:`\ge 0`, subtracted from the parameter as ``lr weight_decay param``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of a chain of :func:`~optimfx.scale_by_adamax`,
         :func:`~optimfx.add_decayed_weights` and :func:`~optimfx.scale_by_lr`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, section 7.1. Loshchilov and Hutter, Decoupled
@@ -119,6 +110,7 @@ def adamaxw(
     return chain(direction, add_decayed_weights(weight_decay), scale_by_lr(lr))
 
 
+@factory
 def acprop(
     lr: NonNegative,
     betas: Betas = (0.9, 0.999),
@@ -136,14 +128,10 @@ def acprop(
         eps: :math:`\ge 0`, added to the root of the second moment, in gradient units.
         eps_root: :math:`\ge 0`, added to the second moment at every step.
         weight_decay: :math:`\ge 0`, subtracted from the parameter as ``lr weight_decay param``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of a chain of :func:`~optimfx.scale_by_acprop`,
         :func:`~optimfx.add_decayed_weights` and :func:`~optimfx.scale_by_lr`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Zhuang et al., Momentum Centering and Asynchronous Update for Adaptive Gradient Methods, 2021.
@@ -155,6 +143,7 @@ def acprop(
     return chain(direction, add_decayed_weights(weight_decay), scale_by_lr(lr))
 
 
+@factory
 def simplified_ademamix(
     lr: NonNegative,
     betas: Betas = (0.99, 0.95),
@@ -174,14 +163,10 @@ def simplified_ademamix(
         eps: :math:`\ge 0`, added to the root of the second moment, in gradient units.
         eps_root: :math:`\ge 0`, under the root.
         weight_decay: :math:`\ge 0`, subtracted from the parameter as ``lr weight_decay param``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of a chain of :func:`~optimfx.scale_by_simplified_ademamix`,
         :func:`~optimfx.add_decayed_weights` and :func:`~optimfx.scale_by_lr`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Morwani et al., Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants, 2025.
@@ -193,7 +178,7 @@ def simplified_ademamix(
     return chain(direction, add_decayed_weights(weight_decay), scale_by_lr(lr))
 
 
-@check_ranges
+@factory
 def optimistic_adam_v2(
     lr: NonNegative,
     alpha: Real = 1.0,
@@ -213,14 +198,10 @@ def optimistic_adam_v2(
         betas: decays of the moments, each in [0, 1).
         eps: :math:`\ge 0`, added to the root of the second moment, in gradient units.
         eps_root: :math:`\ge 0`, under the root.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the state of a chain of :func:`~optimfx.scale_by_adam`,
         :func:`~optimfx.scale_by_optimistic_gradient` and :func:`~optimfx.scale_by_lr`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Daskalakis et al., Training GANs with Optimism, 2018.
@@ -237,7 +218,7 @@ def optimistic_adam_v2(
     )
 
 
-@check_ranges
+@factory
 def signum(lr: NonNegative = 1e-3, beta: Decay = 0.9, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""SGD by the sign of an average of the gradients: :func:`~optimfx.signsgd` with ``momentum=beta``.
 
@@ -248,9 +229,6 @@ def signum(lr: NonNegative = 1e-3, beta: Decay = 0.9, *, state_dtype: DType | No
 
     Returns:
         A transformation with the state of :func:`~optimfx.signsgd`.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, 2018.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE
 
@@ -26,7 +26,7 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 CLIP = Rule(leaf, scalars, sparse=lambda s: True)
 
 
-@check_ranges
+@factory
 def clip_by_value(clip_value: NonNegative) -> GradientTransformation:
     """Limit every element of the updates to ``[-clip_value, clip_value]``.
 
@@ -76,7 +76,7 @@ def shrink(base: Array, param: Array, update: Array, s: Shrink) -> tuple[Array]:
 CLIP_NORM = Rule(shrink, norm_scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
-@check_ranges
+@factory
 def clip_by_global_norm(max_norm: NonNegative) -> GradientTransformation:
     r"""Shrink the updates, all by one factor, to a global 2-norm of at most ``max_norm``.
 

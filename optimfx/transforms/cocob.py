@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.chain import chain
-from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, DType, GradientTransformation, Hyper, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.core.ranges import Positive
 from optimfx.execution import transformation
 from optimfx.transforms.scale import scale as scale_updates
@@ -59,7 +59,7 @@ def leaf(
 COCOB = Rule(leaf, scalars, init, COCOBState, reads_param=lambda s: True)
 
 
-@check_ranges
+@factory
 def scale_by_cocob(
     alpha: NonNegative = 100.0, eps: Positive = 1e-8, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -75,7 +75,6 @@ def scale_by_cocob(
     Args:
         alpha: :math:`\alpha \ge 0`, how small the first steps are.
         eps: :math:`L_0 > 0`, in gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`COCOBState`.
@@ -94,6 +93,7 @@ def scale_by_cocob(
     return transformation("scale_by_cocob", COCOB, state_dtype=state_dtype, alpha=alpha, eps=eps)
 
 
+@factory
 def cocob(
     lr: NonNegative = 1.0,
     alpha: NonNegative = 100.0,
@@ -109,7 +109,6 @@ def cocob(
         alpha: :math:`\ge 0`, how small the first steps are.
         eps: :math:`> 0`, in gradient units.
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the states of its three links.

@@ -17,7 +17,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_hyper,
-    check_ranges,
+    factory,
 )
 from optimfx.core.validation import POSITIVE
 from optimfx.execution import transformation
@@ -94,7 +94,7 @@ DOG = Rule(
 )
 
 
-@check_ranges
+@factory
 def scale_by_dog(
     init_step: tuple[str, Scalar] = ("heuristic", 1e-6), eps: Positive = 1e-8, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -181,7 +181,7 @@ DOWG = Rule(
 )
 
 
-@check_ranges
+@factory
 def scale_by_dowg(
     init_estim_sq_dist: Hyper | None = None, eps: NonNegative = 1e-4, *, state_dtype: DType | None = None
 ) -> GradientTransformation:

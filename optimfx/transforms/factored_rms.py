@@ -16,7 +16,7 @@ from optimfx.core import (
     Rule,
     Scalar,
     check_count,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 
@@ -75,7 +75,7 @@ def leaf(
 FACTORED_RMS = Rule(leaf, scalars, init, FactoredState, locality=Locality.TENSOR, unsupported_reason=unsupported_reason)
 
 
-@check_ranges
+@factory
 def scale_by_factored_rms(
     factored: bool = True,
     decay_rate: NonNegative = 0.8,
@@ -99,7 +99,6 @@ def scale_by_factored_rms(
         step_offset: :math:`t_0 \ge 0`, the step at which the count of the decay began, as in fine-tuning.
         min_dim_size_to_factor: the least size, at least 1, of the second largest dimension of a leaf that is factored.
         eps: :math:`\epsilon \ge 0`, added to the squared gradient.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`FactoredState`.

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.core.ranges import Positive
 from optimfx.execution import transformation
@@ -56,7 +56,7 @@ DISTANCE_OVER_GRADIENTS = Rule(
 )
 
 
-@check_ranges
+@factory
 def scale_by_distance_over_gradients(
     reps_rel: NonNegative = 1e-6,
     eps: Positive = 1e-8,
@@ -74,7 +74,6 @@ def scale_by_distance_over_gradients(
         reps_rel: :math:`r \ge 0`, the least distance, relative to the norm at the start.
         eps: :math:`\epsilon > 0`, added to the sum of squares.
         global_scale: :math:`c \ge 0`, a factor of all steps.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`DistanceOverGradientsState`.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.chain import chain
-from optimfx.core import Array, Decay, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Decay, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.weight_decay import add_decayed_weights
 
@@ -44,7 +44,7 @@ def leaf(
 MADGRAD = Rule(leaf, scalars, init, MadgradState, reads_param=lambda s: True)
 
 
-@check_ranges
+@factory
 def scale_by_madgrad(
     lr: NonNegative = 1e-2, momentum: Decay = 0.9, eps: NonNegative = 1e-6, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -61,7 +61,6 @@ def scale_by_madgrad(
         lr: learning rate :math:`\gamma \ge 0`.
         momentum: :math:`\mu`, in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the learning rate and to the cube root.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`MadgradState`: ``step``, ``grad_sum_sq``, ``grad_sum`` and ``x0`` (like the
@@ -82,6 +81,7 @@ def scale_by_madgrad(
     return transformation("scale_by_madgrad", MADGRAD, state_dtype=state_dtype, lr=lr, momentum=momentum, eps=eps)
 
 
+@factory
 def madgrad(
     lr: NonNegative = 1e-2,
     momentum: Decay = 0.9,
@@ -97,7 +97,6 @@ def madgrad(
         momentum: in [0, 1).
         weight_decay: L2 coefficient :math:`\ge 0`, added to the gradient.
         eps: :math:`\ge 0`, added to the learning rate and to the cube root.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the states of its two links.

@@ -15,7 +15,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.transforms.clip import shrink, shrinking
@@ -49,7 +49,7 @@ def grokfast_leaf(base: Array, param: Array, grad: Array, exp_avg: Array, s: Gro
 GROKFAST = Rule(grokfast_leaf, grokfast_scalars, one_slot, GrokfastState)
 
 
-@check_ranges
+@factory
 def grokfast_ema(
     alpha: Decay = 0.98, lamb: NonNegative = 2.0, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -65,9 +65,6 @@ def grokfast_ema(
 
     Returns:
         A transformation with state :class:`GrokfastState`: ``step`` and ``exp_avg`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Lee et al., Grokfast: Accelerated Grokking by Amplifying Slow Gradients, 2024.
@@ -102,7 +99,7 @@ def mars_leaf(base: Array, param: Array, grad: Array, previous_gradient: Array, 
 MARS = Rule(mars_leaf, mars_scalars, one_slot, MARSState, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def mars_correction(
     gamma: NonNegative = 0.025, beta: Decay = 0.95, max_norm: NonNegative = 1.0, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -119,9 +116,6 @@ def mars_correction(
 
     Returns:
         A transformation with state :class:`MARSState`: ``step`` and ``previous_gradient`` (like the parameters).
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Yuan et al., MARS: Unleashing the Power of Variance Reduction for Training Large Models, 2024: the approximate
@@ -147,7 +141,7 @@ def cautious_leaf(base: Array, param: Array, update: Array, s: DecayScalars) -> 
 CAUTIOUS_DECAY = Rule(cautious_leaf, decay_scalars, reads_param=lambda s: True)
 
 
-@check_ranges
+@factory
 def add_cautious_weight_decay(weight_decay: NonNegative = 0.0) -> GradientTransformation:
     r"""Decay only the elements that the update shrinks anyway: after a direction, before the learning rate.
 

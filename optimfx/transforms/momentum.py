@@ -16,7 +16,7 @@ from optimfx.core import (
     Real,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.rules import sgd
@@ -33,7 +33,7 @@ def momentum_scalars(step: Scalar, decay: Scalar, dampening: Scalar, nesterov: b
 MOMENTUM = Rule(sgd.leaf, momentum_scalars, momentum_init, sgd.SGDState)
 
 
-@check_ranges
+@factory
 def momentum(
     decay: NonNegative, dampening: Real = 0.0, nesterov: bool = False, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -45,13 +45,9 @@ def momentum(
         decay: :math:`\mu \ge 0`.
         dampening: :math:`\tau`, kept out of each later update.
         nesterov: give :math:`u_t + \mu b_t`.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.sgd.SGDState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     References:
         Sutskever et al., On the importance of initialization and momentum in deep learning, 2013.
@@ -97,14 +93,13 @@ def leaf(base: Array, param: Array, update: Array, exp_avg: Array, s: Scalars) -
 EMA = Rule(leaf, scalars, init, EMAState)
 
 
-@check_ranges
+@factory
 def ema(decay: Decay, debias: bool = True, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""Average the updates: :math:`m_t = \beta m_{t-1} + (1 - \beta) u_t`, divided by :math:`1 - \beta^t` to debias.
 
     Args:
         decay: :math:`\beta`, in [0, 1).
         debias: make up for the zeros that the average begins with.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`EMAState`: ``step`` and ``exp_avg`` (like the parameters).

@@ -17,7 +17,7 @@ from optimfx.core import (
     State,
     Updates,
     check_count,
-    check_ranges,
+    factory,
     state_class,
     tree,
 )
@@ -77,7 +77,7 @@ class AddNoise(Noise):
         return leaves, (resolve(self.eta, before) / (before + 1) ** resolve(self.gamma, before)) ** 0.5
 
 
-@check_ranges
+@factory
 def add_noise(eta: NonNegative, gamma: NonNegative, seed: int = 0) -> GradientTransformation:
     r"""Add normal noise to gradients, less at every step.
 
@@ -93,9 +93,6 @@ def add_noise(eta: NonNegative, gamma: NonNegative, seed: int = 0) -> GradientTr
 
     Returns:
         A transformation with state :class:`NoiseState`: ``step`` (0-d).
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Neelakantan et al., Adding Gradient Noise Improves Learning for Very Deep Networks, 2015.
@@ -113,6 +110,7 @@ def add_noise(eta: NonNegative, gamma: NonNegative, seed: int = 0) -> GradientTr
     return GradientTransformation(update.init, update)
 
 
+@factory
 def noisy_sgd(
     lr: NonNegative = 1e-3, eta: NonNegative = 0.01, gamma: NonNegative = 0.55, seed: int = 0
 ) -> GradientTransformation:
@@ -126,9 +124,6 @@ def noisy_sgd(
 
     Returns:
         A transformation with the states of its two links.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Neelakantan et al., Adding Gradient Noise Improves Learning for Very Deep Networks, 2015.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.core import GradientTransformation, NonNegative, Real, Rule, Scalar, check_ranges
+from optimfx.core import GradientTransformation, NonNegative, Real, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.scale import SCALE, Scale
 
@@ -14,7 +14,7 @@ def scalars(step: Scalar | None, scale_factor: Scalar, eps: Scalar, global_norm:
 NORMALIZE = Rule(SCALE.leaf, scalars, needs_global_norm=True, sparse=lambda s: True)
 
 
-@check_ranges
+@factory
 def normalize_by_update_norm(scale_factor: Real = 1.0, eps: NonNegative = 1e-6) -> GradientTransformation:
     r"""Scale the updates, all by one factor, to a global 2-norm of ``scale_factor``.
 

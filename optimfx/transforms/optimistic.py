@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.chain import chain
-from optimfx.core import Array, DType, GradientTransformation, NonNegative, PyTree, Real, Rule, Scalar, check_ranges
+from optimfx.core import Array, DType, GradientTransformation, NonNegative, PyTree, Real, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.scale import scale_by_lr
 
@@ -36,7 +36,7 @@ def leaf(base: Array, param: Array, update: Array, previous_gradient: Array, s: 
 OPTIMISTIC = Rule(leaf, scalars, init, OptimisticGradientState)
 
 
-@check_ranges
+@factory
 def scale_by_optimistic_gradient(
     alpha: Real = 1.0, beta: Real = 1.0, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -70,7 +70,7 @@ def scale_by_optimistic_gradient(
     return transformation("scale_by_optimistic_gradient", OPTIMISTIC, state_dtype=state_dtype, alpha=alpha, beta=beta)
 
 
-@check_ranges
+@factory
 def optimistic_gradient_descent(
     lr: NonNegative, alpha: Real = 1.0, beta: Real = 1.0, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -87,9 +87,6 @@ def optimistic_gradient_descent(
 
     Returns:
         A transformation with the state of the chain.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Mokhtari et al., A Unified Analysis of Extra-gradient and Optimistic Gradient Methods for Saddle Point Problems,

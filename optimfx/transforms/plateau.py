@@ -18,7 +18,7 @@ from optimfx.core import (
     Scalar,
     check_count,
     check_hyper,
-    check_ranges,
+    factory,
 )
 from optimfx.core.validation import Interval
 from optimfx.execution import transformation
@@ -101,7 +101,7 @@ REDUCE_ON_PLATEAU = Rule(
 )
 
 
-@check_ranges
+@factory
 def reduce_on_plateau(
     factor: Hyper = 0.1,
     patience: int = 10,

@@ -6,7 +6,7 @@ import sys
 
 from optimfx import ops
 from optimfx.combinators.chain import chain
-from optimfx.core import GradientTransformation, NonNegative, Real, Rule, Scalar, check_ranges
+from optimfx.core import GradientTransformation, NonNegative, Real, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.rules.sgd import sgd
 from optimfx.transforms.scale import SCALE, Scale
@@ -35,7 +35,7 @@ def scalars(
 POLYAK = Rule(SCALE.leaf, scalars, needs_global_norm=True, extra=("value",), sparse=lambda s: True)
 
 
-@check_ranges
+@factory
 def scale_by_polyak(
     f_min: Real = 0.0, max_lr: NonNegative = 1.0, eps: NonNegative = 0.0, variant: str = "sps"
 ) -> GradientTransformation:

@@ -14,7 +14,7 @@ from optimfx.core import (
     NonNegative,
     PyTree,
     check_count,
-    check_ranges,
+    factory,
     tree,
 )
 from optimfx.core.hyperparams import resolve
@@ -125,7 +125,7 @@ class DifferentiallyPrivateAggregate(Noise):
         return [None if x is None else x / size for x in sums], bound * multiplier / size
 
 
-@check_ranges
+@factory
 def differentially_private_aggregate(
     l2_norm_clip: NonNegative, noise_multiplier: NonNegative, seed: int
 ) -> GradientTransformation:
@@ -163,6 +163,7 @@ def differentially_private_aggregate(
     return GradientTransformation(update.init, update)
 
 
+@factory
 def dpsgd(
     lr: NonNegative,
     l2_norm_clip: NonNegative,
@@ -183,9 +184,6 @@ def dpsgd(
 
     Returns:
         A transformation with the states of its two links, whose updates are the gradients of single examples.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Abadi et al., Deep Learning with Differential Privacy, 2016.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, NonNegative, Real, Rule, Scalar, Schedule, check_ranges
+from optimfx.core import Array, GradientTransformation, NonNegative, Real, Rule, Scalar, Schedule, factory
 from optimfx.execution import transformation
 
 
@@ -35,7 +35,7 @@ SCALE_BY_LR = replace(SCALE, scalars=lr_scalars)
 SCALE_BY_SCHEDULE = replace(SCALE, scalars=schedule_scalars)
 
 
-@check_ranges
+@factory
 def scale(factor: Real) -> GradientTransformation:
     """Multiply the updates: ``u -> factor u``.
 
@@ -56,7 +56,7 @@ def scale(factor: Real) -> GradientTransformation:
     return transformation("scale", SCALE, factor=factor)
 
 
-@check_ranges
+@factory
 def scale_by_lr(lr: NonNegative) -> GradientTransformation:
     r"""Turn a direction into a step downhill: :math:`u \to -\gamma u`. The last link of a chain.
 

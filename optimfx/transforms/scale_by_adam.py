@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.core import DType, GradientTransformation, Hyper
+from optimfx.core import DType, GradientTransformation, Hyper, factory
 from optimfx.rules.adam import adam
 from optimfx.rules.adamax import adamax
 from optimfx.rules.adan import adan
@@ -11,6 +11,7 @@ from optimfx.rules.radam import radam
 from optimfx.transforms.direction import direction_of
 
 
+@factory
 def scale_by_adam(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-8,
@@ -29,14 +30,9 @@ def scale_by_adam(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         amsgrad: divide by the largest second moment so far.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_adam()
@@ -48,6 +44,7 @@ def scale_by_adam(
     return direction_of(algorithm, "scale_by_adam")
 
 
+@factory
 def scale_by_amsgrad(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-8,
@@ -64,14 +61,9 @@ def scale_by_amsgrad(
     Args:
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adam.AdamState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     Optax takes the maximum after the bias correction, torch and this before it.
 
@@ -85,6 +77,7 @@ def scale_by_amsgrad(
     return direction_of(algorithm, "scale_by_amsgrad")
 
 
+@factory
 def scale_by_adamax(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-8,
@@ -100,13 +93,9 @@ def scale_by_adamax(
     Args:
         betas: decays of the averages of the gradient and of its greatest magnitude, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the magnitude, in gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adamax.AdamaxState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_adamax()
@@ -118,6 +107,7 @@ def scale_by_adamax(
     return direction_of(algorithm, "scale_by_adamax")
 
 
+@factory
 def scale_by_radam(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-8,
@@ -131,13 +121,9 @@ def scale_by_radam(
     Args:
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.radam.RAdamState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     Optax corrects the second moment before it adds ``eps``.
 
@@ -151,6 +137,7 @@ def scale_by_radam(
     return direction_of(algorithm, "scale_by_radam")
 
 
+@factory
 def scale_by_ademamix(
     betas: tuple[Hyper, Hyper, Hyper] = (0.9, 0.999, 0.9999),
     alpha: Hyper = 5.0,
@@ -169,14 +156,9 @@ def scale_by_ademamix(
         betas: decays of the fast average of the gradient, of that of its square and of the slow one, each in [0, 1).
         alpha: weight of the slow average, at least 0.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.ademamix.AdEMAMixState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_ademamix()
@@ -188,6 +170,7 @@ def scale_by_ademamix(
     return direction_of(algorithm, "scale_by_ademamix")
 
 
+@factory
 def scale_by_adan(
     betas: tuple[Hyper, Hyper, Hyper] = (0.98, 0.92, 0.99),
     eps: Hyper = 1e-8,
@@ -204,14 +187,9 @@ def scale_by_adan(
     Args:
         betas: decays of the averages of the gradient, of its differences and of the square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adan.AdanState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_adan()

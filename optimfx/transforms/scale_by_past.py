@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, check_ranges
+from optimfx.core import Array, Betas, DType, GradientTransformation, NonNegative, PyTree, Rule, Scalar, factory
 from optimfx.execution import transformation
 
 
@@ -48,7 +48,7 @@ def acprop_leaf(
 ACPROP = Rule(acprop_leaf, acprop_scalars, two_slots, ACPropState)
 
 
-@check_ranges
+@factory
 def scale_by_acprop(
     betas: Betas = (0.9, 0.999),
     eps: NonNegative = 1e-16,
@@ -68,14 +68,10 @@ def scale_by_acprop(
         betas: decays of the average and of the second moment, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, in gradient units.
         eps_root: :math:`\bar\epsilon \ge 0`, added to the second moment at every step.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`ACPropState`: ``step``, ``exp_avg`` and ``exp_avg_var`` (like the
         parameters).
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Zhuang et al., Momentum Centering and Asynchronous Update for Adaptive Gradient Methods, 2021.
@@ -123,7 +119,7 @@ def simplified_leaf(
 SIMPLIFIED = Rule(simplified_leaf, simplified_scalars, two_slots, SimplifiedAdEMAMixState)
 
 
-@check_ranges
+@factory
 def scale_by_simplified_ademamix(
     betas: Betas = (0.99, 0.95),
     alpha: NonNegative = 0.0,
@@ -144,14 +140,10 @@ def scale_by_simplified_ademamix(
             direction :math:`1 / (1 - \beta_1)` times as large as Adam's.
         eps: :math:`\epsilon \ge 0`, in gradient units.
         eps_root: :math:`\bar\epsilon \ge 0`, under the root.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SimplifiedAdEMAMixState`: ``step``, ``momentum_buffer`` and ``exp_avg_sq``
         (like the parameters).
-
-    Raises:
-        ValueError, TypeError: an argument is out of range or not a scalar.
 
     References:
         Morwani et al., Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants, 2025.

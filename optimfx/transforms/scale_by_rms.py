@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from optimfx.core import DType, GradientTransformation, Hyper
+from optimfx.core import DType, GradientTransformation, Hyper, factory
 from optimfx.rules.adadelta import adadelta
 from optimfx.rules.adagrad import adagrad
 from optimfx.rules.rmsprop import rmsprop
 from optimfx.transforms.direction import direction_of
 
 
+@factory
 def scale_by_rms(
     alpha: Hyper = 0.99,
     eps: Hyper = 1e-8,
@@ -29,13 +30,9 @@ def scale_by_rms(
         centered: divide by the standard deviation.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: Optax's
             ``eps``, unless ``eps_in_sqrt=False``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_rms(alpha=0.75, eps=0.0)
@@ -47,6 +44,7 @@ def scale_by_rms(
     return direction_of(algorithm, "scale_by_rms")
 
 
+@factory
 def scale_by_stddev(
     alpha: Hyper = 0.99,
     eps: Hyper = 1e-8,
@@ -65,13 +63,9 @@ def scale_by_stddev(
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units: Optax's
             ``eps``, unless ``eps_in_sqrt=False``.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rmsprop.RMSpropState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_stddev(alpha=0.5, eps=0.0)
@@ -83,6 +77,7 @@ def scale_by_stddev(
     return direction_of(algorithm, "scale_by_stddev")
 
 
+@factory
 def scale_by_rss(
     initial_accumulator_value: Hyper = 0.0,
     eps: Hyper = 1e-10,
@@ -96,13 +91,9 @@ def scale_by_rss(
     Args:
         initial_accumulator_value: the sum at first, at least 0, in squared gradient units.
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adagrad.AdagradState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     Optax adds ``eps`` under the root, and begins with a sum of 0.1.
 
@@ -116,6 +107,7 @@ def scale_by_rss(
     return direction_of(algorithm, "scale_by_rss")
 
 
+@factory
 def scale_by_adadelta(
     rho: Hyper = 0.9,
     eps: Hyper = 1e-6,
@@ -131,13 +123,9 @@ def scale_by_adadelta(
     Args:
         rho: decay of the averages, in [0, 1].
         eps: :math:`\epsilon \ge 0`, added to both, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adadelta.AdadeltaState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_adadelta()

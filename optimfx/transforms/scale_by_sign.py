@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from optimfx.core import DType, GradientTransformation, Hyper
+from optimfx.core import DType, GradientTransformation, Hyper, factory
 from optimfx.rules.lion import lion
 from optimfx.rules.rprop import rprop
 from optimfx.rules.signsgd import signsgd
@@ -28,6 +28,7 @@ def scale_by_sign() -> GradientTransformation:
     return direction_of(signsgd(), "scale_by_sign")
 
 
+@factory
 def scale_by_lion(
     betas: tuple[Hyper, Hyper] = (0.9, 0.99),
     *,
@@ -39,13 +40,9 @@ def scale_by_lion(
 
     Args:
         betas: weights of the average in the direction and in itself, each in [0, 1).
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.lion.LionState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_lion()
@@ -57,6 +54,7 @@ def scale_by_lion(
     return direction_of(algorithm, "scale_by_lion")
 
 
+@factory
 def scale_by_rprop(
     lr: Hyper = 1e-2,
     etas: tuple[Hyper, Hyper] = (0.5, 1.2),
@@ -72,13 +70,9 @@ def scale_by_rprop(
         lr: the sizes at first, at least 0, in parameter units.
         etas: factors of a size after the sign has changed, in (0, 1), and after it has not, above 1.
         step_sizes: the least and the greatest size, in parameter units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.rprop.RpropState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     Optax 0.2 gives each step one call late.
 

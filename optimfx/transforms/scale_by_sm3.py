@@ -16,7 +16,7 @@ from optimfx.core import (
     PyTree,
     Rule,
     Scalar,
-    check_ranges,
+    factory,
 )
 from optimfx.execution import transformation
 from optimfx.transforms.scale import scale_by_lr
@@ -86,7 +86,7 @@ def greatest_along_dimensions(x: Array, before: Array) -> Array:
 SM3 = Rule(leaf, scalars, init, SM3State, locality=Locality.TENSOR, unsupported_reason=unsupported_reason)
 
 
-@check_ranges
+@factory
 def scale_by_sm3(
     b1: Decay = 0.9, b2: NonNegative = 1.0, eps: NonNegative = 1e-8, *, state_dtype: DType | None = None
 ) -> GradientTransformation:
@@ -100,7 +100,6 @@ def scale_by_sm3(
         b1: :math:`\beta_1`, decay of the average of directions, in [0, 1).
         b2: decay of the bound, whose new term is then weighted by ``1 - b2``; 1 for a sum.
         eps: :math:`\epsilon \ge 0`, under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`SM3State`: ``step``, ``accumulators`` (for a matrix of n rows and m columns,
@@ -124,13 +123,13 @@ def scale_by_sm3(
     return transformation("scale_by_sm3", SM3, state_dtype=state_dtype, b1=b1, b2=b2, eps=eps)
 
 
+@factory
 def sm3(lr: NonNegative = 0.1, momentum: Decay = 0.9, *, state_dtype: DType | None = None) -> GradientTransformation:
     r"""SM3: Adagrad in the memory of its dimensions: :func:`~optimfx.scale_by_sm3`, then ``lr``.
 
     Args:
         lr: learning rate :math:`\ge 0`.
         momentum: decay of the average of directions, in [0, 1).
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with the states of its two links.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.core import DType, GradientTransformation, Hyper
+from optimfx.core import DType, GradientTransformation, Hyper, factory
 from optimfx.rules.adabelief import adabelief
 from optimfx.rules.adopt import adopt
 from optimfx.rules.novograd import novograd
@@ -10,6 +10,7 @@ from optimfx.rules.yogi import yogi
 from optimfx.transforms.direction import direction_of
 
 
+@factory
 def scale_by_belief(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-16,
@@ -27,13 +28,9 @@ def scale_by_belief(
         betas: decays of the averages of the gradient and of its squared distance from the first, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added to the variance at each step, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adabelief.AdaBeliefState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_belief()
@@ -45,6 +42,7 @@ def scale_by_belief(
     return direction_of(algorithm, "scale_by_belief")
 
 
+@factory
 def scale_by_yogi(
     betas: tuple[Hyper, Hyper] = (0.9, 0.999),
     eps: Hyper = 1e-3,
@@ -62,13 +60,9 @@ def scale_by_yogi(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
         initial_accumulator_value: both moments at first, at least 0.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.yogi.YogiState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_yogi()
@@ -80,6 +74,7 @@ def scale_by_yogi(
     return direction_of(algorithm, "scale_by_yogi")
 
 
+@factory
 def scale_by_adopt(
     betas: tuple[Hyper, Hyper] = (0.9, 0.9999),
     eps: Hyper = 1e-6,
@@ -95,13 +90,9 @@ def scale_by_adopt(
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon > 0`, the least root, in gradient units.
         clip: limit the quotient to :math:`(t - 1)^{1/4}`.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.adopt.ADOPTState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_adopt()
@@ -113,6 +104,7 @@ def scale_by_adopt(
     return direction_of(algorithm, "scale_by_adopt")
 
 
+@factory
 def scale_by_novograd(
     betas: tuple[Hyper, Hyper] = (0.9, 0.25),
     eps: Hyper = 1e-6,
@@ -131,14 +123,9 @@ def scale_by_novograd(
     Args:
         betas: decays of the momentum and of the squared norm, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root, in gradient units.
-        eps_root: :math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.
-        state_dtype: dtype of the state, except the step count; ``None`` for the parameters' own.
 
     Returns:
         A transformation with state :class:`~optimfx.rules.novograd.NovoGradState`.
-
-    Raises:
-        ValueError, TypeError: a hyperparameter is out of range or not a scalar.
 
     >>> import torch, optimfx as fx
     >>> tx = fx.scale_by_novograd()

@@ -23,9 +23,9 @@ from optimfx.core import (
     State,
     check_count,
     check_hyper,
-    check_ranges,
     check_transformation,
     check_tuple,
+    factory,
     tree,
 )
 from optimfx.execution import transformation
@@ -87,7 +87,7 @@ SCHEDULE_FREE = Rule(
 )
 
 
-@check_ranges
+@factory
 def schedule_free(
     base_optimizer: GradientTransformation,
     lr: NonNegative,

@@ -18,7 +18,7 @@ from optimfx.core import (
     PyTree,
     State,
     Updates,
-    check_ranges,
+    factory,
     state_class,
     tree,
 )
@@ -112,7 +112,7 @@ def snapshot(measure_name: str, measure: Measure | GradientTransformation) -> Gr
     return GradientTransformation(update.init, update)
 
 
-@check_ranges
+@factory
 def measure_with_ema(
     measure: Measure, decay: Decay, debias: bool = True, *, state_dtype: DType | None = None
 ) -> GradientTransformation:

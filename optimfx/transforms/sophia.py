@@ -26,8 +26,8 @@ from optimfx.core import (
     State,
     Updates,
     check_count,
-    check_ranges,
     check_transformation,
+    factory,
     state_class,
     tracing,
     tree,
@@ -187,7 +187,7 @@ def hutchinson_estimator_diag_hessian(seed: int = 0) -> GradientTransformation:
     return GradientTransformation(update.init, update)
 
 
-@check_ranges
+@factory
 def scale_by_sophia(
     betas: Betas = (0.965, 0.99),
     eps: Positive = 1e-8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.rules.lars import trust_ratio
 
@@ -27,7 +27,7 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 TRUST_RATIO = Rule(leaf, scalars, reads_param=lambda s: True, locality=Locality.NORM)
 
 
-@check_ranges
+@factory
 def scale_by_trust_ratio(
     min_norm: NonNegative = 0.0, trust_coefficient: NonNegative = 1.0, eps: NonNegative = 0.0
 ) -> GradientTransformation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, Locality, NonNegative, Rule, Scalar, factory
 from optimfx.execution import transformation
 from optimfx.transforms.set_to_zero import NoScalars, no_scalars
 
@@ -74,7 +74,7 @@ def centralize() -> GradientTransformation:
     return transformation("centralize", CENTRALIZE)
 
 
-@check_ranges
+@factory
 def adaptive_grad_clip(clipping: NonNegative, eps: NonNegative = 1e-3) -> GradientTransformation:
     r"""Shrink the updates of each unit to a norm of at most a part of that of its parameters.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.combinators.partition import masked
-from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, check_ranges
+from optimfx.core import Array, GradientTransformation, NonNegative, Rule, Scalar, factory
 from optimfx.core.types import PyTree
 from optimfx.execution import transformation
 
@@ -26,7 +26,7 @@ def leaf(base: Array, param: Array, update: Array, s: Scalars) -> tuple[Array]:
 WEIGHT_DECAY = Rule(leaf, scalars, reads_param=lambda s: True)
 
 
-@check_ranges
+@factory
 def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: PyTree | None = None) -> GradientTransformation:
     r"""Add the parameters to the updates: :math:`u \to u + \lambda \theta`.
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,10 @@ def test_a_public_function_has_a_doctest_and_names_its_arguments(factory):
         assert ">>>" in doc
     for line in ("Args:", "Raises:") if len(inspect.signature(factory).parameters) > 3 else ():
         assert line in doc, f"{factory.__name__} has no {line}"
+    if "Args:" in doc:
+        described = re.findall(r"^    ([\w*, ]+):", doc, re.MULTILINE)
+        missing = set(inspect.signature(factory).parameters) - {x.strip("* ") for y in described for x in y.split(",")}
+        assert not missing, f"{factory.__name__} does not say what {missing} is"
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda p: p.stem)

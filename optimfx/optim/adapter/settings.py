@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from optimfx.core import GradientTransformation
+from optimfx.core.factory import hyper_names
 from optimfx.core.hyperparams import PLAIN_VALUES, resolve, switch_of
-from optimfx.core.ranges import hyper_names
 from optimfx.execution.step import flat_scalars
 
 Group = dict[str, Any]
