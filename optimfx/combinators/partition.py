@@ -68,7 +68,7 @@ class Partition(Lowering):
         """Return the leaves of each label, as bits. A function is asked at every step: it may look at anything."""
         if callable(self.labels) or tracing.active():
             return self._find_places(reference)
-        leaves, key = tree.flatten_with_key(reference)
+        leaves, key = tree.flatten(reference)
         known = _known_places.setdefault(self, {})
         asked = key, tuple([i for i, leaf in enumerate(leaves) if leaf is None])
         if asked not in known:

@@ -74,7 +74,8 @@ in_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def differentiated(*tensors: Tensor | None) -> bool:
     """Whether autograd records what happens to any of these tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    # Not any(), which a compiler traces in Python, for thousands of leaves.
+    return torch.is_grad_enabled() and True in [t.requires_grad for t in tensors if t is not None]
 
 
 def is_derived(x: Tensor) -> bool:

@@ -6,9 +6,9 @@ leaves such a leaf, its state and its step count alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import optree
 import torch
@@ -17,58 +17,97 @@ from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.core import dynamo, tracing
-from optimfx.core.types import Array, Column, PyTree
+from optimfx.core.types import Array, PyTree
 
 NAMESPACE = "torch"
 """Where optree looks for registered classes: those of torch.utils.pytree, and those that optree
 has for all namespaces. In it, dicts keep the order of their keys; only so can torch.compile trace them."""
 
 
-def flatten(tree: PyTree) -> tuple[list[Array], PyTreeSpec]:
-    """Flatten a tree to its leaves and the structure that puts them back."""
+LEAF_TYPES = frozenset({Tensor, torch.nn.Parameter, type(None)})
+FIELD_TYPES = LEAF_TYPES | {tuple}
+
+
+class DictOfLeaves(NamedTuple):
+    """The structure of a dict of leaves, and of ``()`` where a state keeps nothing."""
+
+    names: tuple[Hashable, ...]
+    there: tuple[bool, ...] | None = None  # whether a leaf is under the name; ``None`` if one is under each
+
+    @property
+    def num_leaves(self) -> int:
+        return len(self.names) if self.there is None else sum(self.there)
+
+    def unflatten(self, leaves: Iterable[Any]) -> PyTree:
+        if self.there is None:
+            return dict(zip(self.names, leaves))
+        rest = iter(leaves)
+        return {name: next(rest) if there else () for name, there in zip(self.names, self.there)}
+
+    def flatten_up_to(self, tree: PyTree) -> list[Array]:
+        if type(tree) is dict and self.there is None:
+            if tuple(tree) == self.names:
+                return list(tree.values())
+            if set(tree) == set(self.names):
+                return [tree[name] for name in self.names]
+        return _spec_of(self).flatten_up_to(tree)
+
+    def accessors(self) -> list[Any]:
+        return _spec_of(self).accessors()
+
+
+class SequenceOfLeaves(NamedTuple):
+    """The structure of a list or a tuple of leaves."""
+
+    kind: type[list[Any]] | type[tuple[Any, ...]]
+    num_leaves: int
+
+    def unflatten(self, leaves: Iterable[Any]) -> PyTree:
+        return self.kind(leaves)
+
+    def flatten_up_to(self, tree: PyTree) -> list[Array]:
+        if type(tree) is self.kind and len(tree) == self.num_leaves:
+            return list(tree)
+        return _spec_of(self).flatten_up_to(tree)
+
+    def accessors(self) -> list[Any]:
+        return _spec_of(self).accessors()
+
+
+Structure: TypeAlias = DictOfLeaves | SequenceOfLeaves | PyTreeSpec
+
+
+def flatten(tree: PyTree) -> tuple[list[Array], Structure]:
+    """Flatten a tree to its leaves and the structure that puts them back; those of trees of one structure are equal.
+
+    A dict, list or tuple of leaves is taken apart here. optree takes ten times as long, as it asks of each leaf whether
+    its class is registered; a compiler, which traces that, takes half of the time of a step.
+    """
+    kind = type(tree)
+    if kind is dict:
+        leaves = list(tree.values())
+        types = set(map(type, leaves))
+        if types <= LEAF_TYPES:
+            return leaves, DictOfLeaves(tuple(tree))
+        if types <= FIELD_TYPES and not any([type(x) is tuple and x for x in leaves]):
+            there = tuple([type(x) is not tuple for x in leaves])
+            return list(compress(leaves, there)), DictOfLeaves(tuple(tree), there)
+    elif (kind is list or kind is tuple) and set(map(type, tree)) <= LEAF_TYPES:
+        return list(tree), SequenceOfLeaves(kind, len(tree))
     if torch.compiler.is_compiling():
         dynamo.teach()
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 
 
-LEAF_TYPES = frozenset({Tensor, torch.nn.Parameter, type(None)})
-FIELD_TYPES = LEAF_TYPES | {tuple}
+def _spec_of(structure: DictOfLeaves | SequenceOfLeaves) -> PyTreeSpec:
+    """Return optree's structure of the same trees."""
+    if torch.compiler.is_compiling():
+        dynamo.teach()
+    whole = structure.unflatten([None] * structure.num_leaves)
+    return optree.tree_structure(whole, none_is_leaf=True, namespace=NAMESPACE)
 
 
-def flatten_with_key(tree: PyTree) -> tuple[Column, Any]:
-    """Flatten a tree to its leaves and a key that is equal for trees of one structure.
-
-    A dict or a list of nothing but tensors is taken apart here, and a dict of these and of ``()``, as a state has where
-    it keeps nothing: optree takes ten times as long, as it asks of each leaf whether its class is registered.
-    """
-    if type(tree) is dict:
-        leaves = list(tree.values())
-        types = {*map(type, leaves)}
-        if types <= LEAF_TYPES:
-            return leaves, (dict, *tree)
-        if types <= FIELD_TYPES and not any([type(x) is tuple and x for x in leaves]):
-            there = [type(x) is not tuple for x in leaves]
-            return list(compress(leaves, there)), (tuple, *zip(tree, there))
-    elif type(tree) is list and LEAF_TYPES.issuperset(map(type, tree)):
-        return tree, (list, len(tree))
-    return flatten(tree)
-
-
-def builder_of(key: Any) -> Callable[[Column], PyTree]:
-    """Return the function that makes a tree of this key from its leaves."""
-    if not isinstance(key, tuple):
-        return lambda leaves: unflatten(key, leaves)
-    kind, *names = key
-    if kind is tuple:
-        return lambda leaves: _dict_with_gaps(names, iter(leaves))
-    return list if kind is list else lambda leaves: dict(zip(names, leaves))
-
-
-def _dict_with_gaps(names: Sequence[tuple[Any, bool]], leaves: Iterator[Array]) -> dict[Any, Array]:
-    return {name: next(leaves) if there else () for name, there in names}
-
-
-def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Array]:
+def flatten_as(spec: Structure, tree: PyTree, name: str, like: str) -> list[Array]:
     """Return the subtrees of ``tree`` at the positions of the leaves of ``spec``.
 
     Raises:
@@ -85,9 +124,9 @@ def flatten_as(spec: PyTreeSpec, tree: PyTree, name: str, like: str) -> list[Arr
         ) from None
 
 
-def unflatten(spec: PyTreeSpec, leaves: Iterable[Any]) -> PyTree:
+def unflatten(spec: Structure, leaves: Iterable[Any]) -> PyTree:
     """Build the tree that has this structure and these leaves."""
-    return optree.tree_unflatten(spec, leaves)
+    return spec.unflatten(leaves)
 
 
 def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Array]:
@@ -189,12 +228,12 @@ def add_in_dtype(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
     return param.add_(increment) if inplace else (param + increment).to(param.dtype)
 
 
-def path(spec: PyTreeSpec, index: int, name: str) -> str:
+def path(spec: Structure, index: int, name: str) -> str:
     """How a user would write the leaf: ``params['layers'][0]``."""
     return spec.accessors()[index].codify(name)
 
 
-def check_leaf(leaf: Array, spec: PyTreeSpec, index: int, name: str) -> None:
+def check_leaf(leaf: Array, spec: Structure, index: int, name: str) -> None:
     """Refuse a leaf that no optimizer can step: anything but a floating-point or complex tensor."""
     if not isinstance(leaf, Tensor):
         raise TypeError(
@@ -207,7 +246,7 @@ def check_leaf(leaf: Array, spec: PyTreeSpec, index: int, name: str) -> None:
         )
 
 
-def check_counterpart(leaf: Array, other: Array, spec: PyTreeSpec, index: int, names: tuple[str, str]) -> None:
+def check_counterpart(leaf: Array, other: Array, spec: Structure, index: int, names: tuple[str, str]) -> None:
     """Refuse leaves that no optimizer can step, or not together: one is missing, broadcast, or alone complex."""
     if leaf is not None:
         check_leaf(leaf, spec, index, names[0])

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.core import tracing, tree
@@ -72,7 +71,7 @@ def run_rules(
     trees = [updates] if params is None else [params, updates]
     for link, call in zip(links, calls):
         trees += call.state if isinstance(call.state, link.state_type) else (call.state,)
-    flat = [ABSENT_TREE if subtree == () else tree.flatten_with_key(subtree) for subtree in trees]
+    flat = [ABSENT_TREE if subtree == () else tree.flatten(subtree) for subtree in trees]
     leaves = [leaves for leaves, _ in flat]
     missing = tuple([i for i, grad in enumerate(leaves[0 if params is None else 1]) if grad is None])
     context = (*how.values(), torch.is_grad_enabled(), requested_executors(), missing)
@@ -132,7 +131,7 @@ class TreePlan:
         self.steps_in_place = how["stepping"] and how["inplace"]
         self.staged = StagedPlan(calls, columns, **how)
         self.spec, self.has_sparse = columns.spec, columns.has_sparse
-        self.build = tree.builder_of(flat[0][1])
+        self.build = flat[0][1].unflatten
         size = len(columns.leaves.grads)
         self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
         links: list[Array] = [call.update for call in calls]
@@ -206,13 +205,13 @@ def _check_apart(columns: Columns, places: Column) -> None:
 
 
 def _picker(
-    subtree: PyTree, leaves: Column, key: Key, spec: PyTreeSpec, size: int
+    subtree: PyTree, leaves: Column, key: tree.Structure, spec: tree.Structure, size: int
 ) -> Callable[[Column], list[Array]] | None:
     """Return what picks a column from the leaves of its tree; ``None`` if these are the column."""
     if key == ():
         return lambda leaves: [None] * size
     # A tree of indices shows where each leaf goes.
-    places: list[Array] = spec.flatten_up_to(tree.builder_of(key)(range(len(leaves))))
+    places: list[Array] = spec.flatten_up_to(key.unflatten(range(len(leaves))))
     if places == list(range(size)) and len(leaves) == size:
         return None
     return lambda leaves: [None if place == () else leaves[place] for place in places]

@@ -33,7 +33,7 @@ class Leaves(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether all are plain tensors, not subclasses with a behaviour of their own."""
-        return {*map(type, self.params), *map(type, self.grads)} <= PLAIN
+        return set(map(type, [*self.params, *self.grads])) <= PLAIN
 
     def take(self, indices: Iterable[int]) -> Leaves:
         """Take the rows at these places."""

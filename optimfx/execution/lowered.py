@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optree import PyTreeSpec
-
 from optimfx.core import (
     GradientTransformation,
     Params,
@@ -140,7 +138,7 @@ def _explain(update: Any, params: PyTree) -> list[Row]:
     return update.explain(params) if isinstance(update, Stepper) else explain_function(update, params)
 
 
-def add_updates(params: Column, updates: Column, spec: PyTreeSpec, *, inplace: bool) -> list[Array]:
+def add_updates(params: Column, updates: Column, spec: tree.Structure, *, inplace: bool) -> list[Array]:
     """Add updates to parameters; a leaf without an update stays as it is.
 
     Raises:
@@ -205,7 +203,7 @@ def _call(
     call: Call,
     updates: PyTree,
     params: PyTree | None,
-    spec: PyTreeSpec,
+    spec: tree.Structure,
     *,
     stepping: bool,
     ends: int,

@@ -52,7 +52,8 @@ def copy_aliases(values: Column, inputs: Column, owns: Column) -> list[Array]:
     inputs = [x for x in inputs if x is not None]
     copies: list[Array] = []
     for value, own in zip(values, owns):
-        elsewhere = value is not None and value is not own and any(value is x for x in (*inputs, *copies))
+        # Not any(), which a compiler traces in Python.
+        elsewhere = value is not None and value is not own and True in [value is x for x in (*inputs, *copies)]
         copies.append(torch.clone(value) if elsewhere else value)
     return copies
 

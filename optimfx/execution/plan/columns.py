@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
 from optimfx.core import Locality, tracing, tree
@@ -20,7 +19,7 @@ ABSENT = ()
 a function return."""
 
 
-def state_of(link: Link, spec: PyTreeSpec, columns: Sequence[Column]) -> PyTree:
+def state_of(link: Link, spec: tree.Structure, columns: Sequence[Column]) -> PyTree:
     """Make a state of the columns; a slot that no leaf keeps is ``ABSENT`` as a whole."""
     trees = []
     for column in columns:
@@ -44,7 +43,7 @@ class Columns(NamedTuple):
 
     leaves: Leaves
     shared: Sequence[Sequence[Column]]  # for each link, the step count, then the scalars that it carries
-    spec: PyTreeSpec  # structure of the parameters, or of the updates without any
+    spec: tree.Structure  # structure of the parameters, or of the updates without any
     has_sparse: bool
     places: Sequence[int] | None = None  # indices of these leaves in the trees; None for all
 
@@ -103,13 +102,13 @@ def writable(grads: Column) -> list[Array]:
     return own
 
 
-def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Array], list[Array], PyTreeSpec]:
+def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Array], list[Array], tree.Structure]:
     """Return the parameters and updates as columns, checked against each other."""
     reference, spec = tree.flatten(updates if params is None else params)
     given = [None] * len(reference) if params is None else reference
     grads = reference if params is None else tree.flatten_as(spec, updates, "updates", "params")
     if tracing.active() or not _evidently_fit(reference, grads):
-        for i, (param, grad) in enumerate(zip(given, grads)):
+        for i, param, grad in zip(range(len(grads)), given, grads):
             if grad is None:
                 continue
             if params is None:
@@ -119,13 +118,13 @@ def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Array], lis
     return given, grads, spec
 
 
-def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Column], spec: PyTreeSpec) -> None:
+def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Column], spec: tree.Structure) -> None:
     """Refuse slots of other shapes than the gradients that each link sees: a kernel would write beside them."""
     names = [(link, own, name) for link, own in zip(links, grads) for name in link.rule.slots]
     for (link, own, name), column in zip(names, leaves.slots):
         if not (link.rule.elementwise or link.rule.locality is Locality.NORM):
             continue
-        for i, (slot, grad) in enumerate(zip(column, own)):
+        for i, slot, grad in zip(range(len(own)), column, own):
             if slot is not None and grad is not None and slot.shape != grad.shape:
                 raise ValueError(
                     f"{tree.path(spec, i, f'state.{name}')} has shape {tuple(slot.shape)}, but "
@@ -136,14 +135,14 @@ def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Column]
 
 def _evidently_fit(params: Column, grads: Column) -> bool:
     """Whether all are plain tensors of the same shapes: a quick check of thousands."""
-    if not {*map(type, params), *map(type, grads)} <= PLAIN - {type(None)}:
+    if not set(map(type, [*params, *grads])) <= PLAIN - {type(None)}:
         return False
     real = all(dtype.is_floating_point for dtype in {t.dtype for t in (*params, *grads)})
     return real and [p.shape for p in params] == [g.shape for g in grads]
 
 
 def _columns_of(
-    link: Link, state: PyTree, grads: Column, spec: PyTreeSpec, like: str
+    link: Link, state: PyTree, grads: Column, spec: tree.Structure, like: str
 ) -> tuple[list[list[Array]], list[list[Array]]]:
     """Split a rule's state into what leaves share, and their slots, as columns with the structure of ``like``."""
     check_state(link.name, link.state_type, state)
@@ -156,7 +155,7 @@ def _columns_of(
         # A slot may be absent as a whole, which _check_slots judges; a rule that is not elementwise may keep other
         # slots for some leaves than for others; the count is always there.
         is_needed = name == "state.step" or (link.rule.elementwise and not absent)
-        if is_needed and type(None) in {*map(type, column)}:
+        if is_needed and type(None) in set(map(type, column)):
             _check_present(column, grads, spec, name)
     _check_slots(link, state)
     return columns[: link.shares], columns[link.shares :]
@@ -164,10 +163,10 @@ def _columns_of(
 
 def _drop_absent(column: list[Array]) -> list[Array]:
     """Put ``None`` in a column for what is absent."""
-    return [None if _absent(entry) else entry for entry in column] if tuple in {*map(type, column)} else column
+    return [None if _absent(entry) else entry for entry in column] if tuple in set(map(type, column)) else column
 
 
-def _check_present(column: Column, grads: Column, spec: PyTreeSpec, name: str) -> None:
+def _check_present(column: Column, grads: Column, spec: tree.Structure, name: str) -> None:
     for i, (slot, grad) in enumerate(zip(column, grads)):
         if slot is None and grad is not None:
             raise ValueError(

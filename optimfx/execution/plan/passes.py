@@ -162,7 +162,7 @@ def _keep(kept: dict[K, T], key: K, value: T) -> T:
 def _groups(leaves: Leaves) -> Sequence[list[int] | None]:
     """Return the places of leaves that share device, layout and dtypes; ``None`` for those of all."""
     groups: dict[Key, list[int]] = {}
-    for i, (grad, *rest) in enumerate(zip(leaves.grads, leaves.params, *leaves.slots)):
+    for i, grad, *rest in zip(range(len(leaves.grads)), leaves.grads, leaves.params, *leaves.slots):
         kind = (grad.device, grad.layout, *[None if t is None else t.dtype for t in (grad, *rest)])
         groups.setdefault(kind, []).append(i)
     return [None] if len(groups) <= 1 else list(groups.values())

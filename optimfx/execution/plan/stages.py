@@ -39,10 +39,12 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
         ends: the leaves that go through nothing after these calls, as bits; ``None`` for all.
     """
     rules = [call.update.rule for call in calls]  # type: ignore[attr-defined]
+    numbers = range(len(calls))
+    goes = [-1 if call.places is None else call.places for call in calls]  # -1 has all bits
     lanes: dict[tuple[tuple[int, ...], bool], list[int]] = {}
-    for i, leaf in enumerate(leaves):
+    for i, leaf in zip(range(len(leaves)), leaves):
         if leaf is not None:
-            lane = tuple([k for k, call in enumerate(calls) if call.places is None or call.places >> i & 1])
+            lane = tuple([k for k, places in zip(numbers, goes) if places >> i & 1])
             lanes.setdefault((lane, ends is None or bool(ends >> i & 1)), []).append(i)
     segments: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     untouched = []

@@ -120,4 +120,4 @@ def _scalars(steps: Steps) -> list[Array]:
 def _differentiated(steps: Steps, leaves: Leaves) -> bool:
     """Whether autograd or a transform of ``torch.func`` differentiates any of these."""
     scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
-    return tracing.differentiated(*scalars, *[t for row in leaves.rows() for t in row])
+    return tracing.differentiated(*scalars, *[t for column in leaves.columns() for t in column])
