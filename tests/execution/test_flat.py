@@ -103,3 +103,17 @@ def columns(optimizer):
 def test_a_state_lies_end_to_end(begin):
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES if shape != (0,)]
     assert all(end_to_end(column, offsets(column)) is not None for column in begin(params))
+
+
+def test_new_slots_lie_end_to_end_and_results_in_memory_of_their_own():
+    """Whoever keeps or saves one parameter keeps no other; and what is transposed stays so."""
+    tx, params = fx.adamw(), {str(i): torch.randn(4, 3) for i in range(3)}
+    params["transposed"] = torch.randn(3, 4).t()
+    state = tx.init(params)
+    state = state._replace(exp_avg={**state.exp_avg, "transposed": torch.zeros(3, 4).t()})
+    for _ in range(2):
+        params, state = fx.step(tx, {name: torch.randn(4, 3) for name in params}, state, params)
+    assert all(p.untyped_storage().nbytes() == p.numel() * p.element_size() for p in params.values())
+    squares = list(state.exp_avg_sq.values())[:3]
+    assert end_to_end(squares, offsets(squares)) is not None
+    assert params["transposed"].stride() == state.exp_avg["transposed"].stride() == (1, 4)

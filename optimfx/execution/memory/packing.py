@@ -45,17 +45,15 @@ class Pack(NamedTuple):
 
     begin: int  # indices among the small leaves
     end: int
-    shapes: Sequence[torch.Size]  # shape of each leaf, complex numbers as pairs of reals
     span: Span
     lines: Sequence[PackedView]  # of each column
-    clones: bool  # whether results have the dtypes and shapes of the workspace
     spare: list[Workspace]  # workspaces that no step in any thread is using
 
 
 class Workspace(NamedTuple):
     """Memory for the columns of a pack."""
 
-    columns: list[Tensor]  # 1-D, in the dtype that the rule computes in
+    columns: list[Tensor]  # 1-D, in the dtype that the rule computes in; the last for results
     views: list[list[Tensor]]  # of each column, a view for each leaf, in its shape
 
 
@@ -99,9 +97,7 @@ class Layout:
                     strays.append(i)
                 else:
                     self.single.append((i, False))
-        alike = [t for column in outs_of(ins, stepping) for t in column if t is not None]
-        clones = all([t.dtype == self.dtype and t.is_contiguous() for t in alike])
-        self.packed = [(places, _packs(leaves, places, self.columns, clones)) for places in (small, strays) if places]
+        self.packed = [(places, _packs(leaves, places, self.columns)) for places in (small, strays) if places]
         self.is_one_pack = len(small) == len(sizes) and len(self.packed[0][1]) == 1 and not leaves.grads[0].is_complex()
 
     def run(self, kernel: Kernel, leaves: Leaves) -> Results:
@@ -135,40 +131,42 @@ class Layout:
         try:
             workspace = pack.spare.pop()
         except IndexError:
-            workspace = self._workspace(pack)
+            workspace = self._workspace(pack, columns[1])
         row: Row = []
         for parts, line, column, views in zip(columns, pack.lines, *workspace):
             if parts[0] is None:
                 row.append(None)
                 continue
-            # In place, slots and gradients that lie end to end are used where they are. Parameters are copied and
-            # written back one by one: autograd counts the writes to each tensor.
-            whole = line.through(parts) if inplace and row else None
+            # What lies end to end is used where it is. Parameters that will be written are copied and written back one
+            # by one: autograd counts the writes to each tensor.
+            whole = line.through(parts) if row or not inplace else None
             if whole is None:
                 torch._foreach_copy_(views, parts)
                 whole = column
             row.append(whole)
-        kernel(row, outs_of(row, stepping), pack.span)
         news: list[Array] = outs_of(columns, stepping)
-        if not inplace and pack.clones:
-            # One call, which allocates and copies; torch 2.11 has no _foreach_clone.
-            copies: list[Array] = outs_of(workspace.views, stepping)
-            news = [parts if parts[0] is None else torch._foreach_mul(own, 1) for parts, own in zip(news, copies)]
-            pack.spare.append(workspace)
-            return news
-        if not inplace:
-            # Allocating a tensor for each is cheaper than making a view of one for all.
-            news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
-        for k, parts in zip(outs_of(range(len(row)), stepping), news):
-            if row[k] is workspace.columns[k]:
-                torch._foreach_copy_(parts, workspace.views[k])
+        if inplace:
+            kernel(row, outs_of(row, stepping), pack.span)
+            for k, parts in zip(outs_of(range(len(row)), stepping), news):
+                if row[k] is workspace.columns[k]:
+                    torch._foreach_copy_(parts, workspace.views[k])
+        else:
+            # New slots lie end to end, so that the next step need not copy them; results have memory of their own.
+            result, *slots = news
+            wholes = [None if slot[0] is None else slot[0].new_empty(pack.span.offsets[-1]) for slot in slots]
+            kernel(row, [workspace.columns[-1], *wholes], pack.span)
+            result = list(map(torch.empty_like, result))
+            torch._foreach_copy_(result, workspace.views[-1])
+            news = [result, *[slot if whole is None else _split(whole, slot) for slot, whole in zip(slots, wholes)]]
         pack.spare.append(workspace)
         return news
 
-    def _workspace(self, pack: Pack) -> Workspace:
+    def _workspace(self, pack: Pack, like: Sequence[Tensor]) -> Workspace:
         with torch.inference_mode(False):  # the workspace may outlive the inference mode that it is made in
-            columns = [torch.empty(pack.span.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns)]
-            return Workspace(columns, [_parts(column, pack.shapes) for column in columns])
+            columns = [
+                torch.empty(pack.span.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns + 1)
+            ]
+            return Workspace(columns, [_parts(column, like) for column in columns])
 
 
 def pack_small(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -180,7 +178,7 @@ def pack_small(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
             kinds.setdefault((t.dtype, t.device), {})[i] = t
     for own in kinds.values():
         column = torch.cat([t.view(-1) for t in own.values()])
-        for i, part in zip(own, _parts(column, [t.shape for t in own.values()])):
+        for i, part in zip(own, _parts(column, list(own.values()))):
             moved[i] = part
     return moved
 
@@ -276,7 +274,7 @@ def _shapes(leaves: Leaves, places: Sequence[int]) -> list[torch.Size]:
     return [torch.Size((*leaves.grads[i].shape, *([2] * pairs))) for i in places]
 
 
-def _packs(leaves: Leaves, places: Sequence[int], columns: int, clones: bool) -> list[Pack]:
+def _packs(leaves: Leaves, places: Sequence[int], columns: int) -> list[Pack]:
     """Group the leaves at these places in runs that fit into a workspace."""
     shapes = _shapes(leaves, places)
     packs = []
@@ -285,7 +283,7 @@ def _packs(leaves: Leaves, places: Sequence[int], columns: int, clones: bool) ->
         if end > begin and elements + size > PACKED:
             offsets = [0, *accumulate(shape.numel() for shape in shapes[begin:end])]
             lines = [PackedView(offsets) for _ in range(columns)]
-            packs.append(Pack(begin, end, shapes[begin:end], Span(places[begin:end], offsets), lines, clones, []))
+            packs.append(Pack(begin, end, Span(places[begin:end], offsets), lines, []))
             begin, elements = end, 0
         elements += size
     return packs
@@ -299,7 +297,13 @@ def _empty_like(t: Tensor | None) -> Tensor | None:
     return None if t is None else torch.empty_like(t)
 
 
-def _parts(column: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Tensors of these shapes in the memory of the column; for autograd, each is a tensor of its own, not a view."""
-    parts = torch.split(column, [shape.numel() for shape in shapes])
-    return [part.view(shape).data for part, shape in zip(parts, shapes)]
+def _split(column: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors like these, in the memory of a column where these are in order."""
+    parts = zip(_parts(column, like), like)
+    return [part if old.is_contiguous() else torch.empty_like(old).copy_(part) for part, old in parts]
+
+
+def _parts(column: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of these shapes in the memory of a column; for autograd, each is one of its own, not a view."""
+    with torch._C._AutoDispatchBelowAutograd():  # or views cost three times as much
+        return [part.data for part in torch._C._nn.unflatten_dense_tensors(column, list(like))]
