@@ -38,6 +38,9 @@ class Blocked(Executor):
     description = "in cache, block by block"
     traceable = True
 
+    def __init__(self, *, joins: bool = True) -> None:
+        self.joins = joins  # whether new slots may share memory, as results of an op may not
+
     def unsupported_reason(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> str | None:
         symbolic = symbolic_reason(steps, leaves)
         if symbolic is None:
@@ -52,7 +55,7 @@ class Blocked(Executor):
     def bind(self, steps: Steps, leaves: Leaves, *, stepping: bool, inplace: bool) -> BoundStep:
         if symbolic_reason(steps, leaves):
             return op_step(self.name, stepping=stepping, inplace=inplace)
-        layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK)
+        layout = packing.Layout(leaves, stepping=stepping, inplace=inplace, whole=BLOCK, joins=self.joins)
         has_vectors = has_per_leaf_scalars(steps)
         kernels: dict[Key, Kernel] = {}
         spare: list[dict[Key, list[Tensor]]] = []
@@ -195,7 +198,7 @@ def _run_alike(steps: Steps, leaves: Leaves, numbers: Sequence[float], *, steppi
     if guard is None or run is None or not guard.admits(tensors):
         while len(_plans) >= KEPT:
             _plans.pop(next(iter(_plans)), None)
-        run = Blocked().bind(whole, leaves, stepping=stepping, inplace=inplace)
+        run = Blocked(joins=False).bind(whole, leaves, stepping=stepping, inplace=inplace)
         _plans[key] = Guard(tensors), run
     return run(whole, given, leaves)
 

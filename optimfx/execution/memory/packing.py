@@ -53,7 +53,7 @@ class Pack(NamedTuple):
 class Workspace(NamedTuple):
     """Memory for the columns of a pack."""
 
-    columns: list[Tensor]  # 1-D, in the dtype that the rule computes in; the last for results
+    columns: list[Tensor]  # 1-D, in the dtype that the rule computes in; the last for results, if these are apart
     views: list[list[Tensor]]  # of each column, a view for each leaf, in its shape
 
 
@@ -66,6 +66,7 @@ class Layout:
         inplace: whether they are written where they come from.
         dtype: of workspaces, if not what the rules compute in.
         whole: elements up to which a large leaf may keep its shape, if it lies in memory in order.
+        joins: whether small leaves that are not written in place may get new slots that lie end to end.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class Layout:
         inplace: bool,
         dtype: torch.dtype | None = None,
         whole: int = 0,
+        joins: bool = True,
     ) -> None:
         self.stepping = stepping
         self.inplace = inplace
+        self.joins = joins and not inplace
         ins = leaves.columns()
         self.columns = len(ins)
         self.dtype = dtype or compute_dtype([column[0] for column in ins if column[0] is not None])
@@ -139,33 +142,37 @@ class Layout:
                 continue
             # What lies end to end is used where it is. Parameters that will be written are copied and written back one
             # by one: autograd counts the writes to each tensor.
-            whole = line.through(parts) if row or not inplace else None
+            whole = line.through(parts) if self.joins or (inplace and row) else None
             if whole is None:
                 torch._foreach_copy_(views, parts)
                 whole = column
             row.append(whole)
         news: list[Array] = outs_of(columns, stepping)
-        if inplace:
+        if self.joins:
+            news = self._step_apart(kernel, pack.span, row, news, workspace)
+        else:
             kernel(row, outs_of(row, stepping), pack.span)
+            if not inplace:
+                news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
             for k, parts in zip(outs_of(range(len(row)), stepping), news):
                 if row[k] is workspace.columns[k]:
                     torch._foreach_copy_(parts, workspace.views[k])
-        else:
-            # New slots lie end to end, so that the next step need not copy them; results have memory of their own.
-            result, *slots = news
-            wholes = [None if slot[0] is None else slot[0].new_empty(pack.span.offsets[-1]) for slot in slots]
-            kernel(row, [workspace.columns[-1], *wholes], pack.span)
-            result = list(map(torch.empty_like, result))
-            torch._foreach_copy_(result, workspace.views[-1])
-            news = [result, *[slot if whole is None else _split(whole, slot) for slot, whole in zip(slots, wholes)]]
         pack.spare.append(workspace)
         return news
 
+    def _step_apart(self, kernel: Kernel, span: Span, row: Row, olds: list[Array], workspace: Workspace) -> list[Array]:
+        """Step into new memory: slots end to end, so that the next step need not copy them, and results each apart."""
+        result, *slots = olds
+        wholes = [None if slot[0] is None else slot[0].new_empty(span.offsets[-1]) for slot in slots]
+        kernel(row, [workspace.columns[-1], *wholes], span)
+        result = list(map(torch.empty_like, result))
+        torch._foreach_copy_(result, workspace.views[-1])
+        return [result, *[slot if whole is None else _split(whole, slot) for slot, whole in zip(slots, wholes)]]
+
     def _workspace(self, pack: Pack, like: Sequence[Tensor]) -> Workspace:
         with torch.inference_mode(False):  # the workspace may outlive the inference mode that it is made in
-            columns = [
-                torch.empty(pack.span.offsets[-1], dtype=self.dtype, device="cpu") for _ in range(self.columns + 1)
-            ]
+            size, count = pack.span.offsets[-1], self.columns + self.joins
+            columns = [torch.empty(size, dtype=self.dtype, device="cpu") for _ in range(count)]
             return Workspace(columns, [_parts(column, like) for column in columns])
 
 
