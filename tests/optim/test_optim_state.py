@@ -340,7 +340,7 @@ def test_loading_copies_and_casts_as_torch_does(info):
     saving = info.optim_cls(single, **richest(info))
     run(info, saving, single, 2)
     saved = copy.deepcopy(saving.state_dict())
-    more = {"deep": {"x": torch.ones(2)}, "list": [torch.ones(2), 3], "tuple": (torch.ones(2),), "word": "x"}
+    more = {"deep": {"x": torch.ones(2)}, "list": [torch.ones(2), 3], "tuple": (torch.ones(2),), "number": 3}
     saved["state"].setdefault(0, {}).update(more)
     before = copy.deepcopy(saved)
     states = []
