@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import c_float
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ def multiply_in(dtype: torch.dtype | None, x: Any, y: Any) -> Any:
     """
     if dtype is None or isinstance(x, Tensor) or isinstance(y, Tensor):
         return x * y
+    if dtype is torch.float64:
+        return x * y
+    if dtype is torch.float32:  # without torch, whose calls take half of the time of NAdam's scalars
+        return c_float(c_float(x).value * c_float(y).value).value
     return (torch.tensor(x, dtype=dtype, device="cpu") * y).item()
 
 

@@ -1,16 +1,21 @@
-"""Numbers of numpy's are numbers."""
+"""Numbers of numpy's are numbers, and numbers are rounded as torch rounds what it stores."""
 
 import fractions
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from trees import assert_equal
 
 import optimfx as fx
+from optimfx import ops
 
 KINDS = {"float32": np.float32, "float64": np.float64, "array": np.array, "fraction": fractions.Fraction}
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 MADE = {
     "adam": lambda of: fx.adam(lr=of(0.5), betas=(of(0.5), of(0.25))),
@@ -62,3 +67,9 @@ def test_other_objects_are_no_hyperparameters(bad):
         fx.adam(lr=bad)
     with pytest.raises(ValueError, match=r"lr must be in \[0, inf\)"):
         fx.adam(lr=np.float32(-1))
+
+
+@given(x=st.floats(-1e4, 1e4), y=st.floats(-1e4, 1e4), dtype=st.sampled_from(FLOATS))
+def test_numbers_are_multiplied_as_torch_multiplies_a_stored_one(x, y, dtype):
+    """In the dtype of the stored one, to the last bit."""
+    assert ops.multiply_in(dtype, x, y) == (torch.tensor(x, dtype=dtype) * y).item()
