@@ -20,7 +20,7 @@ from kernel_inventory import kernels, source
 
 from optimfx.execution.executors.triton.codegen.generate import norm_source
 from optimfx.execution.executors.triton.runtime import build
-from optimfx.execution.executors.triton.runtime.launch import BLOCK, MANY, WARPS, block_of
+from optimfx.execution.executors.triton.runtime.launch import BLOCK, MANY_READS, WARPS, block_of
 
 CAPABILITIES = (80, 90, 100)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -111,7 +111,13 @@ def head(capabilities: list[int]) -> str:
     archs = " | ".join(f"registers, sm_{capability}" for capability in capabilities)
     elements, rule = BLOCK // (32 * WARPS), "|".join("---" for _ in capabilities)
     return HEAD.format(
-        version=triton.__version__, elements=elements, block=BLOCK, many=MANY, spilled=SPILLED, archs=archs, rule=rule
+        version=triton.__version__,
+        elements=elements,
+        block=BLOCK,
+        many=MANY_READS,
+        spilled=SPILLED,
+        archs=archs,
+        rule=rule,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimfx.core import GradientTransformation, Outlined, Params, check_transformation
+from optimfx.core import Described, GradientTransformation, Params, check_transformation
 from optimfx.core.reprs import Text, call, name_of
 from optimfx.execution import explain
 
@@ -42,10 +42,10 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
 
 def _lines(tx: GradientTransformation) -> Iterator[str]:
     """Split a part into lines, each as far to the left as if it stood alone."""
-    if not isinstance(tx.update, Outlined):
+    if not isinstance(tx.update, Described):
         yield name_of(tx.update)
         return
-    name, hyper, parts = tx.update.outline()
+    name, hyper, parts = tx.update.description()
     yield call(name, hyper).removesuffix("()" if parts else "")
     for at, (label, part) in enumerate(parts):
         last = at == len(parts) - 1

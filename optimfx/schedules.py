@@ -461,7 +461,7 @@ def join(schedules: Sequence[Hyper], milestones: Sequence[int]) -> Schedule:
     if len(milestones) != len(schedules) - 1:
         raise ValueError(f"{len(schedules)} schedules need {len(schedules) - 1} milestones; got {list(milestones)}.")
     if any(a >= b for a, b in zip(milestones, milestones[1:])):
-        raise ValueError(f"milestones must rise; got {list(milestones)}.")
+        raise ValueError(f"milestones must be strictly increasing; got {list(milestones)}.")
 
     def schedule(step: Any) -> Any:
         value = _at(schedules[0], step)

@@ -134,6 +134,6 @@ def periodic_update(
     old, spec = tree.flatten(old_tensors)
     new = tree.flatten_as(spec, new_tensors, "new_tensors", "old_tensors")
     due = steps % update_period == 0
-    chosen = [None if x is None or y is None else ops.choose(due, y, x) for x, y in zip(old, new)]
+    chosen = [None if x is None or y is None else ops.select_tree(due, y, x) for x, y in zip(old, new)]
     after: ParamsT = tree.unflatten(spec, chosen)
     return after

@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What was imported and collected stays: to look through it for garbage would take a tenth of the run.
+    """Freeze the garbage collector: scanning imported objects would take a tenth of the run.
 
     So would to look often through what torch.compile makes.
     """

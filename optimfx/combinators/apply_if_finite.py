@@ -11,13 +11,13 @@ from torch import Tensor
 from optimfx.combinators.select import choose, copy_into, number_not_finite, zeros_like
 from optimfx.core import (
     NON_NEGATIVE,
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_count,
     check_transformation,
@@ -40,7 +40,7 @@ class ApplyIfFiniteState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ApplyIfFinite(Stepper):
+class ApplyIfFinite(StructuredUpdate):
     """The ``update`` of :func:`apply_if_finite`."""
 
     inner: GradientTransformation
@@ -88,8 +88,10 @@ class ApplyIfFinite(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.inner, params)
 
-    def outline(self) -> Outline:
-        return Outline("apply_if_finite", {"max_consecutive_errors": self.max_consecutive_errors}, [("", self.inner)])
+    def description(self) -> Description:
+        return Description(
+            "apply_if_finite", {"max_consecutive_errors": self.max_consecutive_errors}, [("", self.inner)]
+        )
 
 
 def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) -> GradientTransformation:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimfx.combinators.identity import identity
-from optimfx.core import GradientTransformation, Outline, Params, PyTree, State, check_transformation
+from optimfx.core import Description, GradientTransformation, Params, PyTree, State, check_transformation
 from optimfx.core.lowering import Lowered, join
 from optimfx.execution import Lowering, lower
 
 
 @dataclass(frozen=True, eq=False)
 class Chain(Lowering):
-    """The ``update`` of a chain. When it steps, only the last link meets the parameters."""
+    """The ``update`` of a chain. In a step, only the last link computes parameters."""
 
     names: tuple[Any, ...]
     links: tuple[GradientTransformation, ...]
@@ -27,9 +27,9 @@ class Chain(Lowering):
         states = [None] * len(self.links) if state is None else self._states(state)
         return join([lower(link, reference, each) for link, each in zip(self.links, states)], self._pack)
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         labels = self.names if self.named else [""] * len(self.links)
-        return Outline("named_chain" if self.named else "chain", {}, list(zip(labels, self.links)))
+        return Description("named_chain" if self.named else "chain", {}, list(zip(labels, self.links)))
 
     def _pack(self, states: Iterable[State]) -> State:
         return dict(zip(self.names, states)) if self.named else tuple(states)
@@ -40,7 +40,7 @@ class Chain(Lowering):
         )
         if names != self.names:
             raise ValueError(
-                f"the state of a chain of {len(self.links)} links has the entries {list(self.names)}; got "
+                f"a chain of {len(self.links)} links expects a state with the entries {list(self.names)}; got "
                 f"{state!r:.200}. Give the state that init or the last update returned."
             )
         return [state[name] for name in self.names]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from optimfx.combinators.select import choose, zeros_like
 from optimfx.core import (
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_transformation,
     state_class,
@@ -35,7 +35,7 @@ class ConditionalState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Conditional(Stepper):
+class Conditional(StructuredUpdate):
     """The ``update`` of a transformation that is applied where a function of the step says so."""
 
     inner: GradientTransformation
@@ -81,8 +81,8 @@ class Conditional(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.inner, params)
 
-    def outline(self) -> Outline:
-        return Outline(self.name, {"should_transform_fn": self.should_transform_fn}, [("", self.inner)])
+    def description(self) -> Description:
+        return Description(self.name, {"should_transform_fn": self.should_transform_fn}, [("", self.inner)])
 
 
 def conditionally_transform(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimfx.core import EmptyState, GradientTransformation, Outline, Params, PyTree, State
+from optimfx.core import Description, EmptyState, GradientTransformation, Params, PyTree, State
 from optimfx.core.lowering import Lowered
 from optimfx.execution import Lowering
 
@@ -16,8 +16,8 @@ class Identity(Lowering):
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
         return Lowered([], lambda states: state)
 
-    def outline(self) -> Outline:
-        return Outline("identity", {})
+    def description(self) -> Description:
+        return Description("identity", {})
 
 
 def identity() -> GradientTransformation:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from optimfx import ops
 from optimfx.core import (
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     State,
@@ -55,16 +55,16 @@ class Inject(Lowering):
         inner = lower(self._inner(values), reference, state.inner_state)
         return join([inner], lambda states: InjectHyperparamsState(state.step + 1, values, *states))
 
-    def outline(self) -> Outline:
-        return Outline("inject_hyperparams", {}, [("", self._inner(self.injected))])
+    def description(self) -> Description:
+        return Description("inject_hyperparams", {}, [("", self._inner(self.injected))])
 
     def _values(self, state: State) -> dict[str, Any]:
         check_state("inject_hyperparams", InjectHyperparamsState, state)
         unknown = [name for name in state.hyperparams if name not in self.injected]
         if unknown:
             raise ValueError(
-                f"state.hyperparams has {unknown}, but what was injected is {list(self.injected)}. A term that is "
-                f"switched off is not: give the factory a tensor to switch it on later."
+                f"state.hyperparams has {unknown}, but {list(self.injected)} were injected. A hyperparameter that was "
+                f"0 when the transformation was made is not: give the factory a tensor to change it later."
             )
         return {
             name: _tensor(value(as_step_number(state.step))) if callable(value) else state.hyperparams[name]

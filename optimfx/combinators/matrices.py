@@ -12,13 +12,13 @@ from torch import Tensor
 from optimfx.core import (
     Array,
     Column,
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_transformation,
     tracing,
@@ -47,7 +47,7 @@ def kernel_as_matrix(leaf: Tensor) -> Shape:
 
 
 @dataclass(frozen=True, eq=False)
-class AsMatrices(Stepper):
+class AsMatrices(StructuredUpdate):
     """The ``update`` of :func:`as_matrices`."""
 
     inner: GradientTransformation
@@ -85,8 +85,8 @@ class AsMatrices(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.inner, self._reshaped(params, params))
 
-    def outline(self) -> Outline:
-        return Outline("as_matrices", {}, [("", self.inner)])
+    def description(self) -> Description:
+        return Description("as_matrices", {}, [("", self.inner)])
 
     def _reshaped(self, values: PyTree, like: PyTree) -> PyTree:
         """Give the values the shapes of matrices; whose shape it is does not change with the gradients."""

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from optimfx.combinators.select import choose, copy_of
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     Column,
+    Description,
     GradientTransformation,
     Hyper,
     NonNegative,
-    Outline,
     Params,
     Positive,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_count,
     check_transformation,
@@ -49,7 +49,7 @@ class MechanicState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Mechanize(Stepper):
+class Mechanize(StructuredUpdate):
     """The ``update`` of :func:`mechanize`."""
 
     base_optimizer: GradientTransformation
@@ -127,9 +127,9 @@ class Mechanize(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.base_optimizer, params)
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         names = ("weight_decay", "eps", "s_init", "num_betas")
-        return Outline("mechanize", {name: getattr(self, name) for name in names}, [("", self.base_optimizer)])
+        return Description("mechanize", {name: getattr(self, name) for name in names}, [("", self.base_optimizer)])
 
 
 @factory
@@ -181,7 +181,7 @@ def mechanize(
     True
     """
     check_transformation("mechanize: base_optimizer", base_optimizer)
-    check_count(FROM_ONE, num_betas=num_betas)
+    check_count(AT_LEAST_ONE, num_betas=num_betas)
     return Mechanize(base_optimizer, weight_decay, eps, s_init, num_betas).transformation()
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from optimfx.combinators.select import choose, copy_into, number_not_finite, zeros_like
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
+    Description,
     DType,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_count,
     check_state_dtype,
@@ -46,7 +46,7 @@ class MultiStepsState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MultiSteps(Stepper):
+class MultiSteps(StructuredUpdate):
     """The ``update`` of :func:`multi_steps`."""
 
     inner: GradientTransformation
@@ -129,13 +129,13 @@ class MultiSteps(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.inner, params)
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         hyper = {
             "every": self.every,
             "state_dtype": self.state_dtype,
             "should_skip_update_fn": self.should_skip_update_fn,
         }
-        return Outline("multi_steps", hyper, [("", self.inner)])
+        return Description("multi_steps", hyper, [("", self.inner)])
 
 
 def multi_steps(
@@ -155,8 +155,7 @@ def multi_steps(
     Args:
         inner: what steps, with all that counts steps or measures gradients (schedules, clipping, averages) in it.
         every: :math:`k \ge 1`, the calls to a step.
-        state_dtype: dtype of the sums; ``None`` for the parameters' own. Half precision loses what is small beside the
-            sum.
+        state_dtype: dtype of the sums; ``None`` for the parameters' own. In half precision, small addends are lost.
         should_skip_update_fn: ``(updates, gradient_step, params) -> (skip, skip_state)``: whether a call is to be as if
             it had not been, a bool or a 0-d bool tensor, after so many steps of ``inner``; and a tree of tensors that
             says of what kind it was. :func:`skip_not_finite`, or a :func:`functools.partial` of
@@ -189,7 +188,7 @@ def multi_steps(
     """
     check_transformation("multi_steps: inner", inner)
     every = to_python(every)
-    check_count(FROM_ONE, every=every)
+    check_count(AT_LEAST_ONE, every=every)
     check_state_dtype(state_dtype)
     if not (should_skip_update_fn is None or callable(should_skip_update_fn)):
         raise TypeError(

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 from optimfx.combinators.identity import identity
 from optimfx.core import (
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     State,
@@ -30,7 +30,7 @@ Labels: TypeAlias = PyTree | Callable[[Params], PyTree]
 """A tree of labels like the parameters (or a prefix of it), or a function from the parameters to one."""
 
 
-KEPT = 16
+MAX_CACHED = 16
 """Structures of trees for which a partition keeps the leaves of each label."""
 
 
@@ -60,9 +60,9 @@ class Partition(Lowering):
         parts = [lower(tx, reference, states[label], places[label]) for label, tx in self.transforms.items()]
         return join(parts, lambda after: PartitionState(dict(zip(self.transforms, after))))
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         parts = [(str(label), tx) for label, tx in self.transforms.items()]
-        return Outline("masked", {}, parts[:1]) if self.name == "mask" else Outline("partition", {}, parts)
+        return Description("masked", {}, parts[:1]) if self.name == "mask" else Description("partition", {}, parts)
 
     def _places(self, reference: PyTree) -> dict[Any, int]:
         """Return the leaves of each label, as bits. A function is asked at every step: it may look at anything."""
@@ -72,7 +72,7 @@ class Partition(Lowering):
         known = _known_places.setdefault(self, {})
         asked = key, tuple([i for i, leaf in enumerate(leaves) if leaf is None])
         if asked not in known:
-            if len(known) >= KEPT:
+            if len(known) >= MAX_CACHED:
                 known.clear()
             known[asked] = self._find_places(reference)
         return known[asked]

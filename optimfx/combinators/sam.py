@@ -11,16 +11,16 @@ from torch import Tensor
 
 from optimfx.combinators.select import choose, copy_of
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     Column,
+    Description,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_count,
     check_transformation,
@@ -44,7 +44,7 @@ class SamState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Sam(Stepper):
+class Sam(StructuredUpdate):
     """The ``update`` of :func:`sam`."""
 
     optimizer: GradientTransformation
@@ -139,13 +139,13 @@ class Sam(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return explain(self.adv_optimizer, params) + explain(self.optimizer, params)
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         options = {
             "sync_period": self.sync_period,
             "reset_state": self.reset_state,
             "opaque_mode": self.opaque_mode,
         }
-        return Outline("sam", options, [("optimizer", self.optimizer), ("adv_optimizer", self.adv_optimizer)])
+        return Description("sam", options, [("optimizer", self.optimizer), ("adv_optimizer", self.adv_optimizer)])
 
 
 def sam(
@@ -200,7 +200,7 @@ def sam(
     """
     check_transformation("sam: optimizer", optimizer)
     check_transformation("sam: adv_optimizer", adv_optimizer)
-    check_count(FROM_ONE, sync_period=sync_period)
+    check_count(AT_LEAST_ONE, sync_period=sync_period)
     return Sam(optimizer, adv_optimizer, sync_period, reset_state, opaque_mode).transformation()
 
 

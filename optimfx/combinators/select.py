@@ -19,7 +19,7 @@ def choose(condition: Any, yes: PyTree, no: PyTree) -> PyTree:
     others: list[Any] = spec.flatten_up_to(no)
     chosen: list[Any] = []
     for i, (x, y) in enumerate(zip(leaves, others)):
-        as_before = i > 0 and x is leaves[i - 1] and tracing.same(y, others[i - 1])
+        as_before = i > 0 and x is leaves[i - 1] and tracing.is_same_tensor(y, others[i - 1])
         chosen.append(chosen[-1] if as_before else x if x is y else torch.where(condition, x, y))
     return tree.unflatten(spec, chosen)
 

@@ -16,13 +16,13 @@ from optimfx.core.ranges import (
 from optimfx.core.reprs import state_class
 from optimfx.core.rule import Locality, Rule
 from optimfx.core.transformation import (
+    Described,
+    Description,
     EmptyState,
     GradientTransformation,
-    Outline,
-    Outlined,
     Row,
-    Stepper,
     StepState,
+    StructuredUpdate,
     check_transformation,
 )
 from optimfx.core.types import (
@@ -42,7 +42,7 @@ from optimfx.core.types import (
     Value,
 )
 from optimfx.core.validation import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
     REAL,
@@ -56,9 +56,9 @@ from optimfx.core.validation import (
 )
 
 __all__ = [
+    "AT_LEAST_ONE",
     "BFLOAT16",
     "FLOAT32",
-    "FROM_ONE",
     "NON_NEGATIVE",
     "NON_POSITIVE",
     "REAL",
@@ -69,6 +69,8 @@ __all__ = [
     "Column",
     "DType",
     "Decay",
+    "Described",
+    "Description",
     "EmptyState",
     "Etas",
     "GradientTransformation",
@@ -78,8 +80,6 @@ __all__ = [
     "Locality",
     "NonNegative",
     "NonPositive",
-    "Outline",
-    "Outlined",
     "Params",
     "Positive",
     "PyTree",
@@ -91,7 +91,7 @@ __all__ = [
     "State",
     "StepSizes",
     "StepState",
-    "Stepper",
+    "StructuredUpdate",
     "ThreeBetas",
     "Updates",
     "Value",

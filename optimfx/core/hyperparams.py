@@ -1,4 +1,4 @@
-"""Hyperparameters at a step: schedules asked, host tensors read."""
+"""Resolves hyperparameters at a step: evaluates schedules, reads host tensors."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ class Link:
         hyper: the hyperparameters, by name.
         maximize: whether the rule sees the negated gradients.
         state_dtype: the dtype of the slots, or ``None`` for what the rule's ``init`` makes.
-        counts: whether the state holds a step count: always beside slots, and where a schedule needs one.
-        shares: how many fields of the state, from the first, hold what leaves share: the count and the carried scalars.
+        has_step_count: whether the state holds a step count: always beside slots, and where a schedule needs one.
+        num_shared_fields: how many fields of the state, from the first, hold what leaves share: the count and the
+            carried scalars.
         state_type: the NamedTuple of the state.
         user_names: the arguments of the rule's ``scalars`` that the user gives.
         has_schedule: whether one of the hyperparameters is a function of the step.
@@ -39,8 +40,8 @@ class Link:
     hyper: dict[str, Value]
     maximize: bool
     state_dtype: torch.dtype | None
-    counts: bool = field(init=False, repr=False)
-    shares: int = field(init=False, repr=False)
+    has_step_count: bool = field(init=False, repr=False)
+    num_shared_fields: int = field(init=False, repr=False)
     state_type: type[Any] = field(init=False, repr=False)
     user_names: list[str] = field(init=False, repr=False)
     has_schedule: bool = field(init=False, repr=False)
@@ -54,8 +55,8 @@ class Link:
         names = [name for name in self.rule.scalar_names if name in self.hyper]
         constant = all(is_constant(self.hyper[name]) for name in names)
         derived = {
-            "counts": counts,
-            "shares": 1 + len(self.rule.carries) if counts else 0,
+            "has_step_count": counts,
+            "num_shared_fields": 1 + len(self.rule.carries) if counts else 0,
             "state_type": self.rule.state or (StepState if counts else EmptyState),
             "user_names": names,
             "has_schedule": has_schedule,

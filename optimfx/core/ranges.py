@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from optimfx.core.types import Hyper
 from optimfx.core.validation import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     NON_NEGATIVE,
     NON_POSITIVE,
     POSITIVE,
@@ -37,7 +37,7 @@ NonPositive: TypeAlias = Annotated[Hyper, partial(check_hyper, NON_POSITIVE)]
 """A hyperparameter in (-inf, 0]."""
 Decay: TypeAlias = Annotated[Hyper, partial(check_hyper, UNIT)]
 """A hyperparameter in [0, 1)."""
-AtLeastOne: TypeAlias = Annotated[Hyper, partial(check_hyper, FROM_ONE)]
+AtLeastOne: TypeAlias = Annotated[Hyper, partial(check_hyper, AT_LEAST_ONE)]
 """A hyperparameter in [1, inf)."""
 Betas: TypeAlias = Annotated[tuple[Hyper, Hyper], partial(_check_parts, {"beta1": UNIT, "beta2": UNIT})]
 """Two decays, each in [0, 1)."""
@@ -45,7 +45,7 @@ ThreeBetas: TypeAlias = Annotated[
     tuple[Hyper, Hyper, Hyper], partial(_check_parts, {"beta1": UNIT, "beta2": UNIT, "beta3": UNIT})
 ]
 """Three decays, each in [0, 1)."""
-Etas: TypeAlias = Annotated[tuple[Hyper, Hyper], partial(_check_parts, {"etaminus": UNIT, "etaplus": FROM_ONE})]
+Etas: TypeAlias = Annotated[tuple[Hyper, Hyper], partial(_check_parts, {"etaminus": UNIT, "etaplus": AT_LEAST_ONE})]
 """A factor in [0, 1) and one in [1, inf)."""
 StepSizes: TypeAlias = Annotated[
     tuple[Hyper, Hyper], partial(_check_parts, {"step_size_min": NON_NEGATIVE, "step_size_max": NON_NEGATIVE})

@@ -20,7 +20,7 @@ from optimfx.core import tracing, tree
 from optimfx.core.types import Array, Value
 
 LINE = 100
-"""As many characters of a state, or of a tree in it, stand in one line."""
+"""Greatest width of a line of a printed state."""
 
 State = TypeVar("State")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from optimfx.core.transformation import EmptyState, GradientTransformation, Outline, Outlined
+from optimfx.core.transformation import Described, Description, EmptyState, GradientTransformation
 from optimfx.core.types import Params, State, Updates
 
 Function: TypeAlias = Callable[[Updates, Params | None], Updates]
@@ -18,7 +18,7 @@ def init(params: Params) -> EmptyState:
 
 
 @dataclass(frozen=True, eq=False)
-class Stateless(Outlined):
+class Stateless(Described):
     """The ``update`` of a function."""
 
     name: str
@@ -29,8 +29,8 @@ class Stateless(Outlined):
     ) -> tuple[Updates, State]:
         return self.function(updates, params), state
 
-    def outline(self) -> Outline:
-        return Outline(self.name, {"function": self.function})
+    def description(self) -> Description:
+        return Description(self.name, {"function": self.function})
 
 
 def stateless(function: Function) -> GradientTransformation:

@@ -28,8 +28,8 @@ def active() -> bool:
     )
 
 
-def same(x: Any, y: Any) -> bool:
-    """Whether two are one tensor; ``torch.vmap`` makes a tensor for each place at which it finds one."""
+def is_same_tensor(x: Any, y: Any) -> bool:
+    """Whether two are the same tensor, looking through the wrappers of ``torch.vmap``."""
     if x is y or torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return x is y
     functorch = torch._C._functorch
@@ -72,7 +72,7 @@ def in_derivative() -> bool:
 in_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def differentiated(*tensors: Tensor | None) -> bool:
+def requires_autograd(*tensors: Tensor | None) -> bool:
     """Whether autograd records what happens to any of these tensors."""
     # Not any(), which a compiler traces in Python, for thousands of leaves.
     return torch.is_grad_enabled() and True in [t.requires_grad for t in tensors if t is not None]
@@ -80,7 +80,7 @@ def differentiated(*tensors: Tensor | None) -> bool:
 
 def is_derived(x: Tensor) -> bool:
     """Whether a derivative of what is computed from this tensor may be taken, in whatever way."""
-    return differentiated(x) or (active() and (forward_mode() or in_derivative()))
+    return requires_autograd(x) or (active() and (forward_mode() or in_derivative()))
 
 
 def no_grad_if_inplace(inplace: bool, params: Sequence[Tensor | None] = ()) -> AbstractContextManager[object]:
@@ -98,13 +98,13 @@ def read_number(x: Any) -> Any:
 
     Numbers let a rule take torch's compound operations, so that eager steps round as ``torch.optim`` does.
     """
-    if not isinstance(x, Tensor) or x.numel() != 1 or active() or differentiated(x) or x.device.type != "cpu":
+    if not isinstance(x, Tensor) or x.numel() != 1 or active() or requires_autograd(x) or x.device.type != "cpu":
         return x
     return x.item()
 
 
-def numbers(xs: Sequence[Value]) -> list[Value]:
-    """:func:`number` of each, asking once what surrounds the call."""
+def read_numbers(xs: Sequence[Value]) -> list[Value]:
+    """:func:`read_number` of each, checking only once for a tracer."""
     if active() or torch.is_grad_enabled():
         return [read_number(x) for x in xs]
     return [x.item() if isinstance(x, Tensor) and x.is_cpu else x for x in xs]

@@ -39,14 +39,14 @@ class GradientTransformation(NamedTuple):
     update: TransformUpdate
 
     def __repr__(self) -> str:
-        if not isinstance(self.update, Outlined):
+        if not isinstance(self.update, Described):
             return name_of(self.update)
-        outline = self.update.outline()
-        parts = [f"{label}: {part!r}" if label else repr(part) for label, part in outline.parts]
-        return call(outline.name, outline.hyper, parts)
+        description = self.update.description()
+        parts = [f"{label}: {part!r}" if label else repr(part) for label, part in description.parts]
+        return call(description.name, description.hyper, parts)
 
 
-class Outline(NamedTuple):
+class Description(NamedTuple):
     """The parts of a transformation, for a person to read."""
 
     name: str
@@ -66,18 +66,18 @@ class Row(NamedTuple):
     reason: str
 
 
-class Outlined:
+class Described:
     """An ``update`` that tells what it is made of."""
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         """Return what :func:`optimfx.describe` shows."""
-        return Outline(type(self).__name__, {})
+        return Description(type(self).__name__, {})
 
 
-class Stepper(Outlined):
-    """The ``update`` of a transformation that knows its own parts, and so can do more than map updates.
+class StructuredUpdate(Described):
+    """An ``update`` that can also step the parameters, check its arguments, and explain and describe itself.
 
-    Subclasses define ``init`` and three methods, and override ``outline``:
+    Subclasses define ``init`` and three methods, and override ``description``:
 
     ``run(updates, state, params, *, stepping, inplace, spare_updates, **extra) -> (results, state)``
         The update; with ``stepping`` the results are the new parameters, computed without adding an increment where the
@@ -121,7 +121,7 @@ class Stepper(Outlined):
 
 @state_class
 class EmptyState(NamedTuple):
-    """The state of a transformation that remembers nothing."""
+    """The state of a transformation that keeps none."""
 
 
 @state_class

@@ -130,7 +130,7 @@ def unflatten(spec: Structure, leaves: Iterable[Any]) -> PyTree:
 
 
 def broadcast(prefix: PyTree, tree: PyTree, name: str, like: str) -> list[Array]:
-    """For each leaf of ``tree``, the leaf of ``prefix`` that stands for it or for a subtree that it is in.
+    """Return for each leaf of ``tree`` the leaf of ``prefix`` that covers it.
 
     Raises:
         ValueError: ``prefix`` is not a prefix of ``tree``; the message names the first path at which it is not.
@@ -175,7 +175,7 @@ def norm_of_leaves(leaves: list[Tensor]) -> Tensor:
         return torch.zeros(())
     if True in {leaf.is_sparse for leaf in leaves}:
         leaves = [leaf.coalesce().values() if leaf.is_sparse else leaf for leaf in leaves]
-    if tracing.active() or tracing.differentiated(*leaves):
+    if tracing.active() or tracing.requires_autograd(*leaves):
         return _combine_norms([norm(leaf) for leaf in leaves])
     first = _measured_in(leaves[0])
     norms: list[Tensor] = []
@@ -193,7 +193,7 @@ def norm(leaf: Tensor) -> Tensor:
     On a CPU it is measured again where it is infinite: in float64 from the start, it would take seven times as long.
     A device without float64 has no such help.
     """
-    seen = leaf.is_cpu and not (tracing.active() or tracing.differentiated(leaf))
+    seen = leaf.is_cpu and not (tracing.active() or tracing.requires_autograd(leaf))
     dtype = torch.promote_types(leaf.dtype, _measured_in(leaf) if seen else _widest_on(leaf.device))
     measured: Tensor = torch.linalg.vector_norm(leaf.to(dtype))
     if not seen or not measured.isinf():

@@ -13,7 +13,7 @@ PyTree: TypeAlias = Any
 Params: TypeAlias = PyTree
 """A pytree of floating-point or complex tensors; ``None`` where there is no parameter."""
 Updates: TypeAlias = PyTree
-"""A pytree like the parameters: gradients, or what links made of them; ``None`` leaves that leaf alone."""
+"""Gradients, or gradients that links have transformed, structured like the parameters; ``None`` skips a leaf."""
 State: TypeAlias = PyTree
 """The memory of a transformation: NamedTuples of pytrees, made by ``init``."""
 ParamsT = TypeVar("ParamsT")

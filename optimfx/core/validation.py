@@ -42,7 +42,7 @@ NON_NEGATIVE = Interval(0, math.inf)
 NON_POSITIVE = Interval(-math.inf, 0, has_high=True)
 POSITIVE = Interval(0, math.inf, has_low=False)
 UNIT = Interval(0, 1)
-FROM_ONE = Interval(1, math.inf)
+AT_LEAST_ONE = Interval(1, math.inf)
 REAL = Interval(-math.inf, math.inf)
 
 

@@ -170,7 +170,7 @@ def _next_counts(
     if traced:
         runs: list[list[int]] = []
         for i in range(len(columns.leaves.grads)):
-            if runs and all(tracing.same(column[i], column[runs[-1][0]]) for column in every):
+            if runs and all(tracing.is_same_tensor(column[i], column[runs[-1][0]]) for column in every):
                 runs[-1].append(i)
             else:
                 runs.append([i])
@@ -208,7 +208,7 @@ def _read_column(column: Column, vector: Tensor | None) -> Column:
     first = column[0]
     if all([x is first for x in column]):
         return [tracing.read_number(first)] * len(column)
-    return tracing.numbers(column)
+    return tracing.read_numbers(column)
 
 
 def _is_uniform(values: Column) -> bool:

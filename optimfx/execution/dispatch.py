@@ -92,13 +92,13 @@ def requested_executors() -> tuple[str, ...]:
     return () if torch.compiler.is_compiling() else _asked.get()
 
 
-def norm_of(grads: Column) -> Tensor:
+def dispatch_global_norm(grads: Column) -> Tensor:
     """Measure the 2-norm of all gradients, by the kernels of the executor that steps them if it has any.
 
     They have no derivative; a graph takes them for one node.
     """
     dense = [grad for grad in grads if grad is not None]
-    if not dense or tracing.differentiated(*dense):
+    if not dense or tracing.requires_autograd(*dense):
         return tree.norm_of_leaves(dense)
     measurable = has_kernels(dense) and not norm.unsupported_reason(dense)
     if torch.compiler.is_compiling() and not (tracing.forward_mode() or tracing.in_derivative()):

@@ -21,7 +21,7 @@ from optimfx.execution.memory.guard import Guard
 from optimfx.execution.plan.columns import ABSENT, Columns
 from optimfx.execution.staged import StagedPlan
 
-KEPT = 128
+MAX_CACHED = 128
 """Plans that are kept, of all transformations together."""
 
 _plans: OrderedDict[Key, TreePlan] = OrderedDict()
@@ -86,7 +86,7 @@ def run_rules(
         plan = TreePlan(calls, columns, trees, flat, **how)
         if plan.guard is not None:
             _plans[key] = plan
-            while len(_plans) > KEPT:
+            while len(_plans) > MAX_CACHED:
                 _plans.popitem(last=False)
     else:
         columns = known
@@ -135,7 +135,7 @@ class TreePlan:
         size = len(columns.leaves.grads)
         self.pick = [_picker(subtree, *each, self.spec, size) for subtree, each in zip(trees, flat)]
         links: list[Array] = [call.update for call in calls]
-        self.sizes = [(link.shares, len(link.state_type._fields)) for link in links]
+        self.sizes = [(link.num_shared_fields, len(link.state_type._fields)) for link in links]
         tensors = self._tensors(columns.leaves, columns.shared)
         self.guard = Guard(tensors) if Guard.can_see(tensors) else None
         # For each field of each state: whether some leaves have it, and whether all do.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.core import Locality, Outlined, Row, tree
+from optimfx.core import Described, Locality, Row, tree
 from optimfx.core.lowering import Call
 from optimfx.core.reprs import name_of
 from optimfx.core.types import Array, Column, Key, PyTree
@@ -26,7 +26,7 @@ class Explanation(list[Row]):
 
 def explain_function(update: Any, params: PyTree) -> list[Row]:
     """Explain a function of whole trees, which runs as its author wrote it, in one row."""
-    name = update.outline().name if isinstance(update, Outlined) else name_of(update)
+    name = update.description().name if isinstance(update, Described) else name_of(update)
     groups = _groups(tree.flatten(params)[0])
     return [_row(name, "as given", group, "a function of the whole tree") for group in groups]
 

@@ -29,7 +29,7 @@ def init(link: Link, params: PyTree) -> PyTree:
             if refusal:
                 given = f"has shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
                 raise ValueError(f"{tree.path(spec, i, 'params')} {given}, but {refusal}.")
-    if not link.counts:
+    if not link.has_step_count:
         return link.state_type()
     # torch.optim's dtype for counts: float32, or float64 if that is the default. On the host, reading them is free.
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
@@ -37,7 +37,7 @@ def init(link: Link, params: PyTree) -> PyTree:
     carried = [tensor_like(value, zero.double()) for value in initial_carry(link).values()]
     shared = [[None if leaf is None else _of_members(value, leaf) for leaf in leaves] for value in (zero, *carried)]
     hyper = {name: link.hyper[name] for name in link.rule.init_names}
-    nothing = (None,) * (len(link.state_type._fields) - link.shares)
+    nothing = (None,) * (len(link.state_type._fields) - link.num_shared_fields)
     rows = [nothing if leaf is None else link.rule.init(leaf, **hyper) for leaf in leaves]
     slots = [[cast_state(slot, link.state_dtype) for slot in column] for column in zip(*rows)] or [[] for _ in nothing]
     if tracing.active():

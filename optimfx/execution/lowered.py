@@ -11,7 +11,7 @@ from optimfx.core import (
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_transformation,
     tracing,
@@ -26,7 +26,7 @@ from optimfx.execution.init import check_rules
 from optimfx.execution.plan.columns import mask_column
 
 
-class Lowering(Stepper):
+class Lowering(StructuredUpdate):
     """A transformation that lowers to calls of rules and functions; subclasses implement ``lower``."""
 
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
@@ -99,7 +99,7 @@ def run(
 ) -> tuple[PyTree, State]:
     """Run the update of any transformation, or with ``stepping`` the step."""
     how = {"stepping": stepping, "inplace": inplace, "spare_updates": spare_updates}
-    if isinstance(tx.update, Stepper):
+    if isinstance(tx.update, StructuredUpdate):
         return tx.update.run(updates, state, params, **how, **extra)
     results, (after,) = _run_calls([Call(tx.update, state)], updates, params, **how, **extra)
     return results, after
@@ -107,7 +107,7 @@ def run(
 
 def check(tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree | None) -> None:
     """Check any transformation's updates and state; one that has no check is trusted."""
-    if isinstance(tx.update, Stepper):
+    if isinstance(tx.update, StructuredUpdate):
         tx.update.check(updates, state, params)
 
 
@@ -135,7 +135,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
 
 
 def _explain(update: Any, params: PyTree) -> list[Row]:
-    return update.explain(params) if isinstance(update, Stepper) else explain_function(update, params)
+    return update.explain(params) if isinstance(update, StructuredUpdate) else explain_function(update, params)
 
 
 def add_updates(params: Column, updates: Column, spec: tree.Structure, *, inplace: bool) -> list[Array]:
@@ -169,7 +169,7 @@ def _run_calls(
         _check_calls(calls, updates, params)
     reference, spec = tree.flatten(updates if params is None else params)
     current: list[Array] = tree.flatten_as(spec, updates, "updates", "params")
-    if inplace and spare_updates and not (len(calls) == 1 and isinstance(calls[0].update, Stepper)):
+    if inplace and spare_updates and not (len(calls) == 1 and isinstance(calls[0].update, StructuredUpdate)):
         current = [None if x is None else x.clone() for x in current]
         spare_updates = False
     results = list(reference) if stepping else current
@@ -212,7 +212,7 @@ def _call(
     **extra: Any,
 ) -> tuple[list[Array], list[State]]:
     """Return what a function gives, as a column, of which the leaves that end here are parameters."""
-    if isinstance(call.update, Stepper):
+    if isinstance(call.update, StructuredUpdate):
         how = {"stepping": stepping and ends != 0, "inplace": inplace, "spare_updates": spare_updates}
         results, state = call.update.run(updates, call.state, params, **how, **extra)
         stepped = how["stepping"]
@@ -251,11 +251,11 @@ def _check_calls(calls: Sequence[Call], updates: PyTree, params: PyTree | None) 
     """Raise what a step would raise of trees that do not fit together."""
     for piece in _pieces(calls):
         update, state, places = piece[0]
-        if not isinstance(update, Stepper) and params is not None:
+        if not isinstance(update, StructuredUpdate) and params is not None:
             updates = params  # a function may change shapes; what it gives to the next is like the parameters
         if isinstance(update, Link):
             check_rules(piece, updates, params)
-        elif isinstance(update, Stepper):
+        elif isinstance(update, StructuredUpdate):
             mine = [None if each is None else mask_tree(each, places) for each in (updates, params)]
             update.check(mine[0], state, mine[1])
 

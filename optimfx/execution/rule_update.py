@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from optimfx.core import (
+    Description,
     DType,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Rule,
@@ -29,8 +29,8 @@ class RuleUpdate(Link, Lowering):
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
         return Lowered([Call(self, state)], only)
 
-    def outline(self) -> Outline:
-        return Outline(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
+    def description(self) -> Description:
+        return Description(self.name, {**self.hyper, "maximize": self.maximize, "state_dtype": self.state_dtype})
 
 
 def transformation(
@@ -57,6 +57,6 @@ def transformation(
         *rule.given,
     }
     if missing:
-        raise TypeError(f"{name}: the rule names the hyperparameters {sorted(missing)}, which were not given.")
+        raise TypeError(f"{name}: missing hyperparameters {sorted(missing)}, which the functions of the rule take.")
     check_state_dtype(state_dtype)
     return RuleUpdate(name, rule, to_python(hyper), maximize, state_dtype).transformation()

@@ -12,7 +12,7 @@ from optimfx.core.link import Link
 from optimfx.core.lowering import Call
 from optimfx.core.types import Array, Column, Value
 from optimfx.execution.advance import advance, check_leaves, measure, split_by_link
-from optimfx.execution.dispatch import has_kernels, norm_of
+from optimfx.execution.dispatch import dispatch_global_norm, has_kernels
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.guard import Guard
 from optimfx.execution.memory.packing import PackedView
@@ -200,7 +200,7 @@ class StagedPlan:
             return {}
         if first.rule.needs_global_norm:
             parts = [grads if segment.places is None else [grads[i] for i in segment.places] for segment in stage]
-            norm = norm_of(parts[0] if len(parts) == 1 else [g for part in parts for g in part])
+            norm = dispatch_global_norm(parts[0] if len(parts) == 1 else [g for part in parts for g in part])
             return {"global_norm": tracing.read_number(norm)}
         taken = [segment.take(columns, grads) for segment in stage]
         traced = stage[0].one_pass.traced

@@ -205,7 +205,7 @@ def step_with(link: Link, step: Value, hyper: dict[str, Value], given: dict[str,
 def probe_step(link: Link) -> Step:
     """Make a first step, with a gradient above every bound: it shows what scalars are made of, not their values."""
     given = dict.fromkeys(link.rule.given, math.inf)
-    return step_at(link, 1 if link.counts else None, **initial_carry(link), **given)
+    return step_at(link, 1 if link.has_step_count else None, **initial_carry(link), **given)
 
 
 def initial_carry(link: Link) -> dict[str, Value]:

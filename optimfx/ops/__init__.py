@@ -36,7 +36,6 @@ __all__ = [
     "addmm",
     "cast",
     "cbrt",
-    "choose",
     "clamp",
     "concatenate",
     "cos",
@@ -49,12 +48,13 @@ __all__ = [
     "eye",
     "floor",
     "full_like",
+    "full_tensor",
     "initial",
     "is_zero",
-    "largest",
     "lerp",
     "log",
     "magnitude",
+    "max_abs",
     "maximum",
     "mean",
     "minimum",
@@ -66,17 +66,17 @@ __all__ = [
     "rms",
     "rounded",
     "rounded_stochastically",
-    "rows",
     "rsqrt",
+    "select_tree",
     "sign",
     "size",
     "sqrt",
     "stack",
     "total",
     "transpose",
+    "unbind",
     "unless_zero",
     "where",
-    "whole",
     "zeros",
     "zeros_like",
 ]
@@ -200,8 +200,8 @@ def _for_linalg(x: Array) -> Array:
     return torch.nan_to_num(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
 
 
-def whole(x: Array) -> Array:
-    """``x``; or, where it is spread over processes (a DTensor), all of it on each of them."""
+def full_tensor(x: Array) -> Array:
+    """Return ``x``, gathered from all processes if it is a DTensor."""
     if not hasattr(x, "redistribute"):
         return x
     from torch.distributed.tensor import Replicate  # a heavy import, already done by whoever made ``x``
@@ -240,7 +240,7 @@ def total(x: Array) -> Array:
     return x.sum().to(torch.float64)
 
 
-def largest(x: Array) -> Array:
+def max_abs(x: Array) -> Array:
     """Find the largest absolute value in a leaf, as a scalar; 0 if it is empty."""
     return norm(x, ord=math.inf) if x.numel() else 0.0
 
@@ -250,7 +250,7 @@ def dot(x: Array, y: Array) -> Array:
     return read_number(torch.dot(x, y).to(torch.float64))
 
 
-def rows(x: Array) -> list[Any]:
+def unbind(x: Array) -> list[Any]:
     """Split along the first dimension, into vectors or scalars."""
     return [read_number(row) for row in x.unbind()] if x.dim() == 1 else list(x.unbind())
 
@@ -364,12 +364,12 @@ def either(condition: Array, yes: Callable[[], Array], no: Callable[[], Array]) 
     return where(condition, yes(), no())
 
 
-def choose(condition: Array, x: Array, y: Array) -> Array:
+def select_tree(condition: Array, x: Array, y: Array) -> Array:
     """One of two scalars, tensors, or tuples of them, by a condition that holds for the whole."""
     if isinstance(condition, bool):
         return x if condition else y
     if isinstance(x, tuple):
-        parts = [choose(condition, a, b) for a, b in zip(x, y)]
+        parts = [select_tree(condition, a, b) for a, b in zip(x, y)]
         return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
     return where(condition, x, y)
 

@@ -65,6 +65,6 @@ def rounded_stochastically(x: Any, dtype: torch.dtype, seed: Any, step: Any) -> 
 
 def _differentiable(x: Tensor, image: Tensor) -> Tensor:
     """Give the image, which bits were made into, the derivative of a cast."""
-    if not (tracing.active() or tracing.differentiated(x)):
+    if not (tracing.active() or tracing.requires_autograd(x)):
         return image
     return torch.where(image.isfinite(), image + (x - x.detach()), image)

@@ -86,12 +86,12 @@ def _state(update: RuleUpdate, params: list[Tensor], kept: list[dict[str, Any]],
         first = group_step.begin_state(update, param, counts=True, on_device=False)
         # Without a count in torch, 0 or 1 is enough: the algorithm only reads whether there was a step.
         now = {**first, **state} if counts else {**first, **state, "step": float(bool(state))}
-        for name in names[: update.shares]:
+        for name in names[: update.num_shared_fields]:
             # Leaves that were stepped together share one count.
             dtype = first["step"].dtype if name == "step" else torch.float64
             value = torch.tensor(float(now[name]), dtype=dtype, device="cpu")
             columns[name].append(shared.setdefault((name, value.item()), value))
-        for name in names[update.shares :]:
+        for name in names[update.num_shared_fields :]:
             columns[name].append(ABSENT if now.get(name) is None else _copy(now[name]))
     trees = [column if any(slot is not ABSENT for slot in column) else ABSENT for column in columns.values()]
     return update.state_type(*trees)

@@ -102,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         self._prepare()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Prepare groups that replace others: no guard of a compiled step would tell them apart."""
+        """Prepare groups that replace others, which guards of a compiled step cannot distinguish."""
         super().__setattr__(name, value)
         if name == "param_groups" and "_updates" in vars(self):
             self._prepare()
@@ -235,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
         for settings, params, grads in groups:
             grads = self._prepare_grads(settings.group, grads)
             if settings.repeats or (settings.on_device and len({p.device for p in params}) > 1):
-                for turn in group_step.turns(params, grads):
+                for turn in group_step.split_repeats(params, grads):
                     yield Batch([settings], [len(turn[0])], *turn)
             elif alone or settings.on_device or settings.differentiable:
                 yield Batch([settings], [len(params)], params, grads)

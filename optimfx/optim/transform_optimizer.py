@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optimfx.combinators.inject import Inject
-from optimfx.core import GradientTransformation, State, Stepper, check_transformation
+from optimfx.core import GradientTransformation, State, StructuredUpdate, check_transformation
 from optimfx.core.tree import NAMESPACE
 from optimfx.execution import run, use
 from optimfx.execution.dispatch import FUSED_CHAIN
@@ -87,8 +87,8 @@ class TransformOptimizer(Optimizer):
                 numbers = [_number(value) for value in values]
                 raise ValueError(
                     f"{name} is injected with different values, {', '.join(map(str, numbers))}, and a group has one: "
-                    f"give each group its own, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
-                    f"what is to be driven."
+                    f"set it for each group, as in [{{'params': params, {name!r}: {numbers[0]}}}], or inject only "
+                    f"the one that schedulers are to set."
                 )
         for name in self._undriven:
             if name in param_group:
@@ -108,8 +108,8 @@ class TransformOptimizer(Optimizer):
     def _refuse(self, name: str) -> NoReturn:
         part, _ = self._undriven[name]
         raise ValueError(
-            f"a group has {name!r}, but {part} has its own {name}, which no group changes. To let groups and "
-            f"schedulers set a number, inject it, as in inject_hyperparams({part})(...)."
+            f"a group sets {name!r}, but {part} does not inject its {name}. To let groups and schedulers set it, wrap "
+            f"the factory: inject_hyperparams({part})(...)."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class TransformOptimizer(Optimizer):
         return optree.tree_unflatten(form.structure, leaves)
 
     def _finish_load(self, state_dict: dict[str, Any], keep_dtype: bool) -> None:
-        """Take torch's cast back: it would make bfloat16 of the counts that it does not know."""
+        """Undo torch's cast, which would store counts in bfloat16."""
         super()._finish_load(state_dict, keep_dtype=True)
         for index, group in enumerate(self.param_groups):
             rows = self._rows(group)
@@ -193,7 +193,7 @@ class TransformOptimizer(Optimizer):
 
 
 def _apart(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Give what several parameters have in common to each as its own."""
+    """Clone tensors that several parameters share."""
     state = state_dict["state"]
     times = Counter(id(x) for key, row in state.items() if isinstance(key, int) for x in row.values())
     state_dict["state"] = {
@@ -219,17 +219,17 @@ def _injections(tx: GradientTransformation) -> Iterator[Inject]:
     """Find the parts of a transformation that inject."""
     if isinstance(tx.update, Inject):
         yield tx.update
-    if isinstance(tx.update, Stepper):
-        for _, part in tx.update.outline().parts:
+    if isinstance(tx.update, StructuredUpdate):
+        for _, part in tx.update.description().parts:
             yield from _injections(part)
 
 
 def _fixed(tx: GradientTransformation) -> Iterator[tuple[str, str, Any]]:
     """Collect the hyperparameters that a transformation and its parts have: the part's name, theirs, and the value."""
-    if isinstance(tx.update, Stepper):
-        outline = tx.update.outline()
-        yield from ((outline.name, name, value) for name, value in outline.hyper.items())
-        for _, part in outline.parts:
+    if isinstance(tx.update, StructuredUpdate):
+        description = tx.update.description()
+        yield from ((description.name, name, value) for name, value in description.hyper.items())
+        for _, part in description.parts:
             yield from _fixed(part)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     Decay,
     DType,
@@ -116,6 +116,6 @@ def dion(
     tensor([[-0.0424, -0.0566],
             [-0.0424, -0.0566]])
     """
-    check_count(FROM_ONE, rank=rank)
+    check_count(AT_LEAST_ONE, rank=rank)
     hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rank": rank}
     return transformation("dion", DION, maximize=maximize, state_dtype=state_dtype, **hyper)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from optimfx import ops
-from optimfx.core import FROM_ONE, DType, GradientTransformation, NonNegative, Scalar, check_count, factory
+from optimfx.core import AT_LEAST_ONE, DType, GradientTransformation, NonNegative, Scalar, check_count, factory
 from optimfx.core.reprs import state_class
 from optimfx.rules._shared.line_search import Trial, strong_wolfe
 from optimfx.rules._shared.minimizer import minimizer
@@ -55,7 +55,7 @@ def search(
         return Trial(t, value, grad, ops.dot(grad, d))
 
     start = Trial(0.0, now.value, now.grad, slope)
-    found, evals = strong_wolfe(at, start, now.state.t, ops.largest(d), tolerance_change, most)
+    found, evals = strong_wolfe(at, start, now.state.t, ops.max_abs(d), tolerance_change, most)
     x = ops.add(now.x, d, alpha=found.t)
     return Point(x, found.value, found.grad, now.history, now.state._replace(t=found.t)), evals
 
@@ -66,14 +66,14 @@ def minimize(
     lr, max_iter, line_search_fn = hyper["lr"], hyper["max_iter"], hyper["line_search_fn"]
     tolerance_grad, tolerance_change = hyper["tolerance_grad"], hyper["tolerance_change"]
     most = state.func_evals + hyper["max_eval"]
-    pairs = zip(ops.rows(state.old_dirs), ops.rows(state.old_stps), ops.rows(state.ro))
+    pairs = zip(ops.unbind(state.old_dirs), ops.unbind(state.old_stps), ops.unbind(state.ro))
     state = state._replace(step=state.step + 1, func_evals=state.func_evals + 1)
     now = Point(x, *first, tuple(Pair(*pair) for pair in pairs), state)
-    done = ops.read_bool(ops.largest(now.grad) <= tolerance_grad)
+    done = ops.read_bool(ops.max_abs(now.grad) <= tolerance_grad)
     if line_search_fn and not isinstance(done, bool):
         raise ValueError(
-            "line_search_fn='strong_wolfe' branches on values, which there are none of inside a torch.func transform "
-            "or torch.compile; use line_search_fn=None."
+            "line_search_fn='strong_wolfe' needs concrete values, which a torch.func transform and torch.compile do "
+            "not have; use line_search_fn=None."
         )
     for i in range(max_iter):
         if done is True:
@@ -99,12 +99,12 @@ def minimize(
         moves = moves._replace(state=moves.state._replace(func_evals=last.func_evals + evals))
         ends = (
             stuck
-            | (ops.largest(moves.grad) <= tolerance_grad)
-            | (ops.largest(d * moves.state.t) <= tolerance_change)
+            | (ops.max_abs(moves.grad) <= tolerance_grad)
+            | (ops.max_abs(d * moves.state.t) <= tolerance_change)
             | (ops.abs(moves.value - now.value) < tolerance_change)
             | (moves.state.func_evals >= most)
         )
-        now = ops.choose(done, now, ops.choose(stuck, stays, moves))
+        now = ops.select_tree(done, now, ops.select_tree(stuck, stays, moves))
         done = ops.read_bool(done | ends)
     old_dirs, old_stps, ro = (ops.stack(column) for column in zip(*now.history))
     return now.x, now.state._replace(old_dirs=old_dirs, old_stps=old_stps, ro=ro)
@@ -169,9 +169,9 @@ def lbfgs(
     >>> params
     tensor([1.0000, 1.0000], dtype=torch.float64)
     """
-    check_count(FROM_ONE, max_iter=max_iter, history_size=history_size)
+    check_count(AT_LEAST_ONE, max_iter=max_iter, history_size=history_size)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
-    check_count(FROM_ONE, max_eval=max_eval)
+    check_count(AT_LEAST_ONE, max_eval=max_eval)
     if line_search_fn not in (None, "strong_wolfe"):
         raise ValueError(f"line_search_fn must be None or 'strong_wolfe'; got {line_search_fn!r}.")
     hyper = {"lr": lr, "tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}

@@ -94,7 +94,7 @@ def radam(
     maximize: bool = False,
     state_dtype: DType | None = None,
 ) -> GradientTransformation:
-    r"""RAdam: Adam that puts off its adaptive steps until their variance is known.
+    r"""RAdam: Adam with a warmup that rectifies the variance of its adaptive steps.
 
     .. math::
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     Betas,
     DType,
@@ -169,7 +169,7 @@ def shampoo(
     tensor([[-0.1000, -0.0000],
             [-0.0000, -0.1000]])
     """
-    check_count(FROM_ONE, precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
+    check_count(AT_LEAST_ONE, precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
     if grafting not in ("adam", "sgd", None):
         raise ValueError(f"grafting must be 'adam', 'sgd' or None; got {grafting!r}.")
     hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "grafting": grafting}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     Betas,
     Decay,
@@ -168,7 +168,7 @@ def soap(
     tensor([[-0.1000, -0.1000],
             [-0.1000,  0.1000]])
     """
-    check_count(FROM_ONE, precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
+    check_count(AT_LEAST_ONE, precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
     hyper = {"lr": lr, "betas": betas, "shampoo_beta": shampoo_beta, "eps": eps, "weight_decay": weight_decay}
     how = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
     return transformation("soap", SOAP, maximize=maximize, state_dtype=state_dtype, **hyper, **how)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from optimfx import ops
-from optimfx.core import FROM_ONE, Array, DType, GradientTransformation, PyTree, Rule, Scalar, check_count
+from optimfx.core import AT_LEAST_ONE, Array, DType, GradientTransformation, PyTree, Rule, Scalar, check_count
 from optimfx.execution import transformation
 
 
@@ -60,5 +60,5 @@ def apply_every(k: int = 1, *, state_dtype: DType | None = None) -> GradientTran
     tensor([0., 0.])
     tensor([2., 4.])
     """
-    check_count(FROM_ONE, k=k)
+    check_count(AT_LEAST_ONE, k=k)
     return transformation("apply_every", APPLY_EVERY, state_dtype=state_dtype, k=k)

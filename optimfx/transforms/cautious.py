@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.core import (
     Array,
+    Description,
     GradientTransformation,
     Locality,
-    Outline,
     Params,
     PyTree,
     Row,
     Rule,
     Scalar,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_transformation,
     tree,
@@ -47,7 +47,7 @@ AGREEMENT = Rule(leaf, scalars, reads_param=lambda s: True, locality=Locality.NO
 
 
 @dataclass(frozen=True, eq=False)
-class Cautious(Stepper):
+class Cautious(StructuredUpdate):
     """The ``update`` of :func:`cautious`."""
 
     inner: GradientTransformation
@@ -82,8 +82,8 @@ class Cautious(Stepper):
     def explain(self, params: Params) -> list[Row]:
         return [*explain(self.inner, params), *explain(self.mask, params)]
 
-    def outline(self) -> Outline:
-        return Outline("cautious", {}, [("", self.inner)])
+    def description(self) -> Description:
+        return Description("cautious", {}, [("", self.inner)])
 
 
 def cautious(inner: GradientTransformation) -> GradientTransformation:

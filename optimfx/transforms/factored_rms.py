@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     DType,
     GradientTransformation,
@@ -117,7 +117,7 @@ def scale_by_factored_rms(
     tensor([[1., 1., 1.],
             [1., 1., 1.]])
     """
-    check_count(FROM_ONE, min_dim_size_to_factor=min_dim_size_to_factor)
+    check_count(AT_LEAST_ONE, min_dim_size_to_factor=min_dim_size_to_factor)
     return transformation(
         "scale_by_factored_rms",
         FACTORED_RMS,

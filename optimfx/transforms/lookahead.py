@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from optimfx import ops
 from optimfx.combinators.chain import chain
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     Array,
     DType,
     GradientTransformation,
@@ -95,7 +95,7 @@ def lookahead(
     tensor([1.])
     """
     check_transformation("fast_optimizer", fast_optimizer)
-    check_count(FROM_ONE, sync_period=sync_period)
+    check_count(AT_LEAST_ONE, sync_period=sync_period)
     check_hyper(PART, slow_step_size=slow_step_size)
     link = transformation(
         "lookahead", LOOKAHEAD, state_dtype=state_dtype, sync_period=sync_period, slow_step_size=slow_step_size

@@ -10,9 +10,9 @@ from torch import Tensor
 from optimfx.combinators.chain import chain
 from optimfx.core import (
     NON_NEGATIVE,
+    Description,
     GradientTransformation,
     NonNegative,
-    Outline,
     Params,
     State,
     Updates,
@@ -22,7 +22,7 @@ from optimfx.core import (
     tree,
 )
 from optimfx.core.hyperparams import as_step_number, resolve
-from optimfx.core.transformation import Outlined
+from optimfx.core.transformation import Described
 from optimfx.core.types import Array, Hyper, Value
 from optimfx.execution import check_state, count_from_zero
 from optimfx.ops.random import normal_like
@@ -37,7 +37,7 @@ class NoiseState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Noise(Outlined):
+class Noise(Described):
     """The ``update`` of a link that adds normal noise; subclasses say to what, and how much."""
 
     name: ClassVar[str]
@@ -61,8 +61,8 @@ class Noise(Outlined):
         """Return what noise is added to, and the deviation of the noise, after so many steps."""
         raise NotImplementedError
 
-    def outline(self) -> Outline:
-        return Outline(self.name, dict(vars(self)))
+    def description(self) -> Description:
+        return Description(self.name, dict(vars(self)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from optimfx import ops
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     NON_NEGATIVE,
     Array,
     GradientTransformation,
@@ -82,7 +82,7 @@ def scalars(
         avg_value=0.0,
     )
     before = Scalars(scale, best_value, plateau_count, cooldown_count, accumulated + 1, avg_value)
-    chosen: Scalars = ops.choose(accumulated + 1 == accumulation_size, judged, before)
+    chosen: Scalars = ops.select_tree(accumulated + 1 == accumulation_size, judged, before)
     return chosen
 
 
@@ -147,7 +147,7 @@ def reduce_on_plateau(
     -0.5
     """
     check_count(NON_NEGATIVE, patience=patience, cooldown=cooldown)
-    check_count(FROM_ONE, accumulation_size=accumulation_size)
+    check_count(AT_LEAST_ONE, accumulation_size=accumulation_size)
     check_hyper(FACTOR, factor=factor)
     check_hyper(PART, rtol=rtol)
     if ops.is_zero(rtol) and ops.is_zero(atol):

@@ -26,7 +26,7 @@ SEEDS = Interval(0, 2**24)
 
 class KahanState(NamedTuple):
     step: PyTree  # shape=() per leaf: updates taken
-    compensation: PyTree  # like the parameters: what rounding has kept from them so far
+    compensation: PyTree  # like the parameters: the accumulated rounding error
 
 
 class MasterState(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from optimfx import ops, schedules
 from optimfx.combinators.chain import chain
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     NON_NEGATIVE,
     UNIT,
     Array,
@@ -279,7 +279,7 @@ def _found(state: State) -> ScheduleFreeState | None:
 def _warmed_up(lr: Hyper, warmup_steps: int | None) -> Hyper:
     if warmup_steps is None:
         return lr
-    check_count(FROM_ONE, warmup_steps=warmup_steps)
+    check_count(AT_LEAST_ONE, warmup_steps=warmup_steps)
     if callable(lr):
         raise TypeError("lr must be a number where there are warmup_steps; or warm up in the schedule itself.")
     return schedules.linear(lr, 0.0, total_iters=warmup_steps)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optimfx.core import (
     Decay,
+    Description,
     DType,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     State,
@@ -23,7 +23,7 @@ from optimfx.core import (
     tree,
 )
 from optimfx.core.stateless import stateless
-from optimfx.core.transformation import Outlined
+from optimfx.core.transformation import Described
 from optimfx.execution import check_state
 from optimfx.transforms.momentum import ema
 
@@ -39,7 +39,7 @@ class SnapshotState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot(Outlined):
+class Snapshot(Described):
     """The ``update`` of :func:`snapshot`."""
 
     measure_name: str
@@ -58,12 +58,12 @@ class Snapshot(Outlined):
         # A link that steps in place writes over the updates, which may be what is measured.
         return updates, SnapshotState({self.measure_name: _map(lambda x: x.clone(), measured)}, after)
 
-    def outline(self) -> Outline:
-        return Outline("snapshot", {"measure_name": self.measure_name}, [("", self.measure)])
+    def description(self) -> Description:
+        return Description("snapshot", {"measure_name": self.measure_name}, [("", self.measure)])
 
 
 @dataclass(frozen=True, eq=False)
-class MeasureWithEma(Outlined):
+class MeasureWithEma(Described):
     """The ``update`` of :func:`measure_with_ema`."""
 
     measure: Measure
@@ -77,8 +77,8 @@ class MeasureWithEma(Outlined):
     ) -> tuple[PyTree, State]:
         return self.average.update(self.measure(updates), state)
 
-    def outline(self) -> Outline:
-        return Outline("measure_with_ema", {"measure": self.measure}, [("", self.average)])
+    def description(self) -> Description:
+        return Description("measure_with_ema", {"measure": self.measure}, [("", self.average)])
 
 
 def snapshot(measure_name: str, measure: Measure | GradientTransformation) -> GradientTransformation:

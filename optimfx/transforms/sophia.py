@@ -12,14 +12,14 @@ from torch import Tensor
 from optimfx.combinators.chain import chain
 from optimfx.combinators.select import choose
 from optimfx.core import (
-    FROM_ONE,
+    AT_LEAST_ONE,
     NON_NEGATIVE,
     Array,
     Betas,
+    Description,
     GradientTransformation,
     Hyper,
     NonNegative,
-    Outline,
     Params,
     Positive,
     PyTree,
@@ -33,7 +33,7 @@ from optimfx.core import (
     tree,
 )
 from optimfx.core.hyperparams import as_step_number, resolve
-from optimfx.core.transformation import Outlined
+from optimfx.core.transformation import Described
 from optimfx.core.types import Value
 from optimfx.execution import check_state, count_from_zero
 from optimfx.ops.random import normal_like
@@ -59,7 +59,7 @@ class SophiaState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Hutchinson(Outlined):
+class Hutchinson(Described):
     """The ``update`` of :func:`hutchinson_estimator_diag_hessian`."""
 
     seed: int
@@ -99,12 +99,12 @@ class Hutchinson(Outlined):
             estimate[place] = sign * product
         return tree.unflatten(spec, estimate), HutchinsonState(state.step + 1)
 
-    def outline(self) -> Outline:
-        return Outline("hutchinson_estimator_diag_hessian", {"seed": self.seed})
+    def description(self) -> Description:
+        return Description("hutchinson_estimator_diag_hessian", {"seed": self.seed})
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleBySophia(Outlined):
+class ScaleBySophia(Described):
     """The ``update`` of :func:`scale_by_sophia`."""
 
     betas: tuple[Hyper, Hyper]
@@ -152,9 +152,9 @@ class ScaleBySophia(Outlined):
         ratio = average / (gamma * hessian).clamp(min=eps)
         return ratio if bound is None else ratio.clamp(-bound, bound)
 
-    def outline(self) -> Outline:
+    def description(self) -> Description:
         names = ("betas", "eps", "gamma", "clip_threshold", "update_interval")
-        return Outline(
+        return Description(
             "scale_by_sophia", {name: getattr(self, name) for name in names}, [("", self.hessian_diagonal_fn)]
         )
 
@@ -231,7 +231,7 @@ def scale_by_sophia(
     >>> tx.update(params, tx.init(params), params, obj_fn=lambda p: (p["w"] ** 2).sum())[0]
     {'w': tensor([ 1., -1.])}
     """
-    check_count(FROM_ONE, update_interval=update_interval)
+    check_count(AT_LEAST_ONE, update_interval=update_interval)
     estimator = hessian_diagonal_fn or hutchinson_estimator_diag_hessian()
     check_transformation("hessian_diagonal_fn", estimator)
     update = ScaleBySophia(betas, eps, gamma, clip_threshold, update_interval, estimator)

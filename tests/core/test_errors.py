@@ -105,7 +105,7 @@ TREES = {
     "state of a chain with names": (
         lambda: fx.step(fx.chain(fx.sgd()), PARAMS, {"sgd": fx.sgd().init(PARAMS)}, PARAMS),
         ValueError,
-        ["has the entries [0]"],
+        ["a state with the entries [0]"],
     ),
     "injected value that was not": (
         lambda: fx.step(
@@ -152,7 +152,7 @@ TREES = {
     "state of another algorithm": (
         lambda: fx.step(ADAMW, PARAMS, fx.sgd().init(PARAMS), PARAMS),
         TypeError,
-        ["adamw keeps its state in AdamState, but got SGDState", "that init or the last update returned"],
+        ["adamw: the state must be of type AdamState; got SGDState", "that init or the last update returned"],
     ),
     "state of another chain": (
         lambda: fx.step(fx.chain(ADAMW, ADAMW), PARAMS, (STATE,), PARAMS),
@@ -167,7 +167,7 @@ TREES = {
     "state that was not injected": (
         lambda: fx.step(fx.inject_hyperparams(fx.adamw)(), PARAMS, STATE, PARAMS),
         TypeError,
-        ["InjectHyperparamsState, but got AdamState"],
+        ["InjectHyperparamsState; got AdamState"],
     ),
     "apply_updates of another structure": (
         lambda: fx.apply_updates(PARAMS, {"embed": torch.ones(2)}),
@@ -322,7 +322,7 @@ HYPERPARAMETERS = {
     "hyperparameter of a rule": (
         lambda: fx.transformation("mine", fx.Rule(lambda *args: args, lambda step, lr, eps: lr), lr=0.1),
         TypeError,
-        "mine: the rule names the hyperparameters ['eps'], which were not given.",
+        "mine: missing hyperparameters ['eps'], which the functions of the rule take.",
     ),
     "slots of a rule": (
         lambda: fx.Rule(lambda base, param, grad, mean, s: (base, mean), lambda step: (), state=Averages),

@@ -1,4 +1,4 @@
-"""What a leaf and a tree may be."""
+"""Supported leaves and trees."""
 
 import dataclasses
 import io

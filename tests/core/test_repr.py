@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import optimfx as fx
-from optimfx.core import Stepper
+from optimfx.core import StructuredUpdate
 from optimfx.core.reprs import printed
 
 PARAMS = {"w": torch.full((64, 10), 0.123456), "b": torch.full((10,), 0.123456)}
@@ -49,7 +49,7 @@ def test_a_transformation_is_shown_as_the_call_that_makes_it(row, options):
     if not any(map(callable, options.values())):  # of a schedule, the name alone is shown
         again = made_by(repr(tx))
         assert repr(again) == repr(tx)
-        assert row.name == "identity" or again.update.outline() == tx.update.outline()
+        assert row.name == "identity" or again.update.description() == tx.update.description()
 
 
 def made_by(call):
@@ -97,7 +97,7 @@ def mine(updates, state, params=None):
 
 def test_a_transformation_that_says_nothing_of_itself_has_a_name():
     assert repr(fx.GradientTransformation(lambda params: (), mine)) == "mine"
-    assert repr(Stepper().transformation()) == "Stepper()"
+    assert repr(StructuredUpdate().transformation()) == "StructuredUpdate()"
 
 
 def test_a_rule_is_shown_as_where_it_is_written():

@@ -254,7 +254,7 @@ ERRORS = {
     "stable_steps must not be negative; got -1": lambda: schedules.warmup_stable_decay(0.1, 1, -1, 1),
     "warmup_steps must be in [0, 10), as total_steps counts them; got 10": lambda: schedules.warmup_cosine(0.1, 10, 10),
     "2 schedules need 1 milestones; got []": lambda: schedules.join([half, half], []),
-    "milestones must rise; got [3, 3]": lambda: schedules.join([half, half, half], [3, 3]),
+    "milestones must be strictly increasing; got [3, 3]": lambda: schedules.join([half, half, half], [3, 3]),
 }
 
 

@@ -170,7 +170,7 @@ def test_parameters_that_require_grad_are_stepped_in_place():
 
 
 def test_large_trees_in_half_precision_are_compiled_unasked():
-    few, many = (torch.empty(compiled.MANY + n, dtype=torch.bfloat16) for n in (-1, 0))
+    few, many = (torch.empty(compiled.MIN_ELEMENTS + n, dtype=torch.bfloat16) for n in (-1, 0))
     assert [executors(fx.rmsprop(), tree) for tree in ([few], [many], [many.float()])] == [
         ["blocked"],
         ["compiled"],

@@ -238,11 +238,11 @@ def test_one_tensor_under_two_keys_is_refused_in_a_compiled_step():
 
 def test_only_so_many_plans_are_kept(planned):
     tx = fx.sgd()
-    for size in range(run.KEPT + 9):
+    for size in range(run.MAX_CACHED + 9):
         params = [torch.randn(size)]
         fx.step(tx, params, tx.init(params), params)
-    assert len(planned) == run.KEPT + 9
-    assert len(run._plans) == run.KEPT
+    assert len(planned) == run.MAX_CACHED + 9
+    assert len(run._plans) == run.MAX_CACHED
 
 
 @pytest.mark.parametrize("tx", [fx.adamw(), fx.rmsprop(), fx.muon()], ids=["adamw", "rmsprop", "muon"])

@@ -17,14 +17,14 @@ import torch
 from trees import params_like
 
 import optimfx as fx
-from optimfx.core import Locality, Stepper
+from optimfx.core import Locality, StructuredUpdate
 from optimfx.execution.step import probe_step
 
 SHAPES = [(4, 3), (), (0, 2), (2, 1, 2), (257,)]
 
 
 @dataclass(frozen=True)
-class Evaluating(Stepper):
+class Evaluating(StructuredUpdate):
     """A minimizer on ``g (p - p0) + |p - p0|^2 / 2``, whose gradient is at first what the update is given."""
 
     inner: fx.GradientTransformation
@@ -57,7 +57,7 @@ class Evaluating(Stepper):
 
 
 @dataclass(frozen=True)
-class Given(Stepper):
+class Given(StructuredUpdate):
     """A transformation whose update is given further arguments."""
 
     inner: fx.GradientTransformation
@@ -75,8 +75,8 @@ class Given(Stepper):
     def explain(self, params):
         return self.inner.update.explain(params)
 
-    def outline(self):
-        return self.inner.update.outline()
+    def description(self):
+        return self.inner.update.description()
 
     def __getattr__(self, name):
         return getattr(object.__getattribute__(self, "inner").update, name)

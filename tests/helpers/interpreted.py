@@ -320,7 +320,7 @@ def test_memory_orders(hand, inplace):
 
 
 def test_conjugate_and_negative_views():
-    """Their memory does not hold what they are."""
+    """Their memory holds other values than they represent."""
     z = randn(4, dtype=torch.complex64)
     negative = z.conj().imag
     assert negative.is_neg()
@@ -428,13 +428,13 @@ def stateless(leaf):
 
 MINE = torch.tensor(2.0)
 REFUSED = {
-    "no Triton word for torch.exp": (stateless(torch.exp), torch.ones(2)),
-    "no Triton word for torch.pow": (stateless(lambda x: x**0.3), torch.ones(2)),
-    "no Triton word for torch.div with these arguments: 'floor' is not a number": (
+    "torch.exp has no Triton lowering": (stateless(torch.exp), torch.ones(2)),
+    "torch.pow has no Triton lowering": (stateless(lambda x: x**0.3), torch.ones(2)),
+    "torch.div has no Triton lowering with these arguments: 'floor' is not a number": (
         stateless(lambda x: torch.div(x, 2, rounding_mode="floor")),
         torch.ones(2),
     ),
-    "no Triton word for torch.where with these arguments": (stateless(lambda x: torch.where(x > 0)), torch.ones(2)),
+    "torch.where has no Triton lowering with these arguments": (stateless(lambda x: torch.where(x > 0)), torch.ones(2)),
     "may not branch": (stateless(lambda x: x if x > 0 else -x), torch.ones(2)),
     "stand-in": (stateless(lambda x: x.exp()), torch.ones(2)),
     "a tensor that is not among its arguments": (stateless(lambda x: x * MINE), torch.ones(2)),

@@ -181,7 +181,7 @@ def test_a_group_cannot_change_what_is_not_injected():
     for tx, part, name in itertools.product((fx.adamw(lr=0.1), inner), ("adamw",), ("lr", "betas", "maximize")):
         optimizer = optim.TransformOptimizer([p], tx)
         with pytest.raises(
-            ValueError, match=rf"a group has '{name}', but {part} has its own.*inject_hyperparams\({part}"
+            ValueError, match=rf"a group sets '{name}', but {part} does not inject.*inject_hyperparams\({part}"
         ):
             optimizer.add_param_group({"params": [q], name: 0.5})
         assert len(optimizer.param_groups) == 1

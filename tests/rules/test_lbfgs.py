@@ -238,7 +238,7 @@ MISUSE = {
     "the order of grad_and_value": (
         lambda tx: fx.step(tx, None, STATE, PARAMS, value_and_grad_fn=torch.func.grad_and_value(rosenbrock)),
         TypeError,
-        "got a dict first. torch.func.grad_and_value returns them the other way round",
+        "got a dict first. torch.func.grad_and_value returns \\(grads, value\\): swap them",
     ),
     "a gradient of another shape": (
         lambda tx: fx.step(tx, None, STATE, PARAMS, value_and_grad_fn=lambda p: (1.0, {"x": torch.ones(3)})),
@@ -253,7 +253,7 @@ MISUSE = {
     "a state of another algorithm": (
         lambda tx: fx.step(tx, None, fx.sgd().init(PARAMS), PARAMS, value_and_grad_fn=F),
         TypeError,
-        "lbfgs keeps its state in LBFGSState, but got SGDState",
+        "lbfgs: the state must be of type LBFGSState; got SGDState",
     ),
     "an unknown line search": (lambda tx: fx.lbfgs(line_search_fn="armijo"), ValueError, "None or 'strong_wolfe'"),
     "no history": (lambda tx: fx.lbfgs(history_size=0), ValueError, r"history_size must be an integer in \[1, inf\)"),
@@ -264,7 +264,7 @@ MISUSE = {
             )
         )(torch.ones(3, 2)),
         ValueError,
-        "line_search_fn='strong_wolfe' branches on values.*use line_search_fn=None",
+        "line_search_fn='strong_wolfe' needs concrete values.*use line_search_fn=None",
     ),
 }  # fmt: skip
 

@@ -197,7 +197,7 @@ def test_multi_steps_refuses_bad_arguments():
     tx = fx.multi_steps(fx.adamw(), 2)
     params = [torch.ones(2)]
     state = tx.init(params)
-    with pytest.raises(TypeError, match="keeps its state in MultiStepsState, but got AdamState"):
+    with pytest.raises(TypeError, match="the state must be of type MultiStepsState; got AdamState"):
         tx.update(params, fx.adamw().init(params), params)
     with pytest.raises(ValueError, match="needs the parameters"):  # at the first call, which does not step yet
         tx.update(params, state)

@@ -43,14 +43,17 @@ def _is_sum(step: Step) -> bool:
 
 
 def _is_right_in_half(step: Step) -> bool:
-    """Whether torch's kernel computes in float32 then: Adagrad's rounds the decayed gradient, SGD's is inaccurate."""
+    """Whether torch's kernel computes leaves in half precision in float32.
+
+    Adagrad's rounds the decayed gradient, and SGD's is inaccurate.
+    """
     return step.rule.aten == "adam" or _is_sum(step)
 
 
 CALLS: dict[str | None, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
 """The calls of torch's kernels, by what a rule that they equal calls them."""
 
-OURS = ("eps_root", "sign")
+UNSUPPORTED_HYPERPARAMS = ("eps_root", "sign")
 """Hyperparameters that these rules have and torch's kernels do not."""
 
 
@@ -69,7 +72,7 @@ class ATen(Executor):
             return "torch's kernel makes parameters, not updates"
         if not (inplace or (_is_sum(step) and len(steps) == 1)):
             return "torch's kernel steps in place"
-        if any(step.hyper.get(ours) for ours in OURS):
+        if any(step.hyper.get(ours) for ours in UNSUPPORTED_HYPERPARAMS):
             return "a variant that torch's kernel does not have"
         if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
             return "torch's kernel is wrong in half precision"

@@ -67,7 +67,7 @@ def symbolic_reason(steps: Steps, leaves: Leaves) -> str | None:
         return None
     tensors = [t for row in leaves.rows() for t in row]
     tensors += [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
-    return "differentiated by autograd" if tracing.differentiated(*tensors) else None
+    return "differentiated by autograd" if tracing.requires_autograd(*tensors) else None
 
 
 def unlike_reason(steps: Steps, leaves: Leaves) -> str | None:

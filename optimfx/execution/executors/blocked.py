@@ -16,7 +16,7 @@ from optimfx.execution.executors.base import (
 )
 from optimfx.execution.executors.custom_op import traced
 from optimfx.execution.executors.custom_op.op import LAUNCHES, forms_of
-from optimfx.execution.executors.custom_op.traced import MANY, op_step
+from optimfx.execution.executors.custom_op.traced import MIN_LEAVES, op_step
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 from optimfx.execution.memory.dtypes import compute_dtype
@@ -45,7 +45,7 @@ class Blocked(Executor):
         symbolic = symbolic_reason(steps, leaves)
         if symbolic is None:
             return uncut_reason(steps, leaves)
-        if not torch.compiler.is_compiling() or len(leaves.grads) < MANY:
+        if not torch.compiler.is_compiling() or len(leaves.grads) < MIN_LEAVES:
             return symbolic
         columns = [c for c in (leaves.params, leaves.grads, *leaves.slots) if c[0] is not None]
         if any(column[0].is_complex() for column in columns):
@@ -91,7 +91,7 @@ class Blocked(Executor):
                     end = min(begin + BLOCK, elements)
                     block = _cut(row, begin, end)
                     own = block[: len(block) - len(vectors)]
-                    places = packing.outs_of(own, stepping) if over else _cut(outs, begin, end)
+                    places = packing.output_columns(own, stepping) if over else _cut(outs, begin, end)
                     buffers = _buffers(scratch, kernel.scratch, torch.Size([end - begin]), layout.dtype)
                     kernel.run(numbers, block, places, buffers)
 
@@ -134,7 +134,7 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
 
     results = apply_rules(with_numbers(steps, tape.next_number, vector), param, grad, slots, stepping)
     direct = [out is not None and out.dtype == dtype for out in outs]
-    below = packing.outs_of(inputs, stepping) if over else [None] * len(outs)
+    below = packing.output_columns(inputs, stepping) if over else [None] * len(outs)
     scalars = [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
     fixed = tape.fixed or len(vectors) < len(scalars)
     return print_kernel(tape, [*inputs, *vectors], results, direct, below), fixed
@@ -155,7 +155,7 @@ def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:
     return [None if t is None else t[begin:end] for t in tensors]
 
 
-KEPT = 256
+MAX_CACHED = 256
 """Plans of ops that are kept."""
 
 _plans: dict[Key, tuple[Guard, BoundStep]] = {}
@@ -196,7 +196,7 @@ def _run_alike(steps: Steps, leaves: Leaves, numbers: Sequence[float], *, steppi
     key = (static, stepping, inplace, len(tensors), tensors[0].shape)
     guard, run = _plans.get(key, (None, None))
     if guard is None or run is None or not guard.admits(tensors):
-        while len(_plans) >= KEPT:
+        while len(_plans) >= MAX_CACHED:
             _plans.pop(next(iter(_plans)), None)
         run = Blocked(joins=False).bind(whole, leaves, stepping=stepping, inplace=inplace)
         _plans[key] = Guard(tensors), run

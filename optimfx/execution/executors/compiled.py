@@ -19,9 +19,9 @@ from optimfx.execution.program.apply import apply_rules
 from optimfx.execution.program.specialize import Dynamic, bind_values, dynamic_values, static_form
 from optimfx.execution.step import Steps
 
-MANY = 1 << 20
-"""Elements in half precision from which on it is chosen unasked: there, to convert block by block takes longer than
-torch, which rounds at every operation, and one compiled pass a fraction of that, by ``make bench``."""
+MIN_ELEMENTS = 1 << 20
+"""Leaves in half precision with at least so many elements are compiled by default: converting them block by block is
+slower than torch, one compiled pass faster (``make bench``)."""
 EXAMPLE = 1 << 20
 """Elements that a kernel is compiled on. It takes any number of them, but decides on its threads by this one."""
 
@@ -44,7 +44,7 @@ class Compiled(Executor):
 
     def slower_reason(self, leaves: Leaves) -> str | None:
         dtype = leaves.grads[0].dtype
-        if not dtype.is_complex and dtype.itemsize < 4 and sum(map(Tensor.numel, leaves.grads)) >= MANY:
+        if not dtype.is_complex and dtype.itemsize < 4 and sum(map(Tensor.numel, leaves.grads)) >= MIN_ELEMENTS:
             return None
         return "has to be asked for, as compiling takes seconds"
 

@@ -60,7 +60,7 @@ def copy_aliases(values: Column, inputs: Column, owns: Column) -> list[Array]:
 
 def store(value: Tensor, like: Tensor, inplace: bool) -> Tensor:
     """Store the rule's result as ``like``: in its dtype, and in its memory if ``inplace``."""
-    if inplace and not _written_in_vain(like):
+    if inplace and not _compiler_drops_write(like):
         real(like).copy_(value)
         return like
     value = _as(value, real(like).dtype)
@@ -74,7 +74,7 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _written_in_vain(tensor: Tensor) -> bool:
+def _compiler_drops_write(tensor: Tensor) -> bool:
     """Whether torch.compile (2.13) loses a write: it takes a 0-d float64 host tensor for a Python number."""
     at_risk = tensor.dim() == 0 and tensor.dtype == torch.float64 and tensor.device.type == "cpu"
     return at_risk and torch.compiler.is_compiling()

@@ -93,7 +93,7 @@ class Layout:
         for i in range(len(sizes)):
             if sizes[i] > SMALL or len(sizes) == 1:
                 row = [column[i] for column in ins]
-                to = outs_of(row, stepping) if inplace else list(map(_empty_like, outs_of(row, stepping)))
+                to = output_columns(row, stepping) if inplace else list(map(_empty_like, output_columns(row, stepping)))
                 if sizes[i] <= whole and all(t is None or _is_in_order(t) for t in row):
                     self.single.append((i, True))
                 elif _flat_views([*row, *to]) is None:
@@ -109,14 +109,14 @@ class Layout:
         if self.is_one_pack:
             outs = self._run_pack(kernel, self.packed[0][1][0], ins)
             return outs[0], outs[1:]
-        outs = [list(column) for column in outs_of(ins, stepping)]
+        outs = [list(column) for column in output_columns(ins, stepping)]
         for i, keeps_shape in self.single:
             row = [column[i] for column in ins]
-            news = [] if inplace else list(map(_empty_like, outs_of(row, stepping)))
+            news = [] if inplace else list(map(_empty_like, output_columns(row, stepping)))
             views: Any = [*row, *news] if keeps_shape else _flat_views([*row, *news])
             given = views[: len(row)]
             span = Span([i], [0, given[1].numel()])
-            kernel(given, outs_of(given, stepping) if inplace else views[len(row) :], span)
+            kernel(given, output_columns(given, stepping) if inplace else views[len(row) :], span)
             for column, t in zip(outs, news):
                 column[i] = t
         for places, packs in self.packed:
@@ -147,14 +147,14 @@ class Layout:
                 torch._foreach_copy_(views, parts)
                 whole = column
             row.append(whole)
-        news: list[Array] = outs_of(columns, stepping)
+        news: list[Array] = output_columns(columns, stepping)
         if self.joins:
             news = self._step_apart(kernel, pack.span, row, news, workspace)
         else:
-            kernel(row, outs_of(row, stepping), pack.span)
+            kernel(row, output_columns(row, stepping), pack.span)
             if not inplace:
                 news = [parts if parts[0] is None else list(map(torch.empty_like, parts)) for parts in news]
-            for k, parts in zip(outs_of(range(len(row)), stepping), news):
+            for k, parts in zip(output_columns(range(len(row)), stepping), news):
                 if row[k] is workspace.columns[k]:
                     torch._foreach_copy_(parts, workspace.views[k])
         pack.spare.append(workspace)
@@ -239,7 +239,7 @@ class PackedView:
         return line
 
 
-def outs_of(ins: Column, stepping: bool) -> list[Array]:
+def output_columns(ins: Column, stepping: bool) -> list[Array]:
     """Return what each result takes after: the parameter or the gradient, and the slots."""
     return [ins[0 if stepping else 1], *ins[2:]]
 

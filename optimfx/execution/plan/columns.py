@@ -15,8 +15,7 @@ from optimfx.core.types import Array, Column, Key, PyTree, Value
 from optimfx.execution.leaves import PLAIN, Leaves
 
 ABSENT = ()
-"""Stands in a state where there is nothing to remember: a tree without leaves, which torch.vmap, unlike ``None``, lets
-a function return."""
+"""Placeholder for a slot that is not kept: a tree without leaves, as a function under torch.vmap cannot return None."""
 
 
 def state_of(link: Link, spec: tree.Structure, columns: Sequence[Column]) -> PyTree:
@@ -33,8 +32,8 @@ def check_state(name: str, kind: type[Any], state: PyTree) -> None:
     """Refuse a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(
-            f"{name} keeps its state in {kind.__name__}, but got {type(state).__name__}; give the state that init or "
-            f"the last update returned."
+            f"{name}: the state must be of type {kind.__name__}; got {type(state).__name__}. Give the state that init "
+            f"or the last update returned."
         )
 
 
@@ -107,7 +106,7 @@ def _leaves_of(updates: PyTree, params: PyTree | None) -> tuple[list[Array], lis
     reference, spec = tree.flatten(updates if params is None else params)
     given = [None] * len(reference) if params is None else reference
     grads = reference if params is None else tree.flatten_as(spec, updates, "updates", "params")
-    if tracing.active() or not _evidently_fit(reference, grads):
+    if tracing.active() or not _trivially_match(reference, grads):
         for i, param, grad in zip(range(len(grads)), given, grads):
             if grad is None:
                 continue
@@ -133,7 +132,7 @@ def _check_shapes(links: Sequence[Link], leaves: Leaves, grads: Sequence[Column]
                 )
 
 
-def _evidently_fit(params: Column, grads: Column) -> bool:
+def _trivially_match(params: Column, grads: Column) -> bool:
     """Whether all are plain tensors of the same shapes: a quick check of thousands."""
     if not set(map(type, [*params, *grads])) <= PLAIN - {type(None)}:
         return False
@@ -158,7 +157,7 @@ def _columns_of(
         if is_needed and type(None) in set(map(type, column)):
             _check_present(column, grads, spec, name)
     _check_slots(link, state)
-    return columns[: link.shares], columns[link.shares :]
+    return columns[: link.num_shared_fields], columns[link.num_shared_fields :]
 
 
 def _drop_absent(column: list[Array]) -> list[Array]:
@@ -187,7 +186,7 @@ def active_slots(link: Link, hyper: Mapping[str, Value]) -> list[str]:
 
 def _check_slots(link: Link, state: PyTree) -> None:
     """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
-    if not any(_absent(slot) for slot in state[link.shares :]) or _absent(state[0]):
+    if not any(_absent(slot) for slot in state[link.num_shared_fields :]) or _absent(state[0]):
         return
     for name in active_slots(link, link.hyper):
         if _absent(getattr(state, name)):

@@ -14,7 +14,7 @@ from optimfx.execution.step import Steps, fill_param_dtype, split, steps_at, wan
 K = TypeVar("K", bound=Key)
 T = TypeVar("T")
 
-KEPT = 1024
+MAX_CACHED = 1024
 """Plans that a pass keeps: one for each branch that its rules have taken, and for each set of leaves that did."""
 
 
@@ -153,7 +153,7 @@ class Pass:
 
 def _keep(kept: dict[K, T], key: K, value: T) -> T:
     """Keep the value under the key until there are too many."""
-    while len(kept) >= KEPT:
+    while len(kept) >= MAX_CACHED:
         kept.pop(next(iter(kept)), None)
     kept[key] = value
     return value

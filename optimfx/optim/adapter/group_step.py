@@ -55,7 +55,7 @@ def scalar(value: Any, param: Tensor, *, on_device: bool) -> Tensor:
     return torch.as_tensor(value, dtype=dtype, device=param.device if on_device else "cpu")
 
 
-def turns(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+def split_repeats(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Parameters and their gradients in turns: in each, those of one device, and none more than once."""
     times: Counter[Tensor] = Counter()
     found: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}

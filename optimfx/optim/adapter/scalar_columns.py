@@ -33,7 +33,7 @@ class Scalars:
         if line is not None:
             self.line = line.through(column)
         else:
-            plain = not self.tracing and {*map(type, column)} == {Tensor} and not tracing.differentiated(*column)
+            plain = not self.tracing and {*map(type, column)} == {Tensor} and not tracing.requires_autograd(*column)
             self.line = end_to_end(column, range(len(column) + 1)) if plain else None
 
     @property
@@ -57,7 +57,7 @@ class Scalars:
     def read(self) -> list[Any]:
         """Each as a number, where it is on the host."""
         line = self.line
-        return tracing.numbers(self.column) if line is None or not line.is_cpu else line.tolist()
+        return tracing.read_numbers(self.column) if line is None or not line.is_cpu else line.tolist()
 
     def check(self, name: str) -> None:
         """Refuse, in torch's words, scalars that are no tensors and could not be written."""
@@ -74,7 +74,7 @@ class Scalars:
             self.line.fill_(value)
 
     def advance(self, by: Any) -> None:
-        """Each by as much."""
+        """Add the number to every scalar."""
         if self.line is None:
             torch._foreach_add_(list(self.column), by)
         else:

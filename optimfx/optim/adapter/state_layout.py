@@ -26,9 +26,9 @@ IN_GROUP = -1
 class StateLayout(NamedTuple):
     """How the state of a group is built, and where its leaves are kept.
 
-    A list as long as the group has an entry for each parameter, which is kept under that one. What is in no such list
-    belongs to all, and is kept under every one: so it goes wherever one of them goes. Injected hyperparameters are
-    nowhere but in the group. To find all this out takes as long as a step of many small parameters.
+    A list as long as the group has an entry for each parameter, which is stored under it. State that all parameters
+    share is stored under each of them, so that it survives sharding. Injected hyperparameters live in the group. To
+    find all this out takes as long as a step of many small parameters.
     """
 
     nodes: list[Any]  # columns, shared entries, and injected hyperparameters
@@ -77,13 +77,13 @@ class StateLayout(NamedTuple):
                 if row and name not in row:
                     raise ValueError(
                         f"the checkpoint has no {name!r} for a parameter, which this transformation keeps, but "
-                        f"{', '.join(map(repr, row))}: it is of another transformation."
+                        f"{', '.join(map(repr, row))}: it was saved by another transformation."
                     )
                 if row and isinstance(leaf, Tensor):
                     row[name] = row[name].to(leaf.device, row[name].dtype if keep_dtype else leaf.dtype)
 
     def begin(self, new: Sequence[Any], rows: Rows, group: Group) -> None:
-        """Give the rows what they lack of a new state's leaves; equal leaves that are one in it, are one again."""
+        """Fill missing entries of the rows from a new state; leaves that are shared in it are shared again."""
         # Up to 2.12, torch.compile knows no id of a tensor that was made in the graph.
         times = Counter(() if torch.compiler.is_compiling() else map(id, new))
         known: dict[Any, Any] = {}

@@ -13,9 +13,9 @@ def check_no_schedule(**hyper: Any) -> None:
     for name, value in hyper.items():
         if callable(value) and not isinstance(value, Tensor):
             raise TypeError(
-                f"{name} must be a number or a tensor; got the schedule {value!r}. Here a scheduler of "
-                f"optimfx.optim.lr_scheduler sets {name}; to use the schedule itself, give it to the pure algorithm "
-                f"and that to TransformOptimizer."
+                f"{name} must be a number or a tensor; got the schedule {value!r}. Classes take numbers: "
+                f"use a scheduler of optimfx.optim.lr_scheduler, or give the schedule to the pure algorithm, and that "
+                f"to TransformOptimizer."
             )
 
 

@@ -23,7 +23,7 @@ class SGD(Optimizer, torch.optim.SGD):
     counts = False
 
     def _prepare_grads(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
-        """Dense with momentum: of a sparse gradient, torch keeps a sparse buffer, which moves what was ever there."""
+        """Make sparse gradients dense where there is momentum: as torch's sparse buffer does, it moves earlier rows."""
         if not group["momentum"] or group["weight_decay"]:
             return grads
         return [grad.to_dense() if grad.is_sparse else grad for grad in grads]

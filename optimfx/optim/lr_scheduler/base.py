@@ -88,8 +88,8 @@ class LRScheduler(torch_schedulers.LRScheduler):
 class Chainable(LRScheduler):
     r"""A scheduler that changes the rate it finds: :math:`\gamma_t = e + (\gamma_{t-1} - e) m_t / m_{t-1}`.
 
-    Left alone, that is the closed form :math:`e + (\gamma_0 - e) m_t` of the schedule; but where another scheduler or
-    the user has changed the rate too, both changes last.
+    Without outside changes this equals the closed form :math:`e + (\gamma_0 - e) m_t` of the schedule; where another
+    scheduler or the user has changed the rate too, both changes last.
     """
 
     _end: float = 0.0

@@ -52,7 +52,7 @@ def orthogonalize(
         eps: the least norm that is divided by.
         dtype: what to compute in; ``None`` for that of the matrix.
     """
-    x = ops.whole(ops.cast(matrix, dtype or matrix.dtype))
+    x = ops.full_tensor(ops.cast(matrix, dtype or matrix.dtype))
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = ops.transpose(x)

@@ -9,9 +9,9 @@ from optimfx import ops
 from optimfx.core import Array, Scalar
 
 C1 = 1e-4
-"""How much of the first slope the value must have fallen by."""
+"""Constant of the sufficient decrease (Armijo): how much of the first slope the value must have fallen by."""
 C2 = 0.9
-"""How much of the first slope may be left."""
+"""Constant of the curvature condition: how much of the first slope may be left."""
 
 
 class Trial(NamedTuple):

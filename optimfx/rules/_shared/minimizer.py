@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from optimfx.core import (
+    Description,
     DType,
     GradientTransformation,
-    Outline,
     Params,
     PyTree,
     Row,
     State,
-    Stepper,
+    StructuredUpdate,
     Updates,
     check_state_dtype,
     tracing,
@@ -33,7 +33,7 @@ Evaluation = tuple[Any, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Minimizer(Stepper):
+class Minimizer(StructuredUpdate):
     """The ``update`` of an algorithm on one vector.
 
     Attributes:
@@ -128,8 +128,8 @@ class Minimizer(Stepper):
         dtype = str(x.dtype).removeprefix("torch.")
         return [Row(self.name, "eager", len(leaves), x.numel(), dtype, str(x.device), "one vector for all leaves")]
 
-    def outline(self) -> Outline:
-        return Outline(self.name, {**self.hyper, "state_dtype": self.state_dtype})
+    def description(self) -> Description:
+        return Description(self.name, {**self.hyper, "state_dtype": self.state_dtype})
 
 
 def minimizer(
@@ -146,7 +146,7 @@ def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:
     if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.dim() == 0):
         raise TypeError(
             f"value_and_grad_fn must return (value, grads) with a scalar value; got a {type(value).__name__} first. "
-            f"torch.func.grad_and_value returns them the other way round."
+            f"torch.func.grad_and_value returns (grads, value): swap them."
         )
     columns = tree.flatten_as(spec, grads, "grads", "params")
     _check_grads(columns, leaves, spec, "grads")

@@ -1,4 +1,4 @@
-"""The inverse Hessian as a function's last few changes show it, in the vocabulary of :mod:`optimfx.ops`."""
+"""L-BFGS's approximation of the inverse Hessian by the last few steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def remember(history: History, scale: Array, y: Array, s: Array) -> tuple[Histor
     upwards = ops.read_bool(ys > 1e-10)
     pair = Pair(y, s, 1 / ops.where(upwards, ys, 1.0))
     scale = ops.where(upwards, ys, scale) / ops.where(upwards, ops.dot(y, y), 1.0)
-    return ops.choose(upwards, (*history[1:], pair), history), scale
+    return ops.select_tree(upwards, (*history[1:], pair), history), scale
 
 
 def direction(grad: Array, history: History, scale: Array) -> Array:

@@ -17,7 +17,7 @@ from optimfx.execution.program.specialize import bind_values
 from optimfx.execution.step import Steps, fill_param_dtype, flat_scalars
 
 UNSAFE = (torch.Tag.cudagraph_unsafe,)
-"""Inductor runs these ops beside its CUDA graphs: the tables that kernels keep must not lie in a graph's memory."""
+"""Keeps the ops out of Inductor's CUDA graphs: the tables that kernels cache must not lie in a graph's memory."""
 
 
 def _leaves(

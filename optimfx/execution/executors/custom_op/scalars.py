@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optimfx.core import tracing
 from optimfx.execution.executors.custom_op.op import move_members_first
-from optimfx.execution.executors.custom_op.traced import MANY
+from optimfx.execution.executors.custom_op.traced import MIN_LEAVES
 
 
 def join_scalars(scalars: Sequence[Tensor]) -> Tensor:
@@ -38,7 +38,11 @@ def split_scalars(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
 def _is_op(scalars: Sequence[Tensor]) -> bool:
     """Whether it is worth an op, and has no derivative."""
     compiling = torch.compiler.is_compiling() and not tracing.forward_mode()
-    return compiling and len(scalars) >= MANY and not (tracing.differentiated(*scalars) or tracing.in_derivative())
+    return (
+        compiling
+        and len(scalars) >= MIN_LEAVES
+        and not (tracing.requires_autograd(*scalars) or tracing.in_derivative())
+    )
 
 
 @torch.library.custom_op("optimfx::join", mutates_args=())

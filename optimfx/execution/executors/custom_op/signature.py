@@ -17,15 +17,15 @@ from optimfx.execution.leaves import Leaves
 from optimfx.execution.program.specialize import Dynamic
 from optimfx.execution.step import Step, Steps
 
-LETTERS: dict[str, Any] = {"n": Dynamic.NUMBER, "c": Dynamic.CONDITION, "_": None, "t": True, "f": False}
-"""How a scalar is spelled: what differs from call to call, or what it is."""
+KINDS: dict[str, Any] = {"n": Dynamic.NUMBER, "c": Dynamic.CONDITION, "_": None, "t": True, "f": False}
+"""One letter for each kind of scalar: a dynamic number, a dynamic condition, or a constant."""
 
 
 def encode(executor: str, steps: Steps, leaves: Leaves) -> str:
     """Write what an op is told: who runs it; of each step the rule's number, sign and scalars; which slots are kept."""
     words = []
     for step in steps:
-        fields = [f"{field}:{letter(x)}" for field, x in _fields(step.scalars)]
+        fields = [f"{field}:{kind_code(x)}" for field, x in _fields(step.scalars)]
         words.append(f"{step.rule.number}{'-' if step.maximize else '+'}{','.join(fields)}")
     kept = "".join(["0" if column[0] is None else "1" for column in leaves.slots])
     return f"{executor}|{';'.join(words)}|{kept}"
@@ -40,7 +40,7 @@ def decode(word: str) -> tuple[str, Steps, str]:
         sign = "-" if "-" in each else "+"
         number, fields = each.split(sign)
         pairs = [field.split(":") for field in fields.split(",") if field]
-        scalars = _scalars([(field.split("."), LETTERS[letter]) for field, letter in pairs])
+        scalars = _scalars([(field.split("."), KINDS[kind_code]) for field, kind_code in pairs])
         steps.append(Step("", rule_of(int(number)), None, {}, sign == "-", scalars))
     return executor, tuple(steps), kept
 
@@ -63,7 +63,7 @@ def _scalars(parts: Iterable[tuple[list[str], Any]]) -> Any:
     return namedtuple("Scalars", values)(**values)
 
 
-def letter(x: Any) -> str:
+def kind_code(x: Any) -> str:
     """How a scalar is spelled, or nothing for what is none."""
     if isinstance(x, Tensor):
         return "c" if x.dtype == torch.bool else "n"

@@ -15,18 +15,18 @@ from optimfx.core import tracing
 from optimfx.core.types import Array, Column, Value
 from optimfx.execution.executors.base import BoundStep
 from optimfx.execution.executors.custom_op.op import run_reference
-from optimfx.execution.executors.custom_op.signature import encode, letter
+from optimfx.execution.executors.custom_op.signature import encode, kind_code
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.step import Steps, flat_scalars
 
-MANY = 32
+MIN_LEAVES = 32
 """Leaves of a compiled graph from which on they are one op in it, on a CPU: of fewer, the compiler makes one loop with
 what computes the gradients, which runs faster, but it takes a second for every other leaf."""
 
 
 def is_worth_an_op(leaves: Column) -> bool:
     """Whether there are so many leaves that one op compiles faster than their operations."""
-    return len(leaves) >= MANY and all([leaf.is_cpu and leaf.layout is torch.strided for leaf in leaves])
+    return len(leaves) >= MIN_LEAVES and all([leaf.is_cpu and leaf.layout is torch.strided for leaf in leaves])
 
 
 def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
@@ -34,7 +34,7 @@ def unsupported_reason(steps: Steps, leaves: Leaves) -> str | None:
     compiling = torch.compiler.is_compiling() and (_differentiated(steps, leaves) or tracing.in_derivative())
     if tracing.forward_mode() or compiling:
         return "a derivative that an op does not have"
-    return None if all(map(letter, _scalars(steps))) else "a scalar that is not one"
+    return None if all(map(kind_code, _scalars(steps))) else "a scalar that is not one"
 
 
 def op_step(executor: str, *, stepping: bool, inplace: bool) -> BoundStep:
@@ -46,7 +46,7 @@ def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace
     """Run the op: return the results, and the new slots by column."""
     word = encode(executor, steps, leaves)
     device = leaves.grads[0].device
-    scalars = [x for x in _scalars(steps) if letter(x) in ("n", "c")]
+    scalars = [x for x in _scalars(steps) if kind_code(x) in ("n", "c")]
     numbers = _numbers(scalars, device) or [torch.zeros(0, dtype=torch.float64, device=device)]
     hyper = _stacked(numbers)
     params, grads = [] if leaves.params[0] is None else list(leaves.params), list(leaves.grads)
@@ -120,4 +120,4 @@ def _scalars(steps: Steps) -> list[Array]:
 def _differentiated(steps: Steps, leaves: Leaves) -> bool:
     """Whether autograd or a transform of ``torch.func`` differentiates any of these."""
     scalars = [x for x in _scalars(steps) if isinstance(x, Tensor)]
-    return tracing.differentiated(*scalars, *[t for column in leaves.columns() for t in column])
+    return tracing.requires_autograd(*scalars, *[t for column in leaves.columns() for t in column])

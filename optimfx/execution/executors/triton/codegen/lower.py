@@ -59,9 +59,9 @@ class Printer:
         try:
             expression = self.expression(call, same, exact=exact)
         except TypeError as error:
-            raise LoweringError(f"no Triton word for {name} with these arguments: {error}") from error
+            raise LoweringError(f"{name} has no Triton lowering with these arguments: {error}") from error
         if expression is None:
-            raise LoweringError(f"no Triton word for {name}")
+            raise LoweringError(f"{name} has no Triton lowering")
         if same:
             self.once(f"v{call.result}", expression)
             self.same.add(call.result)

@@ -94,7 +94,7 @@ def operand(norm: Call) -> Value:
     """
     x, *order = norm.args
     if not isinstance(x, Value) or order not in ([], [2]) or norm.kwargs:
-        raise LoweringError("of norms, only the 2-norm of a whole leaf is measured")
+        raise LoweringError("unsupported norm: a kernel measures only the 2-norm of a whole leaf")
     return x
 
 

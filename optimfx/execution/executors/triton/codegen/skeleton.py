@@ -13,14 +13,14 @@ READS = {reads}
 
 PLACE = """
 @triton.jit
-def place(table, column, tensors, tensor, dtype: tl.constexpr, ALIGN: tl.constexpr):
+def column_pointer(table, column, tensors, tensor, dtype: tl.constexpr, ALIGN: tl.constexpr):
     address = tl.load(table + column * tensors + tensor)
     # A hint on the pointer: on the integer it would be lost, and every access be of one number.
     return tl.multiple_of(address.to(tl.pointer_type(dtype)), ALIGN)
 
 
 @triton.jit
-def number(bits):
+def float64_of(bits):
     # As an argument, a Python float would be rounded to float32.
     return bits.to(tl.int64).to(tl.float64, bitcast=True)
 """

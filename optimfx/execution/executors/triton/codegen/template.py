@@ -77,7 +77,7 @@ class Statements:
         stored = [self.layout.dtypes[column] for column in self.layout.written]
         self._compute(of, [] if set(stored) <= {None, *HALF} else of, {})
         if any(value.index in self.printer.same for value in of):
-            raise LoweringError("a number has no norm")
+            raise LoweringError("norm() needs a tensor, but the rule passes a scalar")
         squares = [f"squares({self.printer.operand(value, same=False)}, mask)" for value in of]
         self.printer.lines.append(f"return {', '.join(squares)}")
         every = range(len(of))
@@ -118,10 +118,10 @@ class Statements:
         touched = {rows[c]: c for c in reads} | written
         for row, column in sorted(touched.items()):
             dtype = DTYPES[self.layout.dtypes[column]]
-            printer.once(f"a{row}", f"place(table, {row}, tensors, tensor, {dtype}, ALIGN)")
+            printer.once(f"a{row}", f"column_pointer(table, {row}, tensors, tensor, {dtype}, ALIGN)")
         numbers, tensors = itertools.count(), itertools.count()
         for scalar, on_host in zip(recording.scalars, recording.on_host):
-            given = f"number(s{next(numbers)})" if on_host else f"tl.load(hyper + {next(tensors)} * width)"
+            given = f"float64_of(s{next(numbers)})" if on_host else f"tl.load(hyper + {next(tensors)} * width)"
             if scalar.index in wanted:
                 printer.scalar(scalar.index, given)
         for norm, at in self.places.items():

@@ -20,12 +20,12 @@ from optimfx.execution.memory import packing
 BLOCK = 1024
 """Elements that one program takes at once: with four warps, each thread loads 16 bytes of float32 twice, and no
 registers spill."""
-MANY = 20
+MANY_READS = 20
 """Bytes that a program may load for one element before its block is half as large: Adan in float32 (24 bytes) reaches
 97 % of a copy's bandwidth with 512 elements on an H200, 76 % with 1024."""
 WARPS = 4
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
-"""Every operation rounds, as they do one by one."""
+"""No contraction of multiply and add: every operation rounds, as in eager mode."""
 PROGRAMS = 2048
 """Programs that measure norms, about, each of several blocks of a tensor: 16 for each multiprocessor of a large GPU."""
 SUMS = {"BLOCK": 1024, "num_warps": 4}
@@ -125,7 +125,7 @@ class BoundKernels:
     def run(self, leaves: Leaves, numbers: Sequence[Value], tensors: Tensor | Sequence[Tensor]) -> Results:
         """Launch the kernel with numbers and tensors as scalars: return the results, and the new slots by column."""
         ins: list[Array] = [leaves.params, leaves.grads, *leaves.slots]
-        outs = packing.outs_of(ins, self.stepping)
+        outs = packing.output_columns(ins, self.stepping)
         if not self.inplace:
             outs = [column if column[0] is None else list(map(torch.empty_like, column)) for column in outs]
         columns = [column for column in (ins if self.inplace else (*ins, *outs)) if column[0] is not None]
@@ -156,7 +156,7 @@ def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
 
 def block_of(reads: int) -> int:
     """Elements that a program takes at once, by the bytes of each that it may load."""
-    return BLOCK if reads <= MANY else BLOCK // 2
+    return BLOCK if reads <= MANY_READS else BLOCK // 2
 
 
 def _blocks(sizes: Sequence[int], block: int) -> int:
