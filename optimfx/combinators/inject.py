@@ -38,7 +38,7 @@ class InjectHyperparamsState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Inject(Lowering):
-    """The ``update`` of an injected transformation: builds the inner one anew from the state's values."""
+    """The ``update`` of an injected transformation: builds the inner one from the state's values."""
 
     factory: Callable[..., GradientTransformation]
     fixed: dict[str, Any]

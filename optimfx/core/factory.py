@@ -1,4 +1,4 @@
-"""What all factories share: they check their arguments by their annotations, and say what arguments mean everywhere."""
+"""Makes factories check their arguments by their annotations, and document those that mean the same everywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARGUMENTS = {
     "state_dtype": "dtype of the state, except the step count; ``None`` for the parameters' own.",
     "eps_root": r":math:`\epsilon_{\text{root}} \ge 0`, added under the root, in squared gradient units.",
 }
-"""What arguments mean in every factory whose docstring does not say something else."""
+"""The meaning of arguments in every factory whose docstring does not give another."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -126,7 +126,7 @@ class EmptyState(NamedTuple):
 
 @state_class
 class StepState(NamedTuple):
-    """The state of a link that remembers nothing but how many steps it has taken."""
+    """The state of a link that only counts steps."""
 
     step: PyTree  # shape=() per leaf: updates taken
 

@@ -191,7 +191,7 @@ class TreePlan:
 
 
 def _check_apart(columns: Columns, places: Column) -> None:
-    """Refuse parameters that are at one place, which a step in place would step twice; ``None`` is no place."""
+    """Refuse parameters that are at one place, which a step in place would step twice; ``None`` is not a place."""
     if len(set(places)) == len(places):
         return
     first: dict[Key, int] = {}

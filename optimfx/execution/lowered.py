@@ -119,7 +119,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
         params: the parameters; nothing is computed on them.
 
     Raises:
-        TypeError: ``tx`` is not a transformation, or a leaf of ``params`` is no tensor.
+        TypeError: ``tx`` is not a transformation, or a leaf of ``params`` is not a tensor.
 
     >>> import torch, optimfx as fx
     >>> fx.explain(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw()), {"w": torch.ones(8, 8), "b": torch.ones(8)})
@@ -163,7 +163,7 @@ def _run_calls(
 ) -> tuple[PyTree, list[State]]:
     """Rules and functions in turn: the results, and the states.
 
-    What functions give back may be anything, so what follows is planned anew from it.
+    Functions may return anything, so the calls after them are planned from what they return.
     """
     if inplace and len(calls) > 1:
         _check_calls(calls, updates, params)

@@ -38,7 +38,7 @@ class Step:
         scalars: what the rule makes of these; ``None`` for what is to be computed when it is first asked for.
 
     Attributes:
-        defers: whether the scalars are made of a norm on a device that the host does not wait for: then a kernel makes
+        defers: whether the scalars are made of a norm on a device, without a synchronization: then a kernel makes
             them itself, which takes no launches.
     """
 
@@ -108,7 +108,7 @@ def scalars_at(x: Value, index: Value) -> Value:
 
 
 def _index(places: list[int], device: torch.device) -> Tensor:
-    """Copy the places to the device; the host does not wait."""
+    """Copy the places to the device, without a synchronization."""
     index = torch.tensor(places, device="cpu")
     return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 

@@ -123,7 +123,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameter finds its state by its name, wherever it is in the checkpoint; a group takes the
                 hyperparameters of the one in which its first known parameter was.
             strict: with ``match="names"``, refuse names that are only on one side. If not, a parameter that the
-                checkpoint does not have begins anew.
+                checkpoint does not have starts fresh.
             keep_dtype: keep the dtypes of the checkpoint's state, where torch casts to those of the parameters.
 
         Returns:
@@ -351,7 +351,7 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(self.sparse_error.format(name=type(self).__name__))
 
     def _settings_of(self, index: int, group: Group, in_trace: bool = False) -> Settings:
-        """Read what the group says, anew when it is another group.
+        """Read what the group says, again when it is another group.
 
         Raises:
             KeyError: the group lacks a hyperparameter.

@@ -230,7 +230,7 @@ class AveragedModel(Module):
 
 @torch.no_grad()
 def update_bn(loader: Iterable[Any], model: Module, device: int | torch.device | None = None) -> None:
-    """Measure the statistics of batch normalization anew, in one pass over the data.
+    """Measure the statistics of batch normalization again, in one pass over the data.
 
     An average of parameters has activations that none of the averaged models had.
 

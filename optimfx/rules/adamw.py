@@ -30,7 +30,7 @@ def adamw(
         lr: learning rate :math:`\gamma \ge 0`: the size of a step, in parameter units.
         betas: decays of the averages of the gradient and of its square, each in [0, 1).
         eps: :math:`\epsilon \ge 0`, added to the root of the second moment, in gradient units.
-        weight_decay: :math:`\lambda \ge 0`; each step takes :math:`\gamma \lambda \theta` off the parameter.
+        weight_decay: :math:`\lambda \ge 0`; each step subtracts :math:`\gamma \lambda \theta` from the parameter.
         amsgrad: divide by the largest second moment so far.
         maximize: maximize the objective; weight decay still shrinks the parameters.
 

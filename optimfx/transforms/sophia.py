@@ -170,7 +170,7 @@ def hutchinson_estimator_diag_hessian(seed: int = 0) -> GradientTransformation:
         parameters alone that gives the loss: ``update(updates, state, params, obj_fn=obj_fn)``.
 
     Raises:
-        ValueError: ``seed`` is no such integer; at ``update``, no ``params`` or no ``obj_fn``.
+        ValueError: ``seed`` is not such an integer; at ``update``, no ``params`` or no ``obj_fn``.
 
     References:
         Hutchinson, A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines, 1989.

@@ -79,7 +79,7 @@ def unlike_reason(steps: Steps, leaves: Leaves) -> str | None:
 
 def unlisted_reason(steps: Steps, leaves: Leaves) -> str | None:
     """Why a rule cannot take a list of leaves for one."""
-    return "each leaf has scalars of its own" if has_per_leaf_scalars(steps) else unlike_reason(steps, leaves)
+    return "each leaf has its own scalars" if has_per_leaf_scalars(steps) else unlike_reason(steps, leaves)
 
 
 def uncut_reason(steps: Steps, leaves: Leaves) -> str | None:

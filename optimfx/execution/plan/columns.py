@@ -185,7 +185,7 @@ def active_slots(link: Link, hyper: Mapping[str, Value]) -> list[str]:
 
 
 def _check_slots(link: Link, state: PyTree) -> None:
-    """Refuse a state that was begun without a slot which the hyperparameters now ask for."""
+    """Refuse a state that was made without a slot that the hyperparameters now need."""
     if not any(_absent(slot) for slot in state[link.num_shared_fields :]) or _absent(state[0]):
         return
     for name in active_slots(link, link.hyper):

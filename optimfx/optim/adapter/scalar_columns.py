@@ -60,7 +60,7 @@ class Scalars:
         return tracing.read_numbers(self.column) if line is None or not line.is_cpu else line.tolist()
 
     def check(self, name: str) -> None:
-        """Refuse, in torch's words, scalars that are no tensors and could not be written."""
+        """Refuse, in torch's words, scalars that are not tensors and could not be written."""
         if self.line is None and not all(isinstance(scalar, Tensor) for scalar in self.column):
             raise RuntimeError(f"API has changed, `{name}` argument must contain a list of singleton tensors")
 

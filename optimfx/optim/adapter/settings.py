@@ -100,7 +100,7 @@ class Settings:
         self.take_flags()
 
     def take_flags(self) -> None:
-        """Make the update anew if a flag is another, and raise what it refuses."""
+        """Make the update again if a flag has changed, and raise what it refuses."""
         group = self.group
         for name in self.names:
             group[name]
@@ -168,7 +168,7 @@ class GroupValue:
 class LearningRate(GroupValue):
     """A schedule that reads a group's learning rate at run time, even in compiled graphs; not made in one.
 
-    Dynamo takes a number that it reads for a constant, and traces anew when that changes. A graph has a call of
+    Dynamo takes a number that it reads for a constant, and retraces when that changes. A graph has a call of
     :func:`_learning_rate` in place of the number.
     """
 

@@ -24,7 +24,7 @@ class LRScheduler(torch_schedulers.LRScheduler):
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        last_epoch: the last step taken, to resume from it; -1 begins anew, and takes step 0.
+        last_epoch: the last step taken, to resume from it; -1 starts fresh, and takes step 0.
 
     Raises:
         TypeError: not an optimizer.

@@ -9,7 +9,7 @@ from optimfx import ops
 from optimfx.core import Array, Scalar
 
 SHIFT = 1e-4
-"""What is added to the eigenvalues of a factor, in units of its norm."""
+"""Added to the eigenvalues of a factor, in units of its norm."""
 TINY = 1e-30
 """The least norm or eigenvalue that is divided by: float32 has it, and its product with a small ``eps``."""
 
@@ -53,7 +53,7 @@ def transpose(matrix: Array) -> Array:
 
 
 def renew(matrix: Array, is_due: Any, make: Callable[[], Array]) -> Array:
-    """Make a matrix anew at a step at which it is due; ``None`` for a side that is too long stays."""
+    """Recompute a matrix at a step at which it is due; ``None`` for a side that is too long stays."""
     return None if matrix is None else ops.either(is_due, make, lambda: matrix)
 
 

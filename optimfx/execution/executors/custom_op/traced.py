@@ -68,7 +68,7 @@ def _run(executor: str, steps: Steps, leaves: Leaves, *, stepping: bool, inplace
 
 
 def _numbers(scalars: Sequence[Value], device: torch.device) -> list[Tensor]:
-    """Move the scalars to the device; tensors of the host cross in one copy, for which the host does not wait."""
+    """Move the scalars to the device; tensors of the host cross in one copy, without a synchronization."""
     apart = [isinstance(x, Tensor) and x.is_cpu and device.type != "cpu" for x in scalars]
     host = [x.to(torch.float64) for x, on_host in zip(scalars, apart) if on_host]
     moved = iter(_stacked(host).to(device, non_blocking=True).unbind() if host else ())
