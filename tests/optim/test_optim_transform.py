@@ -245,7 +245,7 @@ def test_one_name_with_different_values_is_the_groups_to_decide():
             groups, fx.partition({True: sgd(lr=first), False: sgd(lr=second)}, fx.is_matrix)
         )
 
-    with pytest.raises(ValueError, match=r"lr is injected with different values, 1.0, 0.5, .*give each group its own"):
+    with pytest.raises(ValueError, match=r"lr is injected with different values, 1.0, 0.5, .*set it for each group"):
         made(1.0, 0.5, [matrix, vector])
     with pytest.raises(ValueError, match="lr is injected with different values"):
         made(1.0, lambda step: 1.0, [matrix, vector])
