@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optimfx.core import Described, GradientTransformation, Params, check_transformation
-from optimfx.core.reprs import Text, call, name_of
+from optimfx.core.reprs import ReprString, call, name_of
 from optimfx.execution import explain
 
 
-def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
+def describe(tx: GradientTransformation, params: Params | None = None) -> ReprString:
     """Describe what a transformation is made of: a line for each part, which is the call that makes it.
 
     Arguments that are switched off by default, and are, stay out of it.
@@ -37,7 +37,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Text:
     """
     check_transformation("describe: tx", tx)
     lines = list(_lines(tx))
-    return Text("\n".join(lines if params is None else [*lines, "", repr(explain(tx, params))]))
+    return ReprString("\n".join(lines if params is None else [*lines, "", repr(explain(tx, params))]))
 
 
 def _lines(tx: GradientTransformation) -> Iterator[str]:

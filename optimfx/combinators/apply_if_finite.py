@@ -12,10 +12,10 @@ from optimfx.combinators.select import choose, copy_into, number_not_finite, zer
 from optimfx.core import (
     NON_NEGATIVE,
     Description,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -85,7 +85,7 @@ class ApplyIfFinite(StructuredUpdate):
         check_state("apply_if_finite", ApplyIfFiniteState, state)
         check(self.inner, updates, state.inner_state, params)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.inner, params)
 
     def description(self) -> Description:
@@ -128,4 +128,4 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
     check_transformation("apply_if_finite: inner", inner)
     max_consecutive_errors = to_python(max_consecutive_errors)
     check_count(NON_NEGATIVE, max_consecutive_errors=max_consecutive_errors)
-    return ApplyIfFinite(inner, max_consecutive_errors).transformation()
+    return ApplyIfFinite(inner, max_consecutive_errors).as_transformation()

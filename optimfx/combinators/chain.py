@@ -68,7 +68,7 @@ def chain(*links: GradientTransformation) -> GradientTransformation:
     links = links or (identity(),)
     for i, link in enumerate(links):
         check_transformation(f"chain: links[{i}]", link)
-    return Chain(tuple(range(len(links))), links, named=False).transformation()
+    return Chain(tuple(range(len(links))), links, named=False).as_transformation()
 
 
 def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransformation:
@@ -93,4 +93,4 @@ def named_chain(*links: tuple[str, GradientTransformation]) -> GradientTransform
     names = tuple(name for name, _ in links)
     if len(set(names)) < len(names):
         raise ValueError(f"the names of a named_chain must differ; got {list(names)}.")
-    return Chain(names, tuple(link for _, link in links), named=True).transformation()
+    return Chain(names, tuple(link for _, link in links), named=True).as_transformation()

@@ -11,10 +11,10 @@ from torch import Tensor
 from optimfx.combinators.select import choose, zeros_like
 from optimfx.core import (
     Description,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -78,7 +78,7 @@ class Conditional(StructuredUpdate):
         check_state(self.name, ConditionalState, state)
         check(self.inner, updates, state.inner_state, params)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.inner, params)
 
     def description(self) -> Description:
@@ -114,7 +114,7 @@ def conditionally_transform(
     """
     check_transformation("conditionally_transform: inner", inner)
     update = Conditional(inner, should_transform_fn, forward_extra_args, masks=False, name="conditionally_transform")
-    return update.transformation()
+    return update.as_transformation()
 
 
 def conditionally_mask(
@@ -146,4 +146,4 @@ def conditionally_mask(
     """
     check_transformation("conditionally_mask: inner", inner)
     update = Conditional(inner, should_transform_fn, forward_extra_args, masks=True, name="conditionally_mask")
-    return update.transformation()
+    return update.as_transformation()

@@ -28,4 +28,4 @@ def identity() -> GradientTransformation:
     >>> tx.update({"w": torch.ones(2)}, tx.init({"w": torch.zeros(2)}))
     ({'w': tensor([1., 1.])}, EmptyState())
     """
-    return Identity().transformation()
+    return Identity().as_transformation()

@@ -130,7 +130,7 @@ def inject_hyperparams(
         off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
         injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
         fixed = {k: v for k, v in arguments.items() if k not in injected}
-        return Inject(factory, fixed, injected).transformation()
+        return Inject(factory, fixed, injected).as_transformation()
 
     return make
 

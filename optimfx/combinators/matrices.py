@@ -13,10 +13,10 @@ from optimfx.core import (
     Array,
     Column,
     Description,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -82,7 +82,7 @@ class AsMatrices(StructuredUpdate):
             self.inner, self._reshaped(updates, like), state, None if params is None else self._reshaped(params, like)
         )
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.inner, self._reshaped(params, params))
 
     def description(self) -> Description:
@@ -159,4 +159,4 @@ def as_matrices(inner: GradientTransformation, shape_of: ShapeOf | PyTree = kern
     torch.Size([3, 32, 32])
     """
     check_transformation("as_matrices: inner", inner)
-    return AsMatrices(inner, shape_of).transformation()
+    return AsMatrices(inner, shape_of).as_transformation()

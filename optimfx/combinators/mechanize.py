@@ -14,13 +14,13 @@ from optimfx.core import (
     Array,
     Column,
     Description,
+    ExecutionRow,
     GradientTransformation,
     Hyper,
     NonNegative,
     Params,
     Positive,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -124,7 +124,7 @@ class Mechanize(StructuredUpdate):
         check_state("mechanize", MechanicState, state)
         check(self.base_optimizer, updates, state.base_optimizer_state, params)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.base_optimizer, params)
 
     def description(self) -> Description:
@@ -182,7 +182,7 @@ def mechanize(
     """
     check_transformation("mechanize: base_optimizer", base_optimizer)
     check_count(AT_LEAST_ONE, num_betas=num_betas)
-    return Mechanize(base_optimizer, weight_decay, eps, s_init, num_betas).transformation()
+    return Mechanize(base_optimizer, weight_decay, eps, s_init, num_betas).as_transformation()
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

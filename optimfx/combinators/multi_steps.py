@@ -14,10 +14,10 @@ from optimfx.core import (
     AT_LEAST_ONE,
     Description,
     DType,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -126,7 +126,7 @@ class MultiSteps(StructuredUpdate):
             if grad is not None:
                 tree.check_counterpart(total, grad, spec, i, ("state.acc_grads", "updates"))
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.inner, params)
 
     def description(self) -> Description:
@@ -195,7 +195,7 @@ def multi_steps(
             f"should_skip_update_fn must be a function (updates, gradient_step, params) -> (skip, skip_state), such as "
             f"skip_not_finite; got {should_skip_update_fn!r:.200}."
         )
-    return MultiSteps(inner, every, state_dtype, should_skip_update_fn).transformation()
+    return MultiSteps(inner, every, state_dtype, should_skip_update_fn).as_transformation()
 
 
 def skip_not_finite(updates: Updates, gradient_step: Tensor, params: Params | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -132,7 +132,7 @@ def partition(transforms: Mapping[Any, GradientTransformation], labels: Labels) 
     """
     for label, tx in transforms.items():
         check_transformation(f"partition: {label!r}", tx)
-    return Partition(dict(transforms), labels, "labels").transformation()
+    return Partition(dict(transforms), labels, "labels").as_transformation()
 
 
 def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
@@ -160,7 +160,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     {'w': tensor([[0.1000, 0.1000]]), 'b': tensor([0., 0.])}
     """
     check_transformation("masked: inner", inner)
-    return Partition({True: inner, False: identity()}, mask, "mask").transformation()
+    return Partition({True: inner, False: identity()}, mask, "mask").as_transformation()
 
 
 def is_matrix(params: Params) -> PyTree:

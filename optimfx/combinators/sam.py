@@ -15,10 +15,10 @@ from optimfx.core import (
     Array,
     Column,
     Description,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -136,7 +136,7 @@ class Sam(StructuredUpdate):
         check(self.adv_optimizer, updates, state.adv_state, params)
         check(self.optimizer, updates, state.opt_state, params)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return explain(self.adv_optimizer, params) + explain(self.optimizer, params)
 
     def description(self) -> Description:
@@ -201,7 +201,7 @@ def sam(
     check_transformation("sam: optimizer", optimizer)
     check_transformation("sam: adv_optimizer", adv_optimizer)
     check_count(AT_LEAST_ONE, sync_period=sync_period)
-    return Sam(optimizer, adv_optimizer, sync_period, reset_state, opaque_mode).transformation()
+    return Sam(optimizer, adv_optimizer, sync_period, reset_state, opaque_mode).as_transformation()
 
 
 def _subtract(start: Array, param: Array, update: Array) -> Array:

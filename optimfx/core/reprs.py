@@ -52,7 +52,7 @@ def name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__)).partition(".")[0]
 
 
-def printed(state: type[State]) -> type[State]:
+def with_compact_repr(state: type[State]) -> type[State]:
     """Give a NamedTuple that has no ``__repr__`` of its own one of dtypes and shapes in place of numbers.
 
     A tensor of one number, on the CPU, is shown as that, and once for all leaves if it is the same whole number for
@@ -74,7 +74,7 @@ def printed(state: type[State]) -> type[State]:
     return state
 
 
-class Text(str):
+class ReprString(str):
     """A text that is shown as it is, at a prompt and in a tree."""
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ def _tree(value: Any) -> str:
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) > 1 and (all(tensor is tensors[0] for tensor in tensors) or _are_one_count(tensors)):
         return _leaf(tensors[0])
-    whole = repr(tree.unflatten(spec, [Text(_leaf(leaf)) for leaf in leaves]))
+    whole = repr(tree.unflatten(spec, [ReprString(_leaf(leaf)) for leaf in leaves]))
     return whole if len(whole) <= LINE or any(map(_is_state, leaves)) else f"<{_amount(tensors)}>"
 
 
@@ -190,4 +190,4 @@ def state_class(cls: type[State]) -> type[State]:
     torch.serialization.add_safe_globals([cls])
     if cls not in pytree.SUPPORTED_NODES:  # a rule may be made twice of one class
         pytree._register_namedtuple(cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
-    return printed(cls)
+    return with_compact_repr(cls)

@@ -122,10 +122,10 @@ class Rule:
     elementwise: bool = field(init=False, repr=False)
     given: tuple[str, ...] = field(init=False, repr=False)
     measures: bool = field(init=False, repr=False)
-    number: int = field(init=False, repr=False)
+    id: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "number", _numbered(self))
+        object.__setattr__(self, "id", _register(self))
         if self.state:
             state_class(self.state)
         fields = self.state._fields[1:] if self.state else ()
@@ -185,7 +185,7 @@ _rules: WeakValueDictionary[int, Rule] = WeakValueDictionary()
 _numbers = count()
 
 
-def _numbered(rule: Rule) -> int:
+def _register(rule: Rule) -> int:
     number = next(_numbers)
     _rules[number] = rule
     return number

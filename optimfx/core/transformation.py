@@ -54,7 +54,7 @@ class Description(NamedTuple):
     parts: Sequence[tuple[str, GradientTransformation]] = ()  # each with its label, if it has one
 
 
-class Row(NamedTuple):
+class ExecutionRow(NamedTuple):
     """Leaves that run together, and how, for a person to read."""
 
     transform: str
@@ -84,7 +84,7 @@ class StructuredUpdate(Described):
         formula allows, else they are updates. With ``spare_updates``, a call in place does not write to the updates.
     ``check(updates, state, params)``
         Raises what ``run`` would raise, so that a combinator can ask every part before one of them writes.
-    ``explain(params) -> list[Row]``
+    ``explain(params) -> list[ExecutionRow]``
         What :func:`optimfx.explain` shows.
     """
 
@@ -112,10 +112,10 @@ class StructuredUpdate(Described):
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         raise NotImplementedError
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         raise NotImplementedError
 
-    def transformation(self) -> GradientTransformation:
+    def as_transformation(self) -> GradientTransformation:
         return GradientTransformation(self.init, self)
 
 

@@ -41,11 +41,11 @@ FOREACH = ("foreach",)
 LOOP = ("blocked", "eager")
 """The executors that ``foreach=False`` asks for: leaf by leaf, as torch rounds; the blocked one gives the same bits."""
 
-EVIDENT = ("not on a CPU", "not on a GPU")
+UNREPORTED_REASONS = ("not on a CPU", "not on a GPU")
 """Reasons that are left out of explanations."""
 
 _SPARSE = Sparse()
-_asked: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
+_forced: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
 """The executors that the user asked for."""
 
 
@@ -80,16 +80,16 @@ def use(*names: ExecutorName) -> Iterator[None]:
     for name in names:
         if name not in EXECUTORS:
             raise ValueError(f"there is no executor {name!r}; choose one of {', '.join(sorted(EXECUTORS))}.")
-    token = _asked.set(names)
+    token = _forced.set(names)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _forced.reset(token)
 
 
 def requested_executors() -> tuple[str, ...]:
     """Return the executors that the user asked for; in a graph, the compiler decides."""
-    return () if torch.compiler.is_compiling() else _asked.get()
+    return () if torch.compiler.is_compiling() else _forced.get()
 
 
 def dispatch_global_norm(grads: Column) -> Tensor:
@@ -115,7 +115,7 @@ def has_kernels(leaves: Column) -> bool:
     first = next((leaf for leaf in leaves if leaf is not None), None)
     if first is None or not build.serves(first.device):
         return False
-    names = () if torch.compiler.is_compiling() else _asked.get()
+    names = () if torch.compiler.is_compiling() else _forced.get()
     return "triton" in names if names else tracing.active() or not build.INTERPRETED
 
 
@@ -147,6 +147,6 @@ def select(
         if reason is None:
             chosen = "forced by execution.use" if names else symbolic or executor.description
             return Choice(executor, "".join([chosen, *reasons]))
-        if reason not in EVIDENT and reason is not symbolic:
+        if reason not in UNREPORTED_REASONS and reason is not symbolic:
             reasons.append(f"; not {executor.name}: {reason}")
     raise ValueError(f"execution.use({executor.name!r}): this executor cannot run these leaves: {reason}.")

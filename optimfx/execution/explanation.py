@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optimfx.core import Described, Locality, Row, tree
+from optimfx.core import Described, ExecutionRow, Locality, tree
 from optimfx.core.lowering import Call
 from optimfx.core.reprs import name_of
 from optimfx.core.types import Array, Column, Key, PyTree
@@ -15,23 +15,24 @@ from optimfx.execution.plan.stages import stages_of
 from optimfx.execution.step import Step, fill_param_dtype, probe_step
 
 
-class Explanation(list[Row]):
+class Explanation(list[ExecutionRow]):
     """The rows, printed as a table."""
 
     def __repr__(self) -> str:
-        cells = [Row._fields, *[tuple(f"{cell:,}" if isinstance(cell, int) else cell for cell in row) for row in self]]
+        rows = [tuple(f"{cell:,}" if isinstance(cell, int) else cell for cell in row) for row in self]
+        cells = [ExecutionRow._fields, *rows]
         widths = [max(map(len, column)) for column in zip(*cells)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
 
 
-def explain_function(update: Any, params: PyTree) -> list[Row]:
+def explain_function(update: Any, params: PyTree) -> list[ExecutionRow]:
     """Explain a function of whole trees, which runs as its author wrote it, in one row."""
     name = update.description().name if isinstance(update, Described) else name_of(update)
     groups = _groups(tree.flatten(params)[0])
     return [_row(name, "as given", group, "a function of the whole tree") for group in groups]
 
 
-def explain_rules(calls: Sequence[Call], params: PyTree) -> list[Row]:
+def explain_rules(calls: Sequence[Call], params: PyTree) -> list[ExecutionRow]:
     """Explain rules in turn: for each pass the groups of leaves, and the choice for each."""
     leaves = tree.flatten(params)[0]
     rows = []
@@ -64,9 +65,9 @@ def _groups(params: Column) -> list[Leaves]:
     return [Leaves(group, group, []) for group in groups.values()]
 
 
-def _row(transform: str, executor: str, group: Leaves, reason: str) -> Row:
+def _row(transform: str, executor: str, group: Leaves, reason: str) -> ExecutionRow:
     first = group.grads[0]
     dtype = str(first.dtype).removeprefix("torch.")
-    return Row(
+    return ExecutionRow(
         transform, executor, len(group.grads), sum(g.numel() for g in group.grads), dtype, str(first.device), reason
     )

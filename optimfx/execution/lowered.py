@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from optimfx.core import (
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -60,8 +60,8 @@ class Lowering(StructuredUpdate):
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         _check_calls(self.lower(updates if params is None else params, state).calls, updates, params)
 
-    def explain(self, params: Params) -> list[Row]:
-        rows: list[Row] = []
+    def explain(self, params: Params) -> list[ExecutionRow]:
+        rows: list[ExecutionRow] = []
         for piece in _pieces(self.lower(params, None).calls):
             update, _, places = piece[0]
             rows += (
@@ -134,7 +134,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> Explanation:
     return Explanation(_explain(tx.update, params))
 
 
-def _explain(update: Any, params: PyTree) -> list[Row]:
+def _explain(update: Any, params: PyTree) -> list[ExecutionRow]:
     return update.explain(params) if isinstance(update, StructuredUpdate) else explain_function(update, params)
 
 

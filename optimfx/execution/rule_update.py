@@ -59,4 +59,4 @@ def transformation(
     if missing:
         raise TypeError(f"{name}: missing hyperparameters {sorted(missing)}, which the functions of the rule take.")
     check_state_dtype(state_dtype)
-    return RuleUpdate(name, rule, to_python(hyper), maximize, state_dtype).transformation()
+    return RuleUpdate(name, rule, to_python(hyper), maximize, state_dtype).as_transformation()

@@ -44,8 +44,8 @@ class BoundSegment:
     def take(self, columns: Columns, grads: Column) -> Columns:
         """Take the leaves of the segment, with gradients from among these."""
         params, _, slots = columns.leaves
-        mine = Leaves(self._own(params), self._own(grads), [self._own(slots[j]) for j in self.slots])
-        shared = [[self._own(column) for column in columns.shared[k]] for k in self.order]
+        mine = Leaves(self._select(params), self._select(grads), [self._select(slots[j]) for j in self.slots])
+        shared = [[self._select(column) for column in columns.shared[k]] for k in self.order]
         return columns._replace(leaves=mine, shared=shared, places=self.places)
 
     def put(self, column: Column, old: Column, values: Column) -> Column:
@@ -59,7 +59,7 @@ class BoundSegment:
             after[i] = value
         return after
 
-    def _own(self, column: Column) -> Column:
+    def _select(self, column: Column) -> Column:
         return column if self.places is None else [column[i] for i in self.places]
 
 

@@ -53,7 +53,6 @@ __all__ = [
     "is_zero",
     "lerp",
     "log",
-    "magnitude",
     "max_abs",
     "maximum",
     "mean",
@@ -61,6 +60,7 @@ __all__ = [
     "multiply_in",
     "nonfinite",
     "norm",
+    "norm_tensor",
     "qr",
     "read_bool",
     "rms",
@@ -225,7 +225,7 @@ def rms(x: Array, unit: Array = 1) -> Array:
     return norm(x) / (sqrt(max(1, x.numel())) * unit)
 
 
-def magnitude(x: Array) -> Array:
+def norm_tensor(x: Array) -> Array:
     """Measure the 2-norm of a leaf: as :func:`norm`, but always as a tensor, even on the CPU, without synchronizing."""
     return torch.linalg.vector_norm(x)
 

@@ -23,7 +23,7 @@ from optimfx.optim.adapter.checkpoint import Mismatch, match_by_name, restore_dt
 from optimfx.optim.adapter.constructor import constructor
 from optimfx.optim.adapter.group_step import Batch
 from optimfx.optim.adapter.hooks import with_hooks
-from optimfx.optim.adapter.scalar_columns import Scalars
+from optimfx.optim.adapter.scalar_columns import ScalarColumn
 from optimfx.optim.adapter.settings import Algorithm, Group, Settings, release
 from optimfx.optim.adapter.validation import check_fused
 
@@ -277,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
             group_step.step(plan, batch, columns, before, scaling=scaling)
             return
         together = in_trace and build.serves(params[0].device)
-        counts = Scalars(columns["step"], together=together, line=plan.lines.get("step"))
+        counts = ScalarColumn(columns["step"], as_vector=together, line=plan.lines.get("step"))
         if not self.numeric_step:
             counts.check("state_steps")
         vector = counts.vector
@@ -306,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
             return requested_executors()
         return FOREACH if settings.foreach else LOOP
 
-    def _advance_counts(self, counts: Scalars, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
+    def _advance_counts(self, counts: ScalarColumn, step: Any, states: list[dict[str, Any]], scaling: Scaling) -> None:
         """Count the step; its number is given where all have the same."""
         if step is None or isinstance(step, Tensor):
             counts.advance(scaling.step_increment)

@@ -146,9 +146,9 @@ class TransformOptimizer(Optimizer):
                 _, state = run(self.tx, grads, begun, params, stepping=True, inplace=True, spare_updates=True, **extra)
             after, spec = nodes_of(state, len(params))
             if spec != form.structure or not form.holds(after):
-                form = self._forms[index, len(params)] = StateLayout.of(state, len(params))
+                form = self._forms[index, len(params)] = StateLayout.from_state(state, len(params))
                 before = [None] * len(after)
-            form.keep(before, after, rows, group)
+            form.write_back(before, after, rows, group)
             if not has_begun:
                 self.state.update(zip(params, rows))
         return loss
@@ -188,7 +188,7 @@ class TransformOptimizer(Optimizer):
         """Return the form and the leaves of a new state of a group."""
         params = self.param_groups[index]["params"]
         state = self.tx.init(params)
-        form = self._forms[index, len(params)] = StateLayout.of(state, len(params))
+        form = self._forms[index, len(params)] = StateLayout.from_state(state, len(params))
         return form, optree.tree_leaves(state, namespace=NAMESPACE)
 
 

@@ -9,11 +9,11 @@ from optimfx import ops
 from optimfx.core import (
     Array,
     Description,
+    ExecutionRow,
     GradientTransformation,
     Locality,
     Params,
     PyTree,
-    Row,
     Rule,
     Scalar,
     State,
@@ -79,7 +79,7 @@ class Cautious(StructuredUpdate):
     def check(self, updates: Updates, state: State, params: Params | None) -> None:
         check(self.inner, updates, state, params)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         return [*explain(self.inner, params), *explain(self.mask, params)]
 
     def description(self) -> Description:
@@ -116,4 +116,4 @@ def cautious(inner: GradientTransformation) -> GradientTransformation:
     {'w': tensor([-0.0000, -0.6000])}
     """
     check_transformation("cautious: inner", inner)
-    return Cautious(inner, transformation("cautious", AGREEMENT)).transformation()
+    return Cautious(inner, transformation("cautious", AGREEMENT)).as_transformation()

@@ -11,5 +11,7 @@ from optimfx.core import GradientTransformation
 def direction_of(algorithm: GradientTransformation, name: str) -> GradientTransformation:
     """Make the rule of an algorithm at ``lr=-1``, under a name of its own."""
     update: Any = algorithm.update
-    direction: GradientTransformation = replace(update, name=name, hyper={**update.hyper, "lr": -1.0}).transformation()
+    direction: GradientTransformation = replace(
+        update, name=name, hyper={**update.hyper, "lr": -1.0}
+    ).as_transformation()
     return direction

@@ -34,7 +34,7 @@ class Scalars(NamedTuple):
 
 
 def init(param: Array, reps_rel: Hyper) -> tuple[Array, Array, Array]:
-    least = (1 + ops.magnitude(param)) * ops.initial(reps_rel)
+    least = (1 + ops.norm_tensor(param)) * ops.initial(reps_rel)
     return least, ops.zeros(param, ()), param.clone()
 
 
@@ -45,8 +45,8 @@ def scalars(step: Scalar, eps: Scalar, global_scale: Scalar) -> Scalars:
 def leaf(
     base: Array, param: Array, grad: Array, max_dist: Array, grad_sum_of_squares: Array, init_params: Array, s: Scalars
 ) -> tuple[Array, Array, Array, Array]:
-    max_dist = ops.maximum(max_dist, ops.magnitude(param - init_params))
-    grad_sum_of_squares = grad_sum_of_squares + ops.magnitude(grad) ** 2
+    max_dist = ops.maximum(max_dist, ops.norm_tensor(param - init_params))
+    grad_sum_of_squares = grad_sum_of_squares + ops.norm_tensor(grad) ** 2
     size = max_dist * s.global_scale / ops.sqrt(grad_sum_of_squares + s.eps)
     return ops.add(base, grad * size), max_dist, grad_sum_of_squares, init_params
 

@@ -31,8 +31,8 @@ def init(param: Array) -> tuple[Array, Array, Array]:
 def leaf(
     base: Array, param: Array, update: Array, norm: Array, ratio: Array, nonfinite: Array, s: Scalars
 ) -> tuple[Array, ...]:
-    norm = ops.magnitude(update)
-    return ops.add(base, update), norm, norm / ops.magnitude(param), ops.nonfinite(update)
+    norm = ops.norm_tensor(update)
+    return ops.add(base, update), norm, norm / ops.norm_tensor(param), ops.nonfinite(update)
 
 
 MONITOR = Rule(leaf, scalars, init, MonitorState, reads_param=lambda s: True, locality=Locality.TENSOR)

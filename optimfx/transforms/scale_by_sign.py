@@ -83,5 +83,5 @@ def scale_by_rprop(
     tensor([0.0100, 0.0100])
     """
     update: Any = rprop(lr, etas, step_sizes, maximize=True, state_dtype=state_dtype).update
-    direction: GradientTransformation = replace(update, name="scale_by_rprop").transformation()
+    direction: GradientTransformation = replace(update, name="scale_by_rprop").as_transformation()
     return direction

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import optimfx as fx
 from optimfx.core import StructuredUpdate
-from optimfx.core.reprs import printed
+from optimfx.core.reprs import with_compact_repr
 
 PARAMS = {"w": torch.full((64, 10), 0.123456), "b": torch.full((10,), 0.123456)}
 richest = cases(ALGORITHMS + LINKS, where=lambda row, options: options == row.richest)
@@ -97,7 +97,7 @@ def mine(updates, state, params=None):
 
 def test_a_transformation_that_says_nothing_of_itself_has_a_name():
     assert repr(fx.GradientTransformation(lambda params: (), mine)) == "mine"
-    assert repr(StructuredUpdate().transformation()) == "StructuredUpdate()"
+    assert repr(StructuredUpdate().as_transformation()) == "StructuredUpdate()"
 
 
 def test_a_rule_is_shown_as_where_it_is_written():
@@ -257,4 +257,4 @@ def test_a_custom_rule_prints_its_name():
     for state, text in ((Plain, "Plain(step=0)"), (Own, "mine")):
         rule = fx.Rule(lambda base, param, grad, s: fx.ops.add(base, grad), lambda step: Plain(step), state=state)
         assert repr(fx.transformation("own", rule).init([torch.ones(3)] * 2)) == text
-    assert printed(tuple) is tuple
+    assert with_compact_repr(tuple) is tuple

@@ -8,7 +8,7 @@ import pytest
 import torch
 from classes import CLASSES, EVERY, assert_same_value, by_class, give_gradients, parameters, take_step
 
-from optimfx.optim.adapter.scalar_columns import Scalars
+from optimfx.optim.adapter.scalar_columns import ScalarColumn
 
 CAPTURABLE = [info for info in EVERY if info.has_capturable_arg]
 
@@ -89,8 +89,8 @@ def test_capturable_steps_alike_without_a_graph(info):
 def test_counts_that_stay_on_their_device_step_each_parameter_by_its_own(info, monkeypatch):
     """As a vector, one for each parameter; a host whose numbers cannot be read takes the place of the device."""
     runs = []
-    for vector in (lambda scalars: None, lambda scalars: scalars.line):
-        monkeypatch.setattr(Scalars, "vector", property(vector))
+    for vector in (lambda scalars: None, lambda scalars: scalars.packed):
+        monkeypatch.setattr(ScalarColumn, "vector", property(vector))
         torch.manual_seed(0)
         params = parameters(info)
         optimizer = CLASSES[info.optim_cls](params)

@@ -123,11 +123,11 @@ class Row:
         make = getattr(fx, self.name)
         if self.extra:
             return functools.wraps(make)(
-                lambda *args, **options: Given(make(*args, **options), self.extra).transformation()
+                lambda *args, **options: Given(make(*args, **options), self.extra).as_transformation()
             )
         if not self.evaluates:
             return make
-        return functools.wraps(make)(lambda *args, **options: Evaluating(make(*args, **options)).transformation())
+        return functools.wraps(make)(lambda *args, **options: Evaluating(make(*args, **options)).as_transformation())
 
     def takes(self, name: str) -> bool:
         """Whether the factory has this argument."""

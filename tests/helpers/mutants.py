@@ -145,7 +145,10 @@ MUTANTS = [
     *mutants(
         "execution/executors/aten.py",
         "execution/test_fused.py",
-        ('step.rule.aten == "adam" or _is_sum(step)', 'step.rule.aten in ("adam", "adagrad") or _is_sum(step)'),
+        (
+            'step.rule.aten == "adam" or _is_plain_sgd(step)',
+            'step.rule.aten in ("adam", "adagrad") or _is_plain_sgd(step)',
+        ),
         ("is_first_step=step.count == 1", "is_first_step=False"),
     ),
     *mutants("ops/rounding.py", "transforms/test_precision.py", ("^ whole_like(step, x)) ^ place", ") ^ place")),

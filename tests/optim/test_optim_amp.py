@@ -9,7 +9,7 @@ from classes import CLASSES, EVERY, assert_same_value
 
 from optimfx.core import tracing
 from optimfx.optim.adapter.amp import Scaling
-from optimfx.optim.adapter.scalar_columns import Scalars
+from optimfx.optim.adapter.scalar_columns import ScalarColumn
 
 SCALING = [CLASSES[info.optim_cls] for info in EVERY if "fused" in inspect.signature(info.optim_cls).parameters]
 by_class = pytest.mark.parametrize("cls", SCALING, ids=lambda cls: cls.__name__)
@@ -20,7 +20,7 @@ def known_to(request, monkeypatch):
     """What overflowed is known to the host, or stays in a tensor, as do the counts."""
     if request.param == "a device":
         monkeypatch.setattr(tracing, "read_number", lambda x: x)
-        monkeypatch.setattr(Scalars, "vector", property(lambda scalars: scalars.line))
+        monkeypatch.setattr(ScalarColumn, "vector", property(lambda scalars: scalars.packed))
 
 
 def parameters():

@@ -37,17 +37,17 @@ def _sgd(step: Step, params: Array, grads: Array, slots: list[Array]) -> None:
     kernel(params, grads, *slots, **hyper, maximize=step.maximize, is_first_step=step.count == 1)
 
 
-def _is_sum(step: Step) -> bool:
+def _is_plain_sgd(step: Step) -> bool:
     """Whether a step of SGD is one addition, for which torch has a faster kernel, and one that is right in bfloat16."""
     return step.rule.aten == "sgd" and not (step.hyper["momentum"] or step.hyper["weight_decay"])
 
 
-def _is_right_in_half(step: Step) -> bool:
+def _is_accurate_in_half_precision(step: Step) -> bool:
     """Whether torch's kernel computes leaves in half precision in float32.
 
     Adagrad's rounds the decayed gradient, and SGD's is inaccurate.
     """
-    return step.rule.aten == "adam" or _is_sum(step)
+    return step.rule.aten == "adam" or _is_plain_sgd(step)
 
 
 CALLS: dict[str | None, Callable[..., None]] = {"adam": _adam, "adagrad": _adagrad, "sgd": _sgd}
@@ -70,11 +70,11 @@ class ATen(Executor):
             return "torch has no kernel for it"
         if not stepping:
             return "torch's kernel makes parameters, not updates"
-        if not (inplace or (_is_sum(step) and len(steps) == 1)):
+        if not (inplace or (_is_plain_sgd(step) and len(steps) == 1)):
             return "torch's kernel steps in place"
         if any(step.hyper.get(ours) for ours in UNSUPPORTED_HYPERPARAMS):
             return "a variant that torch's kernel does not have"
-        if leaves.grads[0].dtype.itemsize < 4 and not _is_right_in_half(step):
+        if leaves.grads[0].dtype.itemsize < 4 and not _is_accurate_in_half_precision(step):
             return "torch's kernel is wrong in half precision"
         return (
             uncut_reason(steps, leaves)
@@ -106,7 +106,7 @@ class ATen(Executor):
                     if old[0] is not None:
                         torch._foreach_copy_(list(old), list(values))
             step = steps[-1]
-            if _is_sum(step):
+            if _is_plain_sgd(step):
                 add: Any = torch._foreach_add_ if inplace else torch._foreach_add
                 sums = add(params, grads, alpha=step.hyper["lr"] * (1 if step.maximize else -1))
                 return (params if inplace else sums), leaves.slots

@@ -70,11 +70,11 @@ class Blocked(Executor):
             vectors = vectors_of(steps) if has_vectors else ()
 
             def call(row: packing.Row, outs: packing.Row, span: packing.Span) -> None:
-                over = outs[0] is row[0 if stepping else 1]
-                key = (over, *[None if t is None else t.dtype for t in row])
+                in_place = outs[0] is row[0 if stepping else 1]
+                key = (in_place, *[None if t is None else t.dtype for t in row])
                 kernel = kernels.get(key)
                 if kernel is None:
-                    kernel, fixed = _record(steps, row, outs, stepping, over)
+                    kernel, fixed = _record(steps, row, outs, stepping, in_place)
                     if not fixed:
                         kernels[key] = kernel
                 elements, shape = row[1].numel(), row[1].shape
@@ -89,9 +89,9 @@ class Blocked(Executor):
                     return
                 for begin in range(0, elements, BLOCK):
                     end = min(begin + BLOCK, elements)
-                    block = _cut(row, begin, end)
+                    block = _slice(row, begin, end)
                     own = block[: len(block) - len(vectors)]
-                    places = packing.output_columns(own, stepping) if over else _cut(outs, begin, end)
+                    places = packing.output_columns(own, stepping) if in_place else _slice(outs, begin, end)
                     buffers = _buffers(scratch, kernel.scratch, torch.Size([end - begin]), layout.dtype)
                     kernel.run(numbers, block, places, buffers)
 
@@ -119,7 +119,7 @@ def _buffers(scratch: dict[Key, list[Tensor]], count: int, shape: torch.Size, dt
     return found
 
 
-def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, over: bool) -> tuple[Kernel, bool]:
+def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, in_place: bool) -> tuple[Kernel, bool]:
     """Record the rules as they run on each block; say whether for these numbers only."""
     tape = Tape(vectors=True)
     dtype = compute_dtype([t for t in row if t is not None])
@@ -134,7 +134,7 @@ def _record(steps: Steps, row: packing.Row, outs: packing.Row, stepping: bool, o
 
     results = apply_rules(with_numbers(steps, tape.next_number, vector), param, grad, slots, stepping)
     direct = [out is not None and out.dtype == dtype for out in outs]
-    below = packing.output_columns(inputs, stepping) if over else [None] * len(outs)
+    below = packing.output_columns(inputs, stepping) if in_place else [None] * len(outs)
     scalars = [x for step in steps for x in flat_scalars(step.scalars) if isinstance(x, Tensor)]
     fixed = tape.fixed or len(vectors) < len(scalars)
     return print_kernel(tape, [*inputs, *vectors], results, direct, below), fixed
@@ -151,7 +151,7 @@ def _leaf_of(span: packing.Span) -> Tensor:
     return torch.repeat_interleave(places, offsets.diff(), output_size=span.offsets[-1])
 
 
-def _cut(tensors: packing.Row, begin: int, end: int) -> packing.Row:
+def _slice(tensors: packing.Row, begin: int, end: int) -> packing.Row:
     return [None if t is None else t[begin:end] for t in tensors]
 
 

@@ -49,7 +49,7 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
     segments: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     untouched = []
     for (lane, last), places in lanes.items():
-        passes = _passes(lane, rules, measures_leaves)
+        passes = _fusion_groups(lane, rules, measures_leaves)
         for at, order in enumerate(passes):
             segments.setdefault((order, last and at == len(passes) - 1), []).extend(places)
         if not passes:
@@ -61,7 +61,7 @@ def stages_of(calls: Sequence[Call], leaves: Column, *, measures_leaves: bool, e
     return Stages([stages[first] for first in sorted(stages)], untouched)
 
 
-def _passes(lane: Sequence[int], rules: Sequence[Rule], measures_leaves: bool) -> list[tuple[int, ...]]:
+def _fusion_groups(lane: Sequence[int], rules: Sequence[Rule], measures_leaves: bool) -> list[tuple[int, ...]]:
     """Divide rules into passes that run as one: elementwise ones, of which the first may measure all leaves."""
     passes: list[tuple[int, ...]] = []
     joins = False

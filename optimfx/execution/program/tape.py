@@ -77,7 +77,7 @@ class Tape:
             others = [self.call(torch.mul, [x, kwargs[weight]], {}), *others]
             return self.call(function, [base, *others], {})
         result = self.value()
-        self.calls.append(Call(_WITH_OUT.get(function, function), args, kwargs, result.index))
+        self.calls.append(Call(_OUT_VARIANTS.get(function, function), args, kwargs, result.index))
         return result
 
 
@@ -142,8 +142,8 @@ def where(condition: Tensor, x: Any, y: Any, out: Tensor) -> Tensor:
     )
 
 
-_RENAMED: dict[Key, Callable[..., Any]] = {torch.clone: copy, copy: copy, torch.where: where}
-_WITH_OUT = _RENAMED | {
+_COPIES: dict[Key, Callable[..., Any]] = {torch.clone: copy, copy: copy, torch.where: where}
+_OUT_VARIANTS = _COPIES | {
     function: function
     for function in (
         *(torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.reciprocal, torch.lerp),
@@ -152,7 +152,7 @@ _WITH_OUT = _RENAMED | {
     )
 }
 """Functions that can write their result, in the dtype that the rule computes in, to a given place."""
-_PLACED = frozenset(_WITH_OUT.values())
+_WRITING = frozenset(_OUT_VARIANTS.values())
 
 
 class Kernel(NamedTuple):
@@ -167,7 +167,7 @@ def print_kernel(
     inputs: Sequence[Value | None],
     results: Sequence[Value | None],
     direct: Sequence[bool],
-    over: Sequence[Value | None],
+    overwrites: Sequence[Value | None],
 ) -> Kernel:
     """Print a function that makes the tape's calls, with a place for each result.
 
@@ -176,7 +176,7 @@ def print_kernel(
         inputs: the values that it reads.
         results: what is left at the end, or ``None``.
         direct: for each result, whether it may be written where it belongs as soon as it is computed.
-        over: for each result, the input that it overwrites, or ``None``.
+        overwrites: for each result, the input that it overwrites, or ``None``.
     """
     outs = [None if value is None else value.index for value in results]
     last = _last_uses(tape.calls, outs)
@@ -185,7 +185,7 @@ def print_kernel(
         """Return the last place that it may be written to: a result's own, or an input's that is read no more."""
         places = [
             place
-            for place, (result, safe, below) in enumerate(zip(outs, direct, over))
+            for place, (result, safe, below) in enumerate(zip(outs, direct, overwrites))
             if result == call.result and safe and (below is None or last.get(below.index, -1) <= at)
         ]
         return places[-1] if places else None
@@ -205,16 +205,16 @@ def print_kernel(
     lines = []
     buffers = 0
     free: list[int] = []
-    held: dict[int, int] = {}  # the buffer of each value
-    made: set[int] = set()  # values without a buffer
+    in_buffer: dict[int, int] = {}  # the buffer of each value
+    unbuffered: set[int] = set()  # values without a buffer
     placed: dict[int, int] = {}  # the output that each result was written to
     for at, call in enumerate(tape.calls):
-        free += [held.pop(value) for value in list(held) if last.get(value, at) <= at]
-        done = [value for value in made if last.get(value, at) <= at]
-        made -= set(done)
+        free += [in_buffer.pop(value) for value in list(in_buffer) if last.get(value, at) <= at]
+        done = [value for value in unbuffered if last.get(value, at) <= at]
+        unbuffered -= set(done)
         given = [word(x) for x in call.args] + [f"{key}={word(x)}" for key, x in call.kwargs.items()]
-        if call.function not in _PLACED:
-            made.add(call.result)
+        if call.function not in _WRITING:
+            unbuffered.add(call.result)
         elif (place := place_of(at, call)) is not None:
             placed[call.result] = place
             given.append(f"out=p{place}")
@@ -222,8 +222,8 @@ def print_kernel(
             if not free:
                 free.append(buffers)
                 buffers += 1
-            held[call.result] = free.pop()
-            given.append(f"out=b{held[call.result]}")
+            in_buffer[call.result] = free.pop()
+            given.append(f"out=b{in_buffer[call.result]}")
         lines.append(f"v{call.result} = {word(call.function, 'f')}({', '.join(given)})")
         # Free temporaries that had no buffer before the block ends.
         lines += [f"v{value} = None" for value in done]
@@ -247,7 +247,7 @@ def _last_uses(calls: Sequence[Call], results: Sequence[int | None]) -> dict[int
     last = {value: len(calls) for value in results}
     for at, call in reversed(list(enumerate(calls))):
         # A function without out= may return an argument, which then stays live as long as the result.
-        until = at if call.function in _PLACED else max(at, last.get(call.result, at))
+        until = at if call.function in _WRITING else max(at, last.get(call.result, at))
         for arg in call.args:
             if isinstance(arg, Value):
                 last[arg.index] = max(until, last.get(arg.index, at))

@@ -24,11 +24,11 @@ from optimfx.execution.plan.columns import active_slots
 from optimfx.execution.plan.passes import Pass
 from optimfx.execution.step import NUMBERS, step_with
 from optimfx.optim.adapter.amp import UNSCALED, Scaling
-from optimfx.optim.adapter.scalar_columns import Scalars, to_exact_tensor
+from optimfx.optim.adapter.scalar_columns import ScalarColumn, to_exact_tensor
 from optimfx.optim.adapter.settings import Settings
 
 ParamState = dict[str, Any]
-Columns = dict[str, list[Any]]
+StateColumns = dict[str, list[Any]]
 
 
 def begin_state(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: bool) -> ParamState:
@@ -83,7 +83,7 @@ def state_keys(update: RuleUpdate, *, counts: bool) -> list[str]:
     return [*shared, *active_slots(update, _resolved(update, update.rule.init_names))]
 
 
-def collect_columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> Columns:
+def collect_columns(update: RuleUpdate, states: Sequence[ParamState], names: Sequence[str]) -> StateColumns:
     """Collect what the states hold under these names: a value for each parameter, or ``None``.
 
     A rule on whole tensors, whose shapes decide what it keeps, has every slot.
@@ -92,7 +92,7 @@ def collect_columns(update: RuleUpdate, states: Sequence[ParamState], names: Seq
     return {name: [state.get(name) for state in states] for name in every}
 
 
-def uninitialized(columns: Columns, names: Sequence[str]) -> set[int]:
+def uninitialized(columns: StateColumns, names: Sequence[str]) -> set[int]:
     """Return the places of the parameters that lack one of these."""
     lacking = [name for name in names if type(None) in set(map(type, columns[name]))]
     return {i for name in lacking for i, value in enumerate(columns[name]) if value is None}
@@ -195,7 +195,7 @@ def _join_values(values: Sequence[Any]) -> Any:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scaling: Scaling) -> Any:
+def step(plan: BatchPlan, batch: Batch, columns: StateColumns, before: Any, *, scaling: Scaling) -> Any:
     """Step the parameters and their states in place.
 
     Args:
@@ -214,7 +214,7 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
     # The state of a term that is switched off is ignored and left unchanged.
     slots = [columns.get(name) or [None] * len(params) for name in rule.slots]
     carried = [
-        Scalars(_clones(columns[name]) if differentiable else columns[name], line=plan.lines.get(name))
+        ScalarColumn(_clones(columns[name]) if differentiable else columns[name], line=plan.lines.get(name))
         for name in rule.carries
     ]
     for name, each in zip(rule.carries, carried):
@@ -262,12 +262,12 @@ def step(plan: BatchPlan, batch: Batch, columns: Columns, before: Any, *, scalin
             elif run is None:
                 each.write(value)
             else:
-                Scalars([columns[name][i] for i in run]).write(value)
+                ScalarColumn([columns[name][i] for i in run]).write(value)
     steps = [count[0] for count in counts]
     return steps[0] if runs is None or (plan.runs is runs and steps.count(steps[0]) == len(steps)) else None
 
 
-def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[Tensor], columns: Columns) -> None:
+def check_shapes(update: RuleUpdate, params: Sequence[Tensor], grads: Sequence[Tensor], columns: StateColumns) -> None:
     """Refuse the state of another parameter."""
     if not update.rule.elementwise:
         return
@@ -315,7 +315,7 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
 
 
 def _runs(
-    before: Any, carried: Sequence[Scalars], plan: BatchPlan
+    before: Any, carried: Sequence[ScalarColumn], plan: BatchPlan
 ) -> tuple[list[list[int]] | None, list[tuple[Any, ...]], list[Settings]]:
     """Group the parameters in runs of equal hyperparameters, step and carried scalars; for each, return what these are.
 

@@ -39,7 +39,7 @@ class StateLayout(NamedTuple):
     hyper: dict[str, Hyperparam]
 
     @classmethod
-    def of(cls, state: State, size: int) -> StateLayout:
+    def from_state(cls, state: State, size: int) -> StateLayout:
         """Return the form of a state for so many parameters."""
         nodes, spec = nodes_of(state, size)
         form = cls([], optree.tree_unflatten(spec, range(len(nodes))), spec, [], set(), {})
@@ -73,7 +73,7 @@ class StateLayout(NamedTuple):
             ValueError: a row lacks a leaf.
         """
         for (i, name), leaf in zip(self.places, new):
-            for row in self.holders(i, name, rows) if i != IN_GROUP else ():
+            for row in self.rows_holding(i, name, rows) if i != IN_GROUP else ():
                 if row and name not in row:
                     raise ValueError(
                         f"the checkpoint has no {name!r} for a parameter, which this transformation keeps, but "
@@ -93,7 +93,7 @@ class StateLayout(NamedTuple):
                 if self.hyper[name].key in unknown:
                     self.hyper[name].write(group, leaf)
                 continue
-            holders = self.holders(i, name, rows)
+            holders = self.rows_holding(i, name, rows)
             kept = next((row[name] for row in holders if name in row), leaf)
             if times and times[id(leaf)] > 1:
                 kept = known.setdefault((id(leaf), tracing.read_number(kept)), kept)
@@ -114,12 +114,12 @@ class StateLayout(NamedTuple):
         """
         return [node.read(rows, group) for node in self.nodes]
 
-    def keep(self, before: Sequence[Any], after: Sequence[Any], rows: Rows, group: Group) -> None:
+    def write_back(self, before: Sequence[Any], after: Sequence[Any], rows: Rows, group: Group) -> None:
         """Put what a step has replaced, and not written in place, where it belongs."""
         for node, old, new in zip(self.nodes, before, after):
-            node.keep(old, new, rows, group)
+            node.write_back(old, new, rows, group)
 
-    def holders(self, i: int, name: str, rows: Rows) -> Rows:
+    def rows_holding(self, i: int, name: str, rows: Rows) -> Rows:
         """Return the rows that have a leaf."""
         return rows if name in self.common else rows[i : i + 1]
 
@@ -190,7 +190,7 @@ class Column(NamedTuple):
             return LEAF_TYPES.issuperset(map(type, column))
         return [i for i, entry in enumerate(column) if type(entry) in LEAF_TYPES] == self.places
 
-    def keep(self, old: list[Any], new: list[Any], rows: Rows, group: Group) -> None:
+    def write_back(self, old: list[Any], new: list[Any], rows: Rows, group: Group) -> None:
         if old is not None and all(map(is_, old, new)):
             return
         if self.entries is not None:
@@ -209,7 +209,7 @@ class SharedColumn(NamedTuple):
     def read(self, rows: Rows, group: Group) -> Any:
         return rows[0][self.name]
 
-    def keep(self, old: Any, new: Any, rows: Rows, group: Group) -> None:
+    def write_back(self, old: Any, new: Any, rows: Rows, group: Group) -> None:
         for row in rows if old is not new else ():
             row[self.name] = new
 
@@ -227,7 +227,7 @@ class Hyperparam(NamedTuple):
         # Dynamo would bake the number in as_tensor in, and recompile for another.
         return value.to(self.like) if isinstance(value, Tensor) else torch.full_like(self.like, value)
 
-    def keep(self, old: Tensor, new: Tensor, rows: Rows, group: Group) -> None:
+    def write_back(self, old: Tensor, new: Tensor, rows: Rows, group: Group) -> None:
         if old is not new:
             self.write(group, new)
 

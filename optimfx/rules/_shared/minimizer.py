@@ -12,10 +12,10 @@ from torch import Tensor
 from optimfx.core import (
     Description,
     DType,
+    ExecutionRow,
     GradientTransformation,
     Params,
     PyTree,
-    Row,
     State,
     StructuredUpdate,
     Updates,
@@ -122,11 +122,13 @@ class Minimizer(StructuredUpdate):
             return cast_state(field.clone(), self.state_dtype)
         return torch.tensor(field, dtype=torch.int64 if isinstance(field, int) else torch.float64, device=x.device)
 
-    def explain(self, params: Params) -> list[Row]:
+    def explain(self, params: Params) -> list[ExecutionRow]:
         leaves = [leaf for leaf in tree.flatten(params)[0] if leaf is not None]
         x = _join(leaves, leaves)
         dtype = str(x.dtype).removeprefix("torch.")
-        return [Row(self.name, "eager", len(leaves), x.numel(), dtype, str(x.device), "one vector for all leaves")]
+        return [
+            ExecutionRow(self.name, "eager", len(leaves), x.numel(), dtype, str(x.device), "one vector for all leaves")
+        ]
 
     def description(self) -> Description:
         return Description(self.name, {**self.hyper, "state_dtype": self.state_dtype})
@@ -137,7 +139,7 @@ def minimizer(
 ) -> GradientTransformation:
     """Make a transformation of an algorithm on one vector and its hyperparameters; see :class:`Minimizer`."""
     check_state_dtype(state_dtype)
-    return Minimizer(name, begin, minimize, hyper, state_dtype).transformation()
+    return Minimizer(name, begin, minimize, hyper, state_dtype).as_transformation()
 
 
 def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:

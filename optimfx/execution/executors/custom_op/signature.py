@@ -26,7 +26,7 @@ def encode(executor: str, steps: Steps, leaves: Leaves) -> str:
     words = []
     for step in steps:
         fields = [f"{field}:{kind_code(x)}" for field, x in _fields(step.scalars)]
-        words.append(f"{step.rule.number}{'-' if step.maximize else '+'}{','.join(fields)}")
+        words.append(f"{step.rule.id}{'-' if step.maximize else '+'}{','.join(fields)}")
     kept = "".join(["0" if column[0] is None else "1" for column in leaves.slots])
     return f"{executor}|{';'.join(words)}|{kept}"
 

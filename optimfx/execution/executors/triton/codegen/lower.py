@@ -35,7 +35,7 @@ class Printer:
         self.dtype = dtype
         self.begin: list[str] = []  # statements on uniform values
         self.lines: list[str] = []
-        self.same: set[int] = set()  # uniform values
+        self.uniform: set[int] = set()  # values that are uniform
         self.conditions: set[int] = set()
         self.cast: set[int] = set()  # uniform values already cast to the dtype of elements
 
@@ -46,7 +46,7 @@ class Printer:
     def scalar(self, index: int, expression: str) -> None:
         """Write a number that is there before the elements are."""
         self.once(f"v{index}", expression)
-        self.same.add(index)
+        self.uniform.add(index)
 
     def call(self, call: Call, *, exact: bool) -> None:
         """Write a call of a torch function; ``exact`` says whether divisions and roots round as IEEE asks.
@@ -55,53 +55,53 @@ class Printer:
             LoweringError: Triton has no word for the function, or not with these arguments.
         """
         name = f"torch.{getattr(call.function, '__name__', call.function)}"
-        same = call.function in FILLS or all(x.index in self.same for x in values_in(call))
+        uniform = call.function in FILLS or all(x.index in self.uniform for x in values_in(call))
         try:
-            expression = self.expression(call, same, exact=exact)
+            expression = self.expression(call, uniform, exact=exact)
         except TypeError as error:
             raise LoweringError(f"{name} has no Triton lowering with these arguments: {error}") from error
         if expression is None:
             raise LoweringError(f"{name} has no Triton lowering")
-        if same:
+        if uniform:
             self.once(f"v{call.result}", expression)
-            self.same.add(call.result)
+            self.uniform.add(call.result)
         else:
             self.lines.append(f"v{call.result} = {expression}")
         if call.function in COMPARISONS or call.function in LOGIC:
             self.conditions.add(call.result)
 
-    def expression(self, call: Call, same: bool, *, exact: bool) -> str | None:
+    def expression(self, call: Call, uniform: bool, *, exact: bool) -> str | None:
         """Write a torch function of its arguments; return ``None`` if Triton lacks it."""
         function, args, kwargs = call.function, call.args, call.kwargs
         if function in FILLS:
-            return self.operand(FILLS[function](*args, **kwargs), same)
+            return self.operand(FILLS[function](*args, **kwargs), uniform)
         if function is torch.pow:
-            return self.power(same, exact, *args, **kwargs)
+            return self.power(uniform, exact, *args, **kwargs)
         if function is where:
-            return self.choice(same, *args, **kwargs)
-        if function is ops.cast and same:
-            return self.operand(args[0], same)
+            return self.choice(uniform, *args, **kwargs)
+        if function is ops.cast and uniform:
+            return self.operand(args[0], uniform)
         if function in LOGIC:
             return LOGIC[function](*[f"v{x.index}" for x in args])
         word = ARITHMETIC.get(function) or COMPARISONS.get(function)
-        operands = [self.operand(x, same) for x in args]
-        options = {key: self.operand(x, same) for key, x in kwargs.items()}
+        operands = [self.operand(x, uniform) for x in args]
+        options = {key: self.operand(x, uniform) for key, x in kwargs.items()}
         if function in QUOTIENTS:
             options["exact"] = str(exact)
         return word and word(*operands, **options)
 
-    def power(self, same: bool, exact: bool, x: Any, exponent: Any) -> str | None:
+    def power(self, uniform: bool, exact: bool, x: Any, exponent: Any) -> str | None:
         """One of the powers that are products and roots."""
         known = isinstance(exponent, (int, float)) and exponent in POWERS
-        return POWERS[exponent].format(x=self.operand(x, same), exact=exact) if known else None
+        return POWERS[exponent].format(x=self.operand(x, uniform), exact=exact) if known else None
 
-    def choice(self, same: bool, condition: Value, x: Any, y: Any) -> str:
+    def choice(self, uniform: bool, condition: Value, x: Any, y: Any) -> str:
         """One value or the other."""
-        return f"tl.where(v{condition.index}, {self.operand(x, same)}, {self.operand(y, same)})"
+        return f"tl.where(v{condition.index}, {self.operand(x, uniform)}, {self.operand(y, uniform)})"
 
-    def operand(self, x: Any, same: bool) -> str:
+    def operand(self, x: Any, uniform: bool) -> str:
         """Write an argument as a number for all elements, or beside elements."""
-        dtype = "tl.float64" if same else self.dtype
+        dtype = "tl.float64" if uniform else self.dtype
         if isinstance(x, (bool, int, float)):
             number = repr(float(x)) if math.isfinite(x) else f'float("{x}")'
             return f"tl.full([], {number}, {dtype})"
@@ -113,7 +113,7 @@ class Printer:
             raise TypeError(f"{x!r} is not a number")
         if x.index in self.conditions:
             return f"v{x.index}.to({dtype})"
-        if same or x.index not in self.same or self.dtype == "tl.float64":
+        if uniform or x.index not in self.uniform or self.dtype == "tl.float64":
             return f"v{x.index}"
         if x.index not in self.cast:
             self.cast.add(x.index)

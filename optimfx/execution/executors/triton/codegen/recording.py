@@ -41,16 +41,16 @@ class Recording(NamedTuple):
     @property
     def norms(self) -> list[list[Call]]:
         """The norms by stage; those of one stage are independent of each other."""
-        turns: list[list[Call]] = []
-        turn_of: dict[int, int] = {}
+        stages: list[list[Call]] = []
+        stage_of: dict[int, int] = {}
         for call in self.calls:
-            turn = max([turn_of.get(x.index, 0) for x in values_in(call)], default=0)
+            stage = max([stage_of.get(x.index, 0) for x in values_in(call)], default=0)
             if call.function is NORM:
-                turns += [[]] if turn == len(turns) else []
-                turns[turn].append(call)
-                turn += 1
-            turn_of[call.result] = turn
-        return turns
+                stages += [[]] if stage == len(stages) else []
+                stages[stage].append(call)
+                stage += 1
+            stage_of[call.result] = stage
+        return stages
 
     def calls_for(self, targets: Iterable[Value]) -> list[Call]:
         """Return what has to be computed for these values, without norms, which are measured before."""

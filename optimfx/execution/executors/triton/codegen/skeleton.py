@@ -7,7 +7,7 @@ HEAD = """# {names}
 import triton
 import triton.language as tl
 
-TURNS = {turns}
+STAGES = {stages}
 READS = {reads}
 """
 

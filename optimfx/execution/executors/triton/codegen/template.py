@@ -26,18 +26,18 @@ ARGUMENTS = ("table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tens
 
 
 def module(names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool) -> str:
-    """Write the source of a module with the function ``kernel`` and, for each turn of norms, ``norms_0`` and so on."""
-    turns = recording.norms
+    """Write the source of a module with the function ``kernel`` and, for each stage of norms, ``norms_0`` and so on."""
+    stages = recording.norms
     parts = [
-        HEAD.format(names=" + ".join(map(repr, names)), turns=tuple(map(len, turns)), reads=layout.bytes_read),
+        HEAD.format(names=" + ".join(map(repr, names)), stages=tuple(map(len, stages)), reads=layout.bytes_read),
         INTERPRETED_NARROWED if interpreted else NARROWED,
         PRELUDE,
         PLACE,
     ]
-    for at, turn in enumerate(turns):
-        parts += Statements(recording, layout).sums(f"norms_{at}", turn)
-    if turns:
-        parts.append(TOTAL.format(tensors=recording.tensors, norms=sum(map(len, turns))))
+    for at, stage in enumerate(stages):
+        parts += Statements(recording, layout).sums(f"norms_{at}", stage)
+    if stages:
+        parts.append(TOTAL.format(tensors=recording.tensors, norms=sum(map(len, stages))))
     if recording.results:
         parts += Statements(recording, layout).stores("kernel")
     return "".join(parts)
@@ -53,7 +53,7 @@ class Statements:
 
     def __init__(self, recording: Recording, layout: Layout) -> None:
         self.recording, self.layout = recording, layout
-        self.places = {call.result: at for at, call in enumerate(call for turn in recording.norms for call in turn)}
+        self.places = {call.result: at for at, call in enumerate(call for stage in recording.norms for call in stage)}
         self.printer = Printer(DTYPES[layout.compute])
 
     def stores(self, kernel: str) -> list[str]:
@@ -66,7 +66,7 @@ class Statements:
         exact = [x for c, x in stores.items() if layout.dtypes[c] not in HALF]
         self._compute(list(stores.values()), exact, {out_rows[column]: column for column in stores})
         for column, value in stores.items():
-            x, dtype = self.printer.operand(value, same=False), layout.dtypes[column]
+            x, dtype = self.printer.operand(value, uniform=False), layout.dtypes[column]
             stored = x if dtype == layout.compute else f"narrowed({x}, {DTYPES[dtype]})"
             self.printer.lines.append(f"tl.store(a{out_rows[column]} + offsets, {stored}, mask=mask)")
         return self._functions(kernel, ONCE)
@@ -76,9 +76,9 @@ class Statements:
         of = [operand(call) for call in norms]
         stored = [self.layout.dtypes[column] for column in self.layout.written]
         self._compute(of, [] if set(stored) <= {None, *HALF} else of, {})
-        if any(value.index in self.printer.same for value in of):
+        if any(value.index in self.printer.uniform for value in of):
             raise LoweringError("norm() needs a tensor, but the rule passes a scalar")
-        squares = [f"squares({self.printer.operand(value, same=False)}, mask)" for value in of]
+        squares = [f"squares({self.printer.operand(value, uniform=False)}, mask)" for value in of]
         self.printer.lines.append(f"return {', '.join(squares)}")
         every = range(len(of))
         return self._functions(

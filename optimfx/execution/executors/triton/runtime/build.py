@@ -67,7 +67,7 @@ class Kernels(NamedTuple):
 
     kernel: Kernel | None  # the kernel that stores; None if only norms are measured
     norms: tuple[Kernel, ...]  # the kernels that sum squares, stage by stage
-    turns: tuple[int, ...]  # how many norms each stage measures
+    stages: tuple[int, ...]  # how many norms each stage measures
     total: Kernel | None  # the kernel that adds up partial sums
     reads: int  # bytes of an element that a program may load
 
@@ -77,8 +77,8 @@ def kernels(source: str) -> Kernels:
     """Build the kernels of a module with this source."""
     found = namespace(source)
     made = {name: Kernel(found[name]) for name in ("kernel", "total") if name in found}
-    norms = tuple([Kernel(found[f"norms_{turn}"]) for turn in range(len(found["TURNS"]))])
-    return Kernels(made.get("kernel"), norms, found["TURNS"], made.get("total"), found["READS"])
+    norms = tuple([Kernel(found[f"norms_{stage}"]) for stage in range(len(found["STAGES"]))])
+    return Kernels(made.get("kernel"), norms, found["STAGES"], made.get("total"), found["READS"])
 
 
 @cache

@@ -76,11 +76,11 @@ class Launcher:
             if not plan.programs:
                 return None
             table, align = tables.table(columns, where, self.members)
-            room = sum(kernels.turns) * self.tensors + max(kernels.turns) * spans.programs if kernels.norms else 0
+            room = sum(kernels.stages) * self.tensors + max(kernels.stages) * spans.programs if kernels.norms else 0
             hyper, width = tables.hyper(tensors, room, plan)
             constants, numbers, first = self.constants[align], tables.bits(numbers), 0
             given = (hyper, width, self.tensors)
-            for squares, count in zip(kernels.norms, kernels.turns):
+            for squares, count in zip(kernels.norms, kernels.stages):
                 arguments = (table, spans.tensor_of, spans.chunk_of, spans.numels, *given, self.blocks, *numbers)
                 squares.launch((spans.programs, 1), arguments, constants, where)
                 if kernels.total:
