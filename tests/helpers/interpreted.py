@@ -356,18 +356,18 @@ def test_hyperparameters_and_counts_that_are_tensors(make, monkeypatch):
 
 
 def test_plans_are_made_once_and_not_kept_for_ever():
-    one = tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST)
+    one = tables.plan_chunks((5, 0, 2 * BLOCK), BLOCK, HOST)
     tensor_of, chunk_of, begins = (torch.tensor(x).int() for x in ([0, 2, 2], [0, 0, 1], [0, 1, 1, 3]))
     assert_equal([*one[:4]], [tensor_of, chunk_of, begins, torch.tensor([5, 0, 2 * BLOCK])])
-    assert tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST) is one
+    assert tables.plan_chunks((5, 0, 2 * BLOCK), BLOCK, HOST) is one
     for size in range(1000, 1000 + tables.PLANS):
-        tables.make_plan((size,), BLOCK, HOST)
+        tables.plan_chunks((size,), BLOCK, HOST)
     assert len(tables._plans) == tables.PLANS
-    assert tables.make_plan((5, 0, 2 * BLOCK), BLOCK, HOST) is not one
+    assert tables.plan_chunks((5, 0, 2 * BLOCK), BLOCK, HOST) is not one
 
 
 def test_tensors_make_one_vector():
-    plan = tables.make_plan((5,), BLOCK, HOST)
+    plan = tables.plan_chunks((5,), BLOCK, HOST)
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor(False)], 0, plan)
     assert_equal((found, width), (torch.tensor([2.5, 0.0], dtype=F64), 1))
     found, width = tables.hyper([torch.tensor(2.5), torch.tensor([1, 2])], 1, plan)

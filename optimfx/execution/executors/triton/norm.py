@@ -34,7 +34,9 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     columns: dict[torch.dtype, list[Tensor]] = {}
     for t in tensors:
         columns.setdefault(t.dtype, []).append(t)
-    norms = [launch.norm(build.kernels(norm_source(dtype.to_real())), column) for dtype, column in columns.items()]
+    norms = [
+        launch.measure_norm(build.kernels(norm_source(dtype.to_real())), column) for dtype, column in columns.items()
+    ]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 

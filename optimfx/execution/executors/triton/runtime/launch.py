@@ -13,7 +13,7 @@ from optimfx.core.types import Array, Value
 from optimfx.execution.executors.triton.runtime import tables
 from optimfx.execution.executors.triton.runtime.build import Kernels
 from optimfx.execution.executors.triton.runtime.straight import is_plain, numels, straighten
-from optimfx.execution.executors.triton.runtime.tables import Plan
+from optimfx.execution.executors.triton.runtime.tables import ChunkPlan
 from optimfx.execution.leaves import Leaves, Results
 from optimfx.execution.memory import packing
 
@@ -53,7 +53,7 @@ class Launcher:
         self.block = block_of(kernels.reads)
         self.blocks = _blocks(self.sizes, self.block) if kernels.norms else 1
         self.constants = {align: {"BLOCK": self.block, "ALIGN": align, **OPTIONS} for align in (1, tables.ALIGNED)}
-        self.plans: dict[int, tuple[Plan, Plan]] = {}
+        self.plans: dict[int, tuple[ChunkPlan, ChunkPlan]] = {}
 
     def launch(
         self, columns: Sequence[Sequence[Tensor]], numbers: Sequence[Value], tensors: Tensor | Sequence[Tensor]
@@ -92,12 +92,12 @@ class Launcher:
                 kernels.kernel.launch((plan.programs, 1), arguments, constants, where)
             return hyper
 
-    def _plans(self, where: tables.Place) -> tuple[Plan, Plan]:
+    def _plans(self, where: tables.Place) -> tuple[ChunkPlan, ChunkPlan]:
         """Which program takes what: of a step, and of norms."""
         known = None if where.capturing else self.plans.get(where.stream)
         if known is None:
-            plan = tables.make_plan(self.sizes, self.block, where)
-            known = plan, plan if self.blocks == 1 else tables.make_plan(self.sizes, self.blocks * self.block, where)
+            plan = tables.plan_chunks(self.sizes, self.block, where)
+            known = plan, plan if self.blocks == 1 else tables.plan_chunks(self.sizes, self.blocks * self.block, where)
             if not where.capturing:
                 self.plans[where.stream] = known
         return known
@@ -146,7 +146,7 @@ def _launcher_of_norm(kernels: Kernels, sizes: tuple[int, ...], device: torch.de
     return Launcher(kernels, sizes, device, together=True)
 
 
-def norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
+def measure_norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
     """Measure the norm of all tensors of a column together, as a float64 scalar on their device."""
     straight = column if is_plain(column) else straighten([column], [], positional=True)[0][0]
     launcher = _launcher_of_norm(kernels, tuple(numels(column)), column[0].device)

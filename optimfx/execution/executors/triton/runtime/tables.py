@@ -22,7 +22,7 @@ PLANS = 64
 """Plans that are kept, and as many tables."""
 
 
-class Plan(NamedTuple):
+class ChunkPlan(NamedTuple):
     """The chunk of a tensor that each program takes."""
 
     tensor_of: Tensor
@@ -41,13 +41,13 @@ class Place(NamedTuple):
     capturing: bool  # whether launches are captured into a CUDA graph
 
 
-_plans: dict[tuple[Key, ...], Plan] = {}
+_plans: dict[tuple[Key, ...], ChunkPlan] = {}
 _tables: dict[tuple[Key, ...], tuple[Tensor, int]] = {}
 _captured: list[object] = []
 """Tables that CUDA graphs read when they are replayed. Nothing tells when the last of them is gone."""
 
 
-def make_plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
+def plan_chunks(numels: tuple[int, ...], chunk: int, where: Place) -> ChunkPlan:
     """Plan tensors with these numbers of elements, in chunks of ``chunk`` elements."""
     return _keep(_plans, (numels, chunk), where, lambda: _plan(numels, chunk, where))
 
@@ -74,7 +74,7 @@ def bits(numbers: Sequence[Value]) -> list[int]:
     return array("q", array("d", numbers).tobytes()).tolist()
 
 
-def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: Plan) -> tuple[Tensor, int]:
+def hyper(scalars: Tensor | Sequence[Tensor], room: int, plan: ChunkPlan) -> tuple[Tensor, int]:
     """Return the scalars that are tensors on the device, and how many numbers each has: one, or one for each turn.
 
     They are joined there, so that nothing waits for the device; or they have been joined, in rows. Behind them is room
@@ -134,7 +134,7 @@ def stream(device: torch.device) -> int:
     return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
-def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
+def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> ChunkPlan:
     sizes = torch.tensor(numels, device="cpu")
     chunks = (sizes + chunk - 1) // chunk
     tensor_of = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), chunks)
@@ -142,7 +142,7 @@ def _plan(numels: tuple[int, ...], chunk: int, where: Place) -> Plan:
     begins = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
     maps = [_copy_to(x, where) for x in (tensor_of.int(), chunk_of.int(), begins.int(), sizes)]
     no_scalars = torch.empty(1, dtype=torch.float64, device=where.device)
-    return Plan(maps[0], maps[1], maps[2], maps[3], no_scalars, len(tensor_of))
+    return ChunkPlan(maps[0], maps[1], maps[2], maps[3], no_scalars, len(tensor_of))
 
 
 def _copy_to(host: Tensor, where: Place) -> Tensor:
