@@ -50,7 +50,7 @@ class Algorithm:
 
 
 def is_hidden_matrix(shape: Shape) -> bool:
-    """What Muon is for: matrices that are not embeddings, which are recognised by their vocabulary."""
+    """Whether Muon is for it: a matrix that is not an embedding, which is recognised by its vocabulary."""
     return len(shape) == 2 and max(shape) < 10_000
 
 

@@ -1,4 +1,4 @@
-"""What ``BLOCK``, ``SMALL`` and ``PACKED`` of the CPU's executors rest on: how long spans and packed leaves may be.
+"""Measures for ``BLOCK``, ``SMALL`` and ``PACKED`` of the CPU's executors: how long spans and packed leaves may be.
 
 One RMSprop step in place over the same number of elements, in one process, in turns, and the best of several rounds
 counts; read the ratios, not the times. Run it with ``make bench``.
@@ -58,7 +58,7 @@ def method(name: str, executor: Executor, size: int, **thresholds: int) -> Metho
 
 
 def sweeps(leaves: Sequence[int]) -> Iterator[tuple[str, list[Method]]]:
-    """What is compared with what."""
+    """Return the sweeps."""
     yield "elements of a block", [method(f"{size:,}", Blocked(), ELEMENTS, BLOCK=size) for size in BLOCKS]
     for executor in (Blocked(), Compiled()):
         for size in leaves:

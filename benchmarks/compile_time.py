@@ -1,4 +1,4 @@
-"""What an optimizer adds to the compilation of a training step, and what the compiled step then takes.
+"""The time that an optimizer adds to the compilation of a training step, and that of the compiled step.
 
 A network of 38 layers, 76 leaves. Each compilation is done in an interpreter of its own, with an empty cache: of the
 gradient alone, and of the whole step. The whole step, compiled, is timed beside the compiled gradient with a step in
@@ -66,7 +66,7 @@ else:
 
 
 def run(what: str, layers: int) -> object:
-    """What the program prints, with nothing compiled before."""
+    """Return what the program prints, with nothing compiled before."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
         command = [sys.executable, "-c", PROGRAM.format(layers=layers), what]

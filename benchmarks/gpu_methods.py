@@ -56,7 +56,7 @@ def traffic(algorithm: Algorithm, dtype: torch.dtype) -> int | None:
 
 
 def makings(algorithm: Algorithm, params: Sequence[Tensor], device: str) -> Iterator[Making]:
-    """What makes each method, by its name. They step the same parameters, and where they can in the same state."""
+    """Yield each method by its name. They step the same parameters, and where they can in the same state."""
     shared: dict[Tensor, dict[str, Any]] = {}
     theirs = getattr(torch.optim, algorithm.class_name, None)
     known = inspect.signature(theirs).parameters if theirs else {}

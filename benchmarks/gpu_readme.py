@@ -1,4 +1,4 @@
-"""What README.md says of every GPU that was measured."""
+"""Writes README.md's results of every GPU that was measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NONE = "None has been measured yet."
 
 
 def gpus(folder: Path) -> str:
-    """What stands between the marks: the results of each GPU, or that there are none."""
+    """Return the text between the marks: the results of each GPU, or that there are none."""
     found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("gpu-*.json"))]
     parts = ["\n".join([*_gpu(content, path.with_suffix(".png")), *_beside(path)]) for path, content in found]
     return "\n\n".join(parts) or NONE

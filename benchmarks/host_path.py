@@ -1,4 +1,4 @@
-"""What the host does for a step on a GPU, measured without one: on a CPU's tensors, with every launch left out.
+"""The host's time for a step on a GPU, measured without one: on a CPU's tensors, with every launch left out.
 
 Ours makes its tables and calls kernels that do nothing; torch's class with ``fused=True`` groups its tensors and calls
 a fused kernel that does nothing. What a launch itself costs, which both pay, is in neither time. Tables are copied once

@@ -1,4 +1,4 @@
-"""What importing optimfx adds to importing torch: fresh processes in turns, the best of several rounds."""
+"""The time that importing optimfx adds to importing torch: fresh processes in turns, the best of several rounds."""
 
 from __future__ import annotations
 

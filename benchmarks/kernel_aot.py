@@ -35,7 +35,7 @@ class Compiled(NamedTuple):
 
 
 def compiled(source: str, capability: int, function: str = "kernel") -> Compiled:
-    """What the compiler makes of a function of this source for a CUDA device of this compute capability, as ``90``."""
+    """Compile a function of this source for a CUDA device of this compute capability, as ``90``."""
     from triton.knobs import nvidia
 
     with TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def compiled(source: str, capability: int, function: str = "kernel") -> Compiled
 
 
 def stages(source: str, capability: int, function: str = "kernel") -> Any:
-    """What stands between the source and the machine's code, by what it is written in: ``ptx``, ``cubin``."""
+    """Return the compiled stages by name: ``ptx``, ``cubin``."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -68,5 +68,5 @@ def stages(source: str, capability: int, function: str = "kernel") -> Any:
 
 
 def _tool(tool: Any, *arguments: Any) -> str:
-    """What one of the tools that come with Triton prints."""
+    """Return what one of the tools that come with Triton prints."""
     return subprocess.run([tool.path, *arguments], capture_output=True, text=True, check=True).stdout

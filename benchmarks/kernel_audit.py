@@ -1,4 +1,4 @@
-"""What the compiler makes of every shipped rule and of some chains, without a GPU: ``docs/kernels.md``.
+"""Compiles every shipped rule and some chains without a GPU, and writes ``docs/kernels.md``.
 
 ``make audit`` compiles the kernels ahead of time and writes the table; with ``--check``
 it says whether the table is what it would write. It fails if a kernel moves more than its rules read and write, if it
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
         return DTYPES[self.dtype].itemsize
 
     def complaints(self) -> Iterator[str]:
-        """What is wrong with it."""
+        """Return what is wrong with it."""
         threads = 32 * WARPS
         loads, stores = (
             columns * self.itemsize * self.block // (16 * threads) for columns in (self.reads, self.writes)

@@ -1,4 +1,4 @@
-"""What a step of Muon takes: torch's class, ours leaf by leaf, with small matrices in stacks, and as one stack.
+"""The time of a step of Muon: torch's class, ours leaf by leaf, with small matrices in stacks, and as one stack.
 
 ResNet-50's convolutions are matrices of shape (out, in * height * width), which torch is given as such.
 """

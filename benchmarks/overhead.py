@@ -1,4 +1,4 @@
-"""What a step costs beside its arithmetic: models of few and small tensors, on one thread.
+"""The overhead of a step beside its arithmetic: models of few and small tensors, on one thread.
 
 Every row is the time of a step of ours over that of torch's fastest (for-loop, foreach, fused), measured in turns in
 one process; the best of several rounds counts. Lion has no class in torch: beside it stands SGD with momentum, which
@@ -100,7 +100,7 @@ def clipped(optimizer: torch.optim.Optimizer) -> Step:
 
 
 def in_groups(algorithm: str) -> dict[str, Step]:
-    """As many groups as tensors."""
+    """A group for each tensor."""
     name, _, options = ALGORITHMS[algorithm]
 
     def groups() -> list[dict[str, Any]]:

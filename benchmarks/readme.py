@@ -134,7 +134,7 @@ def host_path(content: dict[str, Any]) -> Iterator[str]:
 
 
 def compile_time(content: dict[str, Any]) -> Iterator[str]:
-    """What the optimizer adds."""
+    """Write the sentence about compile time."""
     added, ratio = content["step"] / content["gradient"] - 1, content["whole"] / content["parts"]
     sentence = (
         f"Compiling the gradient of a network with {content['leaves']} leaves takes {content['gradient']:.0f} s, and "
@@ -146,7 +146,7 @@ def compile_time(content: dict[str, Any]) -> Iterator[str]:
 
 
 def imports(content: dict[str, Any]) -> Iterator[str]:
-    """What an import of the package adds."""
+    """Write the sentence about the import."""
     yield f"Importing optimfx adds {content['seconds']['added']:.2f} s to importing torch."
     yield ""
 
@@ -164,7 +164,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
 
 
 def block(folder: Path) -> str:
-    """What stands between the marks."""
+    """Return the text between the marks."""
     lines: list[str] = []
     machine: dict[str, Any] = {}
     for name in ("classes", *BENCHMARKS):

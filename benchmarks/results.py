@@ -19,7 +19,7 @@ FOLDER = ROOT / "benchmarks" / "results"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return what the figures depend on: date, machine, versions."""
     gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return {
         **gpu,
@@ -47,7 +47,7 @@ def save(path: Path, device: str = "cpu", **content: Any) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What was saved there, or None."""
+    """Load what was saved, or return None."""
     content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return content
 

@@ -1,4 +1,4 @@
-"""What the optimizers step: lists of parameter shapes."""
+"""Models to step, as lists of parameter shapes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ EPOCHS, MIDDLE, BATCH, SUMMED = 16, 8, 32, 4
 
 
 class Result(NamedTuple):
-    """What a training gives: the loss of every batch, the steps that were taken, and the model."""
+    """The results of a training: the loss of every batch, the steps that were taken, and the model."""
 
     losses: list[float]
     steps: int

@@ -46,7 +46,7 @@ class Digits(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a method gives: parameters, the loss at each step, and how fast it went."""
+    """The results of a method: parameters, the loss at each step, and how fast it went."""
 
     params: dict[str, torch.Tensor]
     losses: torch.Tensor

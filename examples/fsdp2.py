@@ -54,7 +54,7 @@ def network() -> nn.Module:
 
 
 class Training(NamedTuple):
-    """What the processes of one training are given."""
+    """The arguments of the processes of one training."""
 
     world: int
     begin: int

@@ -46,7 +46,7 @@ pixels, held_out_pixels, labels, held_out_labels = train_test_split(pixels, labe
 
 
 class Classifier(lightning.LightningModule):
-    """What it sees in an epoch depends on the epoch alone, so that one that is resumed sees the same."""
+    """The data of an epoch depend on the epoch alone, so that a resumed run sees the same."""
 
     def __init__(self) -> None:
         super().__init__()

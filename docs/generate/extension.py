@@ -1,4 +1,4 @@
-"""What mkdocstrings calls for every object that it reads."""
+"""Hooks that mkdocstrings calls for every object that it reads."""
 
 import importlib
 import inspect

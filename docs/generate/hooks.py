@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds: adds the generated pages, the pictures and MathJax."""
+"""Hooks that MkDocs calls while it builds: they add the generated pages, the pictures and MathJax."""
 
 from importlib.metadata import files as files_of
 from typing import Any
@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2/")
-"""What the pages need of MathJax: one script, and the fonts that it looks for beside itself."""
+"""The files of MathJax that the pages need: one script, and the fonts that it looks for beside itself."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -60,7 +60,7 @@ def paths_of(make: Callable[..., Any], lrs: torch.Tensor, shape: tuple[int, ...]
 
 
 def path_of(name: str) -> Path:
-    """Of 26 learning rates that whose path stays in the picture and ends lowest; all else as by default."""
+    """Return the one of 26 learning rates whose path stays in the picture and ends lowest; all else as by default."""
     lrs = torch.logspace(-4, 1, 26, dtype=torch.float64)
     shape = (1, 2) if name in OF_MATRICES else (2,)
     paths = paths_of(getattr(fx, name), lrs, shape)

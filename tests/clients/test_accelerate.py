@@ -15,7 +15,7 @@ BATCHES = 8
 
 @pytest.fixture(autouse=True)
 def _afresh():
-    """What accelerators share does not outlive a test."""
+    """Reset the state that accelerators share."""
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerate.state.GradientState._reset_state()
 

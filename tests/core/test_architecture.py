@@ -17,7 +17,7 @@ TRITON = "execution.executors.triton"
 KERNELS = sorted(ROOT.joinpath(*TRITON.split(".")).rglob("*.py"))
 
 DATA = {"core", "execution.leaves", "execution.memory", "execution.program", "execution.step"}
-"""What executors are made of."""
+"""The modules that executors are made of."""
 
 # The rooms that each may import; a room may always import itself and the rooms in it. They are in an order
 # in which each imports only those above it.

@@ -1,4 +1,4 @@
-"""What is said of a transformation, and what it says of the updates that pass."""
+"""``describe``, and what ``monitor`` measures of the updates that pass."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a prompt shows of transformations, rules and states."""
+"""The ``repr`` of transformations, rules and states."""
 
 import pickle
 import re

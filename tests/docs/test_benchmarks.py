@@ -149,7 +149,7 @@ def test_matrices_then_readme(importable, tmp_path):
 
 
 def test_a_gpu_is_measured_as_far_as_there_is_none(importable, tmp_path):
-    """What needs a GPU is left out: graphs, and torch's compiled steps."""
+    """Methods that need a GPU are left out: graphs, and torch's compiled steps."""
     import gpu_readme
     import readme
 

@@ -21,7 +21,7 @@ def test_migration():
 
 
 def test_gpt_char(tmp_path):
-    """What is resumed goes on as what was killed would have."""
+    """A resumed run equals one that was not killed."""
     rows = "as trained", "their average", "steps were taken twice, with the same losses"
     run("gpt_char.py", rows, picture=tmp_path / "gpt_char.png")
 

@@ -181,7 +181,7 @@ def test_second_derivatives():
 
 
 def test_a_compiled_norm_is_one_op(monkeypatch):
-    """Of all leaves together, also of several dtypes, and of each member."""
+    """The norm of all leaves, also of several dtypes, and of each member."""
     measured = []
     of = norm.global_norm
     monkeypatch.setattr(norm, "global_norm", lambda tensors: measured.append(len(tensors)) or of(tensors))

@@ -57,7 +57,7 @@ BETAS = {name: parameters["betas"].default for name, parameters in PARAMETERS.it
 
 
 def at_step(row, step):
-    """What changes from step to step: the learning rate and, where there are any, betas and weight decay."""
+    """Return hyperparameters that change from step to step: the learning rate and any betas and weight decay."""
     changing = {"lr": 0.1 / (step + 1)}
     if row.name in BETAS:
         changing["betas"] = tuple(beta * (1 - 0.1 * step) for beta in BETAS[row.name])

@@ -292,7 +292,7 @@ def test_where_all_gradients_are_0_the_derivative_of_clipping_is_finite():
 @rows([row for row in EVERYTHING if not row.evaluates])  # which looks at a value, and a fake tensor has none
 @pytest.mark.parametrize("options", [0, -1], ids=["default", "richest"])
 def test_steps_on_fake_tensors(row, options):
-    """What estimates memory and time runs a step on tensors without elements."""
+    """Estimators of memory and time run a step on tensors without elements."""
     with FakeTensorMode():
         params = {"w": row.randn(3, 2), "b": row.randn(2)}
         tx = row(**row.options[options])

@@ -1,4 +1,4 @@
-"""What is found out of leaves once holds for leaves like them, and for no others."""
+"""Plans are reused for leaves of the same metadata, and for no others."""
 
 import copy
 import gc

@@ -16,7 +16,7 @@ def flat(tree):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_leaves_of_every_segment_count(inplace):
-    """Of a leaf with decay and one without, the measures are of what comes out of it."""
+    """Measures are of each leaf's decayed gradient, where one leaf has decay and one has none."""
     tx = fx.chain(fx.masked(fx.add_decayed_weights(0.5), {"w": True, "b": False}), fx.scale_by_dog(("distance", 0.1)))
     params = clone(PARAMS)
     stepped, state = fx.step(tx, clone(GRADS), tx.init(params), params, inplace=inplace)

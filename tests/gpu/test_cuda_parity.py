@@ -1,4 +1,4 @@
-"""What a GPU computes: kernels against the eager executor, and classes against torch's."""
+"""Numbers on a GPU: kernels against the eager executor, and classes against torch's."""
 
 import functools
 import itertools

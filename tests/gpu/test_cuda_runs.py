@@ -277,5 +277,5 @@ def test_more_elements_than_32_bits_count():
 
 
 def test_a_state_on_the_device_has_its_count_there():
-    """What the tests above rely on."""
+    """The tests above rely on this."""
     assert {t.device.type for t in leaves(begun(fx.radam(), [randn(3)]))} == {DEVICE.type}

@@ -28,7 +28,7 @@ def capturing(request, monkeypatch):
 
 
 def said(optimizer):
-    """What is warned of or raised by two steps without gradients."""
+    """Return the warnings or errors of two steps without gradients."""
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         try:

@@ -1,4 +1,4 @@
-"""What it means that an executor agrees with the eager one, and what it is tried on."""
+"""Checks that an executor agrees with the eager one, and the trees that it is tried on."""
 
 import copy
 

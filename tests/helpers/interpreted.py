@@ -237,7 +237,7 @@ ULPS = 2
 
 
 def function_and_arity(word):
-    """What a word calls, and with how many tensors."""
+    """Return the function that a word calls, and its number of tensors."""
     for count in (1, 2, 3):
         try:
             WORDS[word](*[torch.ones(1)] * count)

@@ -1,4 +1,4 @@
-"""What the tests on a GPU have in common: where they run, and what they watch. ``make gpu`` runs them."""
+"""Helpers of the tests on a GPU: where they run, and what they watch. ``make gpu`` runs them."""
 
 from contextlib import contextmanager
 from unittest import mock
@@ -76,7 +76,7 @@ def compilations():
 
 @contextmanager
 def no_waiting():
-    """Whatever makes the host wait for the device is an error."""
+    """Every synchronization is an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield

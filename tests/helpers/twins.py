@@ -1,4 +1,4 @@
-"""What the clients are given: torch's classes, and ours as their twins."""
+"""The optimizers that clients are given: torch's classes, and ours as their twins."""
 
 import copy
 

@@ -189,7 +189,7 @@ def test_resuming_at_an_epoch(name, last_epoch):
 
 
 def test_resuming_with_other_options():
-    """What the groups hold counts where torch reads it from there."""
+    """Numbers are read from the groups where torch reads them from there."""
     for name, options in {
         "CyclicLR": dict(base_lr=0.02, max_lr=0.2, step_size_up=3, base_momentum=0.3, max_momentum=0.4),
         "OneCycleLR": dict(max_lr=0.2, total_steps=40, base_momentum=0.3, max_momentum=0.4),
@@ -245,7 +245,7 @@ def test_checkpoints_go_both_ways(name, into_ours):
 
 
 def test_checkpoints_with_other_options():
-    """What was saved counts, not what the constructor was given."""
+    """The saved arguments are used, not those of the constructor."""
     source = ours.CyclicLR(make_optimizer(), 0.01, 0.3, 6, 9, "exp_range", 0.97)
     advance(source)
     target = ours.CyclicLR(make_optimizer(), 0.1, 0.2)

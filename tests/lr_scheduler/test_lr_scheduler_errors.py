@@ -1,4 +1,4 @@
-"""What the schedulers warn of and refuse, in the words of torch.optim.lr_scheduler."""
+"""Warnings and errors of the schedulers, in the words of torch.optim.lr_scheduler."""
 
 import warnings
 

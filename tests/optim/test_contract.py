@@ -1,4 +1,4 @@
-"""What users of torch.optim rely on, beyond its signatures and numbers, and the tests that hold each of it."""
+"""Behaviours of torch.optim that users rely on, beyond signatures and numbers, and the tests of each."""
 
 import ast
 import functools
@@ -202,7 +202,7 @@ CONTRACT = {
         ],
     ),
 }
-"""What is relied on, in a few words, with the names of the tests that would fail without it."""
+"""Each behaviour in a few words, with the names of the tests that would fail without it."""
 
 
 @functools.cache

@@ -17,7 +17,7 @@ by_class = pytest.mark.parametrize("cls", SCALING, ids=lambda cls: cls.__name__)
 
 @pytest.fixture(params=["the host", "a device"])
 def known_to(request, monkeypatch):
-    """What overflowed is known to the host, or stays in a tensor, as do the counts."""
+    """An overflow is known to the host, or stays in a tensor, as do the counts."""
     if request.param == "a device":
         monkeypatch.setattr(tracing, "read_number", lambda x: x)
         monkeypatch.setattr(ScalarColumn, "vector", property(lambda scalars: scalars.packed))

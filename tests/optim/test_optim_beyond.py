@@ -14,7 +14,7 @@ from optimfx.optim.classes.extra import FromFactory
 
 CLASSES = {cls.factory.__name__: cls for cls in FromFactory.__subclasses__()}
 BEYOND = [row for row in ALGORITHMS if row.torch_class is None and not row.rule.given]
-"""What measures all parameters, or wants the loss, is an optimizer by ``TransformOptimizer``: groups step alone."""
+"""Algorithms that measure all parameters, or need the loss, under ``TransformOptimizer``: groups step alone."""
 
 
 def test_every_algorithm_has_a_class():

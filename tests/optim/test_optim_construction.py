@@ -1,4 +1,4 @@
-"""What the constructors take, keep and refuse: torch's classes beside ours, in torch's words."""
+"""Arguments that constructors take, keep and refuse: torch's classes beside ours, in torch's words."""
 
 import copy
 import inspect
@@ -17,7 +17,7 @@ T = torch.tensor
 
 
 def outcome(make, *args):
-    """What comes of it: the result, or the type and the text of what is raised; and what is warned of."""
+    """Return the result, or the type and text of the error; and the warnings."""
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         try:

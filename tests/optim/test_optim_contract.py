@@ -1,4 +1,4 @@
-"""What users of torch.optim rely on in a step: flags, groups, gradients of every kind, closures."""
+"""Behaviours of a step that users of torch.optim rely on: flags, groups, gradients of every kind, closures."""
 
 import copy
 import inspect
@@ -434,7 +434,7 @@ def test_maximize_climbs(info, foreach):
 
 
 def with_state(info, p, g, state, **options):
-    """What a step makes of a parameter and of its state; both are given to the optimizer as they are."""
+    """Return the parameter and its state after a step from exactly these."""
     p = p.clone()
     optimizer = CLASSES[info.optim_cls]([p], differentiable=True, **options)
     optimizer.state[p].update({name: value.clone() for name, value in state.items()})

@@ -203,7 +203,7 @@ CHANGES = [
 @pytest.mark.parametrize("cls", [optim.RMSprop, optim.Adam, optim.SGD], ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("fused", [None, True], ids=["default", "fused"])
 def test_nothing_that_is_kept_between_steps_goes_stale(cls, change, fused):
-    """Whatever changes between two steps, the next ones are those of the reference, which keeps nothing.
+    """After any change between two steps, the next ones are those of the reference, which caches nothing.
 
     Executors differ by ulps; what is stale would differ by the size of a step, 1e-2.
     """

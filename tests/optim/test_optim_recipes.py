@@ -49,7 +49,7 @@ def loaded(kind, params, hook, checkpoint):
 
 
 def compare(run):
-    """What a recipe leads to, from torch's classes and from ours."""
+    """Return the results of a recipe with torch's classes and with ours."""
     theirs, ours = (run(kind) for kind in (torch.optim, optim))
     for their, our in zip(theirs.param_groups[0]["params"], ours.param_groups[0]["params"]):
         torch.testing.assert_close(their, our, rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the classes refuse at a step or a load, rather than go on with something else: torch's errors beside ours."""
+"""Steps and loads that the classes refuse: torch's errors beside ours."""
 
 import copy
 import itertools

@@ -36,7 +36,7 @@ def warned(steps):
 @by_class()
 @both
 def test_a_tensor_rate_is_written_in_place_and_used(info, schedulers):
-    """What the scheduler and the group keep beside it are copies; the steps are those with the numbers."""
+    """The scheduler and the group keep copies beside it; the steps are those with the numbers."""
     lr = torch.tensor(0.125, dtype=torch.float64)
     params, optimizer = made(info, lr=lr)
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]

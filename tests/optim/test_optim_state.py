@@ -335,7 +335,7 @@ def test_each_key_that_a_checkpoint_lacks_gets_torchs_value(info):
 
 @by_class()
 def test_loading_copies_and_casts_as_torch_does(info):
-    """What is in containers too; and the checkpoint is left as it is."""
+    """Tensors in containers too; and the checkpoint is not changed."""
     single = [torch.nn.Parameter(p.detach().float()) for p in some_params(info)]
     saving = info.optim_cls(single, **richest(info))
     run(info, saving, single, 2)

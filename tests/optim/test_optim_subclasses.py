@@ -74,7 +74,7 @@ def test_arguments_of_ones_own_are_no_hyperparameters(kind):
 
 
 def test_torchs_public_names_are_there():
-    """Whatever torch's package lists, and every public method of its classes."""
+    """Every name that torch's package lists, and every public method of its classes."""
     for theirs, ours in ((torch.optim, optim), (torch.optim.lr_scheduler, optim.lr_scheduler)):
         assert set(theirs.__all__) <= set(dir(ours))
         for name in [name for name in theirs.__all__ if isinstance(getattr(theirs, name), type)]:

@@ -236,7 +236,7 @@ def test_labels_may_be_a_tree():
 
 
 def test_one_name_with_different_values_is_the_groups_to_decide():
-    """What one key shows and drives cannot be two things. A value in common is one, and so is a schedule."""
+    """One key of a group shows and sets one number. A value in common is one, and so is a schedule."""
     matrix, vector = torch.nn.Parameter(torch.zeros(1, 1)), torch.nn.Parameter(torch.zeros(1))
 
     def made(first, second, groups):

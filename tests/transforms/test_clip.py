@@ -1,4 +1,4 @@
-"""What a clip by the global norm makes of gradients at the edges of their dtype."""
+"""Clipping by the global norm at the edges of the gradients' dtype."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is frozen stays, whatever its gradient."""
+"""Frozen parameters stay, whatever their gradients."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What leaves out steps and elements that are not finite, beside Optax's."""
+"""Guards that leave out steps and elements that are not finite, beside Optax's."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What combinators come to as one program is what their parts do one by one."""
+"""Combinators lowered to one program equal their parts one by one."""
 
 import hypothesis.strategies as st
 import torch
@@ -126,7 +126,7 @@ def test_a_program_is_its_parts_one_by_one(program, missing, way):
 
 
 def test_a_label_keeps_its_rounding():
-    """What comes last for a leaf meets its parameter, wherever it stands: a sum would round once more."""
+    """The last rule of a leaf computes its parameter, wherever it is: a sum would round once more."""
     params = {name: torch.randn(shape) for name, shape in SHAPES.items()}
     grads = {name: torch.randn(shape) for name, shape in SHAPES.items()}
     alone = fx.multi_steps(fx.adamw(0.1), 1)

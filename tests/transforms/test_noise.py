@@ -12,7 +12,7 @@ from optimfx.ops.random import normal_like
 
 ROW = torch.Generator().manual_seed(0)
 SIZES = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0])
-"""Of the gradients of five examples, of which some are clipped."""
+"""Sizes of the gradients of five examples, some of which are clipped."""
 GRADS = {
     name: torch.einsum("i,i...->i...", SIZES, torch.randn(5, *shape, generator=ROW))
     for name, shape in (("w", (4, 3)), ("b", (3,)), ("s", ()))
