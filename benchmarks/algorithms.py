@@ -94,7 +94,7 @@ def pure_method(
 ) -> Method:
     """``fx.step`` with the gradients that are given, within a context."""
     state = tx.init(params)
-    # In place, the gradients are given up too: they are made anew before each step.
+    # In place, the gradients are given up too: they are made again before each step.
     grads = [grad.clone() for grad in given] if inplace else given
 
     def step() -> None:

@@ -144,7 +144,7 @@ def test_a_chain_is_one_pass_but_for_a_norm_of_what_a_link_made():
 
 
 def test_one_kernel_serves_every_number_and_size():
-    """No kernel is made anew when hyperparameters, the step or the sizes change; RAdam turns a branch on the way."""
+    """No kernel is made again when hyperparameters, the step or the sizes change; RAdam turns a branch on the way."""
     w = torch.nn.Parameter(torch.randn(50))
     optimizer = optim.RAdam([w], fused=True)
     before = set(compiled._kernels)

@@ -426,7 +426,7 @@ def test_momentum_is_cycled_against_the_rate():
 
 
 def test_every_restart_is_found():
-    """torch's logarithm misses this one, and anneals to the end instead of starting anew."""
+    """torch's logarithm misses this one, and anneals to the end instead of starting again."""
     expected, scheduler = (m.CosineAnnealingWarmRestarts(make_optimizer(), 1, 3) for m in (theirs, ours))
     expected.step(121)
     scheduler.step(121)

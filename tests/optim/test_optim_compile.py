@@ -1,4 +1,4 @@
-"""``optimizer.step()`` inside torch.compile: one graph, no break, and none anew when the learning rate changes."""
+"""``optimizer.step()`` inside torch.compile: one graph, no break, and none again when the learning rate changes."""
 
 import gc
 import weakref
@@ -129,7 +129,7 @@ EDITS = [failed_load, replaced, appended, pytest.param(taken_out, marks=cannot_c
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_a_compiled_step_sees_the_groups_as_they_are(edit, fresh_compiler):
-    """Edited by hand, when nothing is compiled anew any more: neither for other gradients nor for a second group."""
+    """Edited by hand, when nothing is compiled again any more: neither for other gradients nor for a second group."""
     runs = []
     for compiled in (False, True):
         params = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3)]

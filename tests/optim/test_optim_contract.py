@@ -161,7 +161,7 @@ def test_sparse_gradients_are_refused_in_torchs_words(info):
 @by_class(DENSE)
 @pytest.mark.parametrize("foreach", [None, False, True])
 def test_a_parameter_twice_in_a_group_is_stepped_twice(info, foreach):
-    """Each time anew, as torch's loop does, whatever runs here."""
+    """Each time again, as torch's loop does, whatever runs here."""
     if foreach is not None and "foreach" not in info.supported_impls:
         pytest.skip("no such flag")
     options = {} if foreach is None else {"foreach": foreach}

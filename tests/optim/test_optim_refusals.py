@@ -59,7 +59,7 @@ def test_the_checkpoint_of_another_algorithm(info):
 
 @by_class(ELEMENTWISE)
 def test_a_state_that_lacks_an_entry(info):
-    """The KeyError that torch raises; what torch begins anew, begins anew."""
+    """The KeyError that torch raises; what torch begins again, begins again."""
     for options in ({}, richest(info)):
         for key in trained(info.optim_cls, info, **options)[0].state_dict()["state"].get(0, {}):
             outcomes = []

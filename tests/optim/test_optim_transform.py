@@ -168,7 +168,7 @@ def test_a_checkpoint_of_torchs_class_goes_on():
 
 @each
 def test_state_begins_at_the_first_step(tx):
-    """With the dtypes that the parameters have then; and anew when it is cleared."""
+    """With the dtypes that the parameters have then; and again when it is cleared."""
     params = some_params()
     optimizer = optim.TransformOptimizer(params, tx)
     optimizer.step()

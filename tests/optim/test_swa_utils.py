@@ -442,7 +442,7 @@ def test_swalr_get_lr_outside_of_step_warns():
 
 
 def loop(module, schedulers, make_average, swa_start=6, epochs=12):
-    """Training with a schedule until the averaging begins, and the statistics measured anew at the end."""
+    """Training with a schedule until the averaging begins, and the statistics measured again at the end."""
     torch.manual_seed(0)
     model = make_model()
     data = [(torch.randn(8, 3), torch.randn(8, 2)) for _ in range(3)]

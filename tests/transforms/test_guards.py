@@ -48,7 +48,7 @@ def mapped(step):
 
 @functools.cache
 def run_of_optax(twin):
-    """The parameters and states along Optax's run, compiled: its conditions would be compiled anew at each step."""
+    """The parameters and states along Optax's run, compiled: its conditions would be compiled again at each step."""
     update = jax.jit(twin.update)
     params = tree_map(jax.numpy.asarray, random_tree(np.random.default_rng(0)))
     state, run = twin.init(params), []
