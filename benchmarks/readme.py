@@ -37,8 +37,8 @@ def classes(content: dict[str, Any], picture: Path) -> Iterator[str]:
     sentence = (
         "Time of a step over that of the fastest of torch's for-loop, foreach and fused, as geometric mean over "
         f"{len({cell['algorithm'] for cell in cells})} elementwise algorithms; below 1 is faster. First that of an "
-        "`fx.optim` class, with the worst of the algorithms, then that of the function, which allocates parameters and "
-        "state again at each step unless it steps in place."
+        "`fx.optim` class, with the worst of the algorithms, then that of the function, which allocates new parameters "
+        "and state at each step unless it steps in place."
     )
     if picture.is_relative_to(ROOT):
         sentence += f" Each algorithm: [chart]({picture.relative_to(ROOT).as_posix()})."
