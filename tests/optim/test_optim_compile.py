@@ -1,4 +1,4 @@
-"""``optimizer.step()`` inside torch.compile: one graph, no break, and no recompilation when the learning rate changes."""
+"""``optimizer.step()`` inside torch.compile: one graph, without breaks or recompilation for another learning rate."""
 
 import gc
 import weakref
