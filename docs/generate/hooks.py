@@ -7,6 +7,7 @@ import coming_from
 import pages
 import paths
 import programs
+import rates
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -39,6 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         path = paths.path_of(name)
         made[f"assets/paths/{name}.svg"] = paths.drawing(path)
         made[f"algorithms/{name}.md"] = pages.algorithm_page(name, path.lr, paths.STEPS)
+    made["assets/schedules.svg"] = rates.drawing()
     made["algorithms/index.md"] = pages.algorithms_page()
     reference = pages.reference()
     made["reference/index.md"] = pages.reference_index(reference)

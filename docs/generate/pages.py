@@ -146,6 +146,8 @@ def directive(name: str) -> str:
 def reference_page(page: str, names: list[str]) -> str:
     """List the names of one page, each with its signature and docstring."""
     text = [f"# {API[page]}\n"]
+    if page == "schedules":
+        text.append("![The learning rate of each schedule over 100 steps](../assets/schedules.svg)\n")
     for name in names:
         block = directive(name)
         if name in MEMBERS:

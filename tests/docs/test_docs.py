@@ -129,12 +129,22 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=paste.ROOT, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    for asset in ("assets/mathjax/tex-chtml.js", "assets/paths/adamw.svg"):
+    for asset in ("assets/mathjax/tex-chtml.js", "assets/paths/adamw.svg", "assets/schedules.svg"):
         assert Path(tmp_path / asset).stat().st_size > 10_000
     page = (tmp_path / "algorithms" / "adamw" / "index.html").read_text()
     assert '<div class="arithmatex">' in page and "paths/adamw.svg" in page
     for shown in ("<code>fx.step(inplace=True)</code>", 'href="../benchmarks/results/'):
         assert shown in (tmp_path / "speed" / "index.html").read_text()
+
+
+def test_every_schedule_is_in_the_picture():
+    pytest.importorskip("matplotlib")
+    import rates
+
+    assert rates.ARGUMENTS.keys() == {*fx.schedules.__all__}
+    for name in rates.ARGUMENTS:
+        rate = rates.rates_of(name)
+        assert 0.9 <= max(rate) <= 1 and len({*rate}) > 1
 
 
 def test_notebooks_and_examples_have_pages():
