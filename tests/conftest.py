@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_collection_finish():
     """Freeze the garbage collector: scanning imported objects would take a tenth of the run.
 
-    So would to look often through what torch.compile makes.
+    So would scanning often what torch.compile makes.
     """
     gc.collect()
     gc.freeze()

@@ -45,7 +45,7 @@ UNREPORTED_REASONS = ("not on a CPU", "not on a GPU")
 """Reasons that are left out of explanations."""
 
 _SPARSE = Sparse()
-_forced: ContextVar[tuple[str, ...]] = ContextVar("asked", default=())
+_forced: ContextVar[tuple[str, ...]] = ContextVar("forced", default=())
 """The executors that the user asked for."""
 
 

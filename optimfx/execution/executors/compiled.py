@@ -20,8 +20,8 @@ from optimfx.execution.program.specialize import Dynamic, bind_values, dynamic_v
 from optimfx.execution.step import Steps
 
 MIN_ELEMENTS = 1 << 20
-"""Leaves in half precision with at least so many elements are compiled by default: converting them block by block is
-slower than torch, one compiled pass faster (``make bench``)."""
+"""The least number of elements in half precision that are compiled by default: there, converting block by block is
+slower than torch, and one compiled pass faster (``make bench``)."""
 EXAMPLE = 1 << 20
 """Elements that a kernel is compiled on. It takes any number of them, but decides on its threads by this one."""
 

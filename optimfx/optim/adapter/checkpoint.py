@@ -36,8 +36,8 @@ def match_by_name(
     if strict and any(found):
         raise ValueError(
             f"the checkpoint does not match by name: missing {list(found.missing)}, unexpected "
-            f"{list(found.unexpected)}. With strict=False, missing parameters begin anew and unexpected ones are "
-            f"ignored."
+            f"{list(found.unexpected)}. With strict=False, missing parameters start fresh and unexpected ones "
+            f"are ignored."
         )
     places = {name: i for i, name in enumerate(wanted)}
     state = {

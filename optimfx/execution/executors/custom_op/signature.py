@@ -40,7 +40,7 @@ def decode(word: str) -> tuple[str, Steps, str]:
         sign = "-" if "-" in each else "+"
         number, fields = each.split(sign)
         pairs = [field.split(":") for field in fields.split(",") if field]
-        scalars = _scalars([(field.split("."), KINDS[kind_code]) for field, kind_code in pairs])
+        scalars = _scalars([(field.split("."), KINDS[code]) for field, code in pairs])
         steps.append(Step("", rule_of(int(number)), None, {}, sign == "-", scalars))
     return executor, tuple(steps), kept
 
