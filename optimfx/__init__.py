@@ -14,8 +14,10 @@ from optimfx import execution, ops, optim, projections, schedules, typing
 from optimfx.combinators.apply_if_finite import apply_if_finite
 from optimfx.combinators.chain import chain, named_chain
 from optimfx.combinators.conditional import conditionally_mask, conditionally_transform
+from optimfx.combinators.flatten import flatten
 from optimfx.combinators.identity import identity
 from optimfx.combinators.inject import inject_hyperparams
+from optimfx.combinators.inject_stateful import inject_stateful_hyperparams
 from optimfx.combinators.matrices import as_matrices, kernel_as_matrix
 from optimfx.combinators.mechanize import mechanize
 from optimfx.combinators.multi_steps import multi_steps, skip_large_updates, skip_not_finite
@@ -65,9 +67,10 @@ from optimfx.rules.soap import soap
 from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
-from optimfx.surgery import append_rows, take_rows, tree_get, tree_get_all_with_path, tree_set
+from optimfx.surgery import append_rows, take_rows, tree_get, tree_get_all_with_path, tree_map_params, tree_set
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
+from optimfx.transforms.backtracking_linesearch import scale_by_backtracking_linesearch
 from optimfx.transforms.block import clip_by_block_rms, scale_by_param_block_norm, scale_by_param_block_rms
 from optimfx.transforms.cautious import cautious
 from optimfx.transforms.chains import acprop, adamaxw, amsgrad, nadamw, optimistic_adam_v2, signum, simplified_ademamix
@@ -77,6 +80,7 @@ from optimfx.transforms.distance import dog, dowg, scale_by_dog, scale_by_dowg
 from optimfx.transforms.factored_rms import scale_by_factored_rms
 from optimfx.transforms.freeze import freeze, selective_transform
 from optimfx.transforms.leaf_distance import scale_by_distance_over_gradients
+from optimfx.transforms.linesearch import value_and_grad_from_state
 from optimfx.transforms.lookahead import lookahead
 from optimfx.transforms.madgrad import madgrad, scale_by_madgrad
 from optimfx.transforms.maximize import maximize
@@ -105,6 +109,7 @@ from optimfx.transforms.scale_by_adam import (
     scale_by_amsgrad,
     scale_by_radam,
 )
+from optimfx.transforms.scale_by_lbfgs import scale_by_lbfgs
 from optimfx.transforms.scale_by_past import scale_by_acprop, scale_by_simplified_ademamix
 from optimfx.transforms.scale_by_rms import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from optimfx.transforms.scale_by_sign import scale_by_lion, scale_by_rprop, scale_by_sign
@@ -123,6 +128,7 @@ from optimfx.transforms.trust_ratio import scale_by_trust_ratio
 from optimfx.transforms.unit import adaptive_grad_clip, centralize
 from optimfx.transforms.weight_decay import add_decayed_weights
 from optimfx.transforms.zero_nans import zero_nans
+from optimfx.transforms.zoom_linesearch import scale_by_zoom_linesearch
 from optimfx.update import apply_updates, incremental_update, periodic_update, step
 
 __version__ = "0.1.0"
@@ -132,7 +138,8 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # a transformation, and how to use one
     "GradientTransformation", "EmptyState", "StepState", "apply_updates", "step",
     "incremental_update", "periodic_update", "per_example_global_norm_clip", "per_example_layer_norm_clip",
-    "tree_get", "tree_get_all_with_path", "tree_set", "take_rows", "append_rows",
+    "tree_get", "tree_get_all_with_path", "tree_set", "tree_map_params", "take_rows", "append_rows",
+    "value_and_grad_from_state",
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
@@ -159,9 +166,10 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "reduce_on_plateau", "add_noise", "differentially_private_aggregate",
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor", "snapshot", "measure_with_ema",
     "scale_by_sophia", "hutchinson_estimator_diag_hessian",
+    "scale_by_lbfgs", "scale_by_backtracking_linesearch", "scale_by_zoom_linesearch",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",
-    "selective_transform", "inject_hyperparams",
+    "selective_transform", "flatten", "inject_hyperparams", "inject_stateful_hyperparams",
     "multi_steps", "skip_not_finite", "skip_large_updates", "apply_if_finite",
     "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params",
     "lookahead", "cautious", "conditionally_transform", "conditionally_mask", "sam", "mechanize",

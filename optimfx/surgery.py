@@ -87,6 +87,71 @@ def tree_set(state: PyTree, /, **values: Any) -> PyTree:
     return _replace(state, values)
 
 
+MARKER = "optimfx: in place of the parameters"
+"""The only key of the tree for which a state is begun to find where parameters stand in it."""
+
+
+def tree_map_params(
+    tx: GradientTransformation,
+    f: Callable[..., Any],
+    state: State,
+    /,
+    *rest: PyTree,
+    transform_non_params: Callable[[Any], Any] | None = None,
+) -> State:
+    """Map a function over those entries of a state that are like a parameter: moments, averages, copies.
+
+    Args:
+        tx: the transformation of the state, which must take any tree of matrices: not one with a tree of labels or
+            masks, where a function would do.
+        f: ``(entry, *others) -> entry``, with the entry of each tree of ``rest`` for the same parameter.
+        state: the state.
+        rest: trees like the parameters.
+        transform_non_params: what to do with the others, such as counts, hyperparameters and factors of another shape;
+            ``None`` leaves them.
+
+    Returns:
+        A tree like the state.
+
+    Raises:
+        ValueError: a tree of ``rest`` is not like the parameters.
+
+    As Optax's, without ``is_leaf``. Here a count stands for each parameter; it is not like one.
+
+    >>> import torch, optimfx as fx
+    >>> tx, params = fx.adam(1e-3), {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
+    >>> shards = {"w": "rows", "b": "whole"}
+    >>> state = fx.tree_map_params(tx, lambda x, shard: shard, tx.init(params), shards)
+    >>> state.exp_avg
+    {'w': 'rows', 'b': 'whole'}
+    >>> state.step
+    {'w': tensor(0.), 'b': tensor(0.)}
+    """
+    marker = torch.zeros(2, 3)
+
+    def other(node: PyTree) -> PyTree:
+        if transform_non_params is None:
+            return node
+        leaves, spec = tree.flatten(node)
+        return tree.unflatten(spec, [None if x is None else transform_non_params(x) for x in leaves])
+
+    def walk(begun: PyTree, node: PyTree) -> PyTree:
+        if isinstance(begun, dict) and list(begun) == [MARKER]:
+            of_marker = begun[MARKER]
+            if not isinstance(of_marker, Tensor) or of_marker.shape != marker.shape:
+                return other(node)
+            spec = tree.flatten(_filled(node))[1]
+            leaves: list[Any] = spec.flatten_up_to(node)
+            others = [tree.flatten_as(spec, each, "rest", "the parameters") for each in rest]
+            there = [x is not None and x != () for x in leaves]
+            mapped = [f(x, *[each[i] for each in others]) if there[i] else x for i, x in enumerate(leaves)]
+            return tree.unflatten(spec, mapped)
+        pairs = list(zip(_children(begun), _children(node)))
+        return _with_children(node, [walk(a, b) for (_, _, a), (_, _, b) in pairs]) if pairs else other(node)
+
+    return walk(tx.init({MARKER: marker}), state)
+
+
 def _children(node: PyTree) -> Iterator[tuple[str | None, str, Any]]:
     """For each child of a node its name, its place and itself."""
     if isinstance(node, dict):
@@ -106,6 +171,11 @@ def _replace(node: PyTree, values: dict[str, Any]) -> PyTree:
     return _with_children(
         node, [values[name] if name in values else _replace(child, values) for name, _, child in _children(node)]
     )
+
+
+def _filled(node: PyTree) -> PyTree:
+    """Put a leaf where a state has nothing for a parameter."""
+    return None if node == () else _with_children(node, [_filled(child) for _, _, child in _children(node)])
 
 
 def _with_children(node: PyTree, children: list[Any]) -> PyTree:

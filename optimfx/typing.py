@@ -1,7 +1,7 @@
 """The types to annotate with."""
 
 from optimfx.core.transformation import GradientTransformation, TransformInit, TransformUpdate
-from optimfx.core.types import Hyper, Params, PyTree, Scalar, Schedule, State, Updates
+from optimfx.core.types import Hyper, Params, PyTree, Scalar, Schedule, State, StatefulSchedule, Updates
 from optimfx.execution.dispatch import ExecutorName
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Scalar",
     "Schedule",
     "State",
+    "StatefulSchedule",
     "TransformInit",
     "TransformUpdate",
     "Updates",

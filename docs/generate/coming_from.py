@@ -105,8 +105,8 @@ OPTAX = {
         freeze | freeze |
         inject_hyperparams InjectHyperparamsState | inject_hyperparams | Numbers become 0-d tensors in \
             `state.hyperparams`.
-        inject_stateful_hyperparams InjectStatefulHyperparamsState WrappedSchedule | | A schedule is a function of \
-            the step.
+        inject_stateful_hyperparams InjectStatefulHyperparamsState | inject_stateful_hyperparams |
+        WrappedSchedule | | A schedule is a function of the step.
         adabelief | adabelief |
         adadelta | adadelta |
         adafactor | adafactor | torch's definition: a different `eps` and learning rate.
@@ -119,7 +119,9 @@ OPTAX = {
         amsgrad | amsgrad | The maximum is taken before the bias correction.
         lamb | lamb |
         lars | lars | For its masks: `partition`.
-        lbfgs scale_by_lbfgs | lbfgs | torch's: many iterations in an update.
+        lbfgs | lbfgs | torch's: many iterations in an update. Optax's is `chain(scale_by_lbfgs(), scale(-1.0), \
+            scale_by_zoom_linesearch(20, initial_guess_strategy="one"))`.
+        scale_by_lbfgs ScaleByLBFGSState | scale_by_lbfgs |
         lion | lion | The default decay is 0.
         nadam nadamw | nadam nadamw | torch's definition: the momentum grows.
         novograd | novograd |
@@ -171,11 +173,14 @@ OPTAX = {
         scale_by_factored_rms | scale_by_factored_rms | `epsilon` is `eps`.
         scale_by_distance_over_gradients | scale_by_distance_over_gradients |
         scale_gradient | | In the loss: `torch.autograd.Function`, or `x * s + (x - x * s).detach()`.
-        scale_by_backtracking_linesearch scale_by_zoom_linesearch ScaleByBacktrackingLinesearchState \
-            ScaleByZoomLinesearchState ZoomLinesearchInfo value_and_grad_from_state | | \
-            `lbfgs(line_search_fn="strong_wolfe")` has its own.
+        scale_by_backtracking_linesearch ScaleByBacktrackingLinesearchState | scale_by_backtracking_linesearch | \
+            Without `verbose`; the state tells.
+        scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo | scale_by_zoom_linesearch | Without \
+            `verbose`; the state tells.
+        value_and_grad_from_state | value_and_grad_from_state |
         trace TraceState | momentum |
         ema EmaState | ema |
+        tree_map_params | tree_map_params | Without `is_leaf`.
         incremental_update | incremental_update | As a link, `ema_params`: the average is in the state.
         periodic_update | periodic_update |
         add_decayed_weights AddDecayedWeightsState | add_decayed_weights |
@@ -197,14 +202,14 @@ OPTAX = {
         apply_every ApplyEvery | apply_every |
         ShouldSkipUpdateFunction skip_large_updates skip_not_finite | skip_large_updates skip_not_finite |
         apply_if_finite ApplyIfFiniteState | apply_if_finite |
-        microbatch | |
+        microbatch | | Sum up gradients in the loop, or with `multi_steps`.
         conditionally_mask ConditionallyMaskState | conditionally_mask |
         conditionally_transform ConditionallyTransformState | conditionally_transform |
         monitor MonitorState | monitor snapshot | `monitor` measures norms, their ratio to the parameters', and what \
             is not finite; `snapshot`, what you give it.
         snapshot SnapshotState | snapshot |
         measure_with_ema | measure_with_ema | For `snapshot`.
-        flatten | | Not needed: executors join small leaves.
+        flatten | flatten | Not needed for speed: executors join small leaves.
         constant_schedule | | A number will do; `fx.schedules.constant` is torch's `ConstantLR`.
         linear_schedule | schedules.linear | In factors of `lr`.
         cosine_decay_schedule | schedules.cosine_annealing | Up again after `T_max`, as torch's; `alpha` is \
@@ -225,10 +230,10 @@ OPTAX = {
             TransformUpdateExtraArgsFn | typing.Params typing.Updates typing.State typing.Schedule \
             typing.Hyper typing.TransformInit typing.TransformUpdate |
         ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState ScaleByAmsgradState ScaleByBeliefState \
-            ScaleByLBFGSState ScaleByLionState ScaleByNovogradState ScaleByRmsState ScaleByRssState \
+            ScaleByLionState ScaleByNovogradState ScaleByRmsState ScaleByRssState \
             ScaleByRStdDevState ScaleBySM3State FactoredState | | States have torch's names: \
             `optimfx.rules.adam.AdamState` and so on.
-        bias_correction update_moment update_infinity_moment update_moment_per_elem_norm tree_map_params \
+        bias_correction update_moment update_infinity_moment update_moment_per_elem_norm \
             safe_increment safe_int32_increment safe_norm safe_root_mean_squares matrix_inverse_pth_root \
             power_iteration multi_normal nnls | | For the mathematics of a rule of your own: `fx.ops`.
         ctc_loss ctc_loss_with_forward_probs convex_kl_divergence cosine_distance cosine_similarity \
@@ -273,7 +278,7 @@ OPTAX = {
         * | |
     """,
     "optax.schedules": """
-        StatefulSchedule | | A schedule is a function of the step.
+        StatefulSchedule | typing.StatefulSchedule | For `inject_stateful_hyperparams`.
     """,
     "optax.transforms": "* | |",
     "optax.microbatching": "* | | Sum up gradients in the loop, or with `fx.multi_steps`.",
@@ -282,12 +287,14 @@ OPTAX = {
         get | tree_get | Without a filter.
         get_all_with_path | tree_get_all_with_path | Places are strings.
         set | tree_set | Without a filter.
+        map_params | tree_map_params | Without `is_leaf`.
         * | | `torch.utils._pytree` and `optree` map over trees; `fx.global_norm` is a tree's 2-norm.
     """,
     "optax.tree_utils": """
         tree_get | tree_get | Without a filter.
         tree_get_all_with_path | tree_get_all_with_path | Places are strings.
         tree_set | tree_set | Without a filter.
+        tree_map_params | tree_map_params | Without `is_leaf`.
         * | | The same.
     """,
     "optax.projections": """

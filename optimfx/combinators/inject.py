@@ -45,7 +45,7 @@ class Inject(Lowering):
     injected: dict[str, Any]
 
     def init(self, params: Params) -> InjectHyperparamsState:
-        values = {name: _tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
+        values = {name: as_tensor(value(0) if callable(value) else value) for name, value in self.injected.items()}
         return InjectHyperparamsState(count_from_zero(params), values, self._inner(values).init(params))
 
     def lower(self, reference: PyTree, state: State | None) -> Lowered:
@@ -60,14 +60,9 @@ class Inject(Lowering):
 
     def _values(self, state: State) -> dict[str, Any]:
         check_state("inject_hyperparams", InjectHyperparamsState, state)
-        unknown = [name for name in state.hyperparams if name not in self.injected]
-        if unknown:
-            raise ValueError(
-                f"state.hyperparams has {unknown}, but {list(self.injected)} were injected. A hyperparameter that was "
-                f"0 when the transformation was made is not: give the factory a tensor to change it later."
-            )
+        check_names(state.hyperparams, self.injected)
         return {
-            name: _tensor(value(as_step_number(state.step))) if callable(value) else state.hyperparams[name]
+            name: as_tensor(value(as_step_number(state.step))) if callable(value) else state.hyperparams[name]
             for name, value in self.injected.items()
         }
 
@@ -107,32 +102,55 @@ def inject_hyperparams(
     >>> fx.step(tx, params, state, params)[0]
     {'w': tensor([0.5000])}
     """
+    split = split_arguments("inject_hyperparams", factory, static_args)
+
+    def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> GradientTransformation:
+        return Inject(factory, *split(args, kwargs)).as_transformation()
+
+    return make
+
+
+def split_arguments(
+    name: str, factory: Callable[..., GradientTransformation], static_args: Iterable[str]
+) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]:
+    """Return a function of a factory's arguments that checks them and splits them: the fixed ones, and hyperparameters.
+
+    Raises:
+        TypeError: ``factory`` cannot be called.
+        ValueError: ``static_args`` names no argument of the factory.
+    """
     if not callable(factory):
-        raise TypeError(
-            f"inject_hyperparams takes a factory and gives one, as in inject_hyperparams(fx.adam)(lr=0.1); got "
-            f"{factory!r:.200}."
-        )
+        raise TypeError(f"{name} takes a factory and gives one, as in {name}(fx.adam)(lr=0.1); got {factory!r:.200}.")
     signature = inspect.signature(factory)
     static = set(static_args)
     unknown = static - set(signature.parameters)
-    counts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (int, "int")}
+    counts = {arg for arg, parameter in signature.parameters.items() if parameter.annotation in (int, "int")}
     if unknown:
         raise ValueError(f"static_args names {sorted(unknown)}, but the arguments are {list(signature.parameters)}.")
 
-    def default(name: str) -> Any:
-        return signature.parameters[name].default if name in signature.parameters else None
+    def default(arg: str) -> Any:
+        return signature.parameters[arg].default if arg in signature.parameters else None
 
-    def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> GradientTransformation:
+    def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         factory(*args, **kwargs)  # refuse a bad value now, not at the first update
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = to_python(dict(zip(signature.parameters, bound.args)) | bound.kwargs)
-        off = {name for name, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(name))}
+        off = {arg for arg, value in arguments.items() if ops.is_zero(value) and ops.is_zero(default(arg))}
         injected = {k: v for k, v in arguments.items() if k not in static | off | counts and _is_hyper(v)}
-        fixed = {k: v for k, v in arguments.items() if k not in injected}
-        return Inject(factory, fixed, injected).as_transformation()
+        return {k: v for k, v in arguments.items() if k not in injected}, injected
 
-    return make
+    return split
+
+
+def check_names(hyperparams: dict[str, Any], injected: dict[str, Any]) -> None:
+    """Refuse hyperparameters of a state that were not injected."""
+    unknown = [name for name in hyperparams if name not in injected]
+    if unknown:
+        raise ValueError(
+            f"state.hyperparams has {unknown}, but {list(injected)} were injected. A hyperparameter that was 0 when "
+            f"the transformation was made is not: give the factory a tensor to change it later."
+        )
 
 
 def _is_hyper(value: Any) -> bool:
@@ -143,8 +161,8 @@ def _is_hyper(value: Any) -> bool:
     return not isinstance(value, bool) and (callable(value) or isinstance(value, (int, float, Tensor)))
 
 
-def _tensor(value: Any) -> Any:
+def as_tensor(value: Any) -> Any:
     """Make a float64 tensor of a number, also within tuples; leave a tensor as it is."""
     if isinstance(value, (tuple, list)):
-        return tuple(_tensor(item) for item in value)
+        return tuple(as_tensor(item) for item in value)
     return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64, device="cpu")

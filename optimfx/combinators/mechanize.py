@@ -33,6 +33,7 @@ from optimfx.core import (
 )
 from optimfx.core.hyperparams import as_step_number, resolve
 from optimfx.execution import add_updates, check, check_state, count_from_zero, explain, run
+from optimfx.execution.memory.dtypes import real
 
 
 @state_class
@@ -61,7 +62,7 @@ class Mechanize(StructuredUpdate):
     def init(self, params: Params) -> MechanicState:
         leaves = [p for p in tree.flatten(params)[0] if p is not None]
         like = leaves[0] if leaves else torch.zeros(())
-        dtype = torch.promote_types(like.dtype, torch.float32).to_real()
+        dtype = torch.promote_types(real(like).dtype, torch.float32)
         zeros = torch.zeros(self.num_betas, dtype=dtype, device=like.device)
         r, m, v, s = zeros, zeros.clone(), zeros.clone(), zeros + resolve(self.s_init, 0)
         return MechanicState(count_from_zero(params), r, m, v, s, copy_of(params), self.base_optimizer.init(params))
@@ -106,8 +107,7 @@ class Mechanize(StructuredUpdate):
         scale = state.s.sum()
         pull = weight_decay * scale * tree.norm_of_leaves([*grads]) / (tree.norm_of_leaves([*params]) + eps)
         before = [(x0 - p) / (scale + eps).to(p.dtype) for p, x0 in zip(params, start)]
-        h = sum(_dot(g + pull.to(g.dtype) * p, d) for p, g, d in zip(params, grads, before))
-        h = torch.as_tensor(h).to(state.s)
+        h = tree.dot_of_leaves([g + pull.to(g.dtype) * p for p, g in zip(params, grads)], before).to(state.s)
         betas = 1 - 0.1 ** torch.arange(1, self.num_betas + 1, dtype=h.dtype, device=h.device)
         r = betas * state.r + torch.minimum(torch.maximum(h, -state.m), state.m) * state.s
         m = torch.maximum(betas * state.m, h.abs() + eps)
@@ -183,9 +183,3 @@ def mechanize(
     check_transformation("mechanize: base_optimizer", base_optimizer)
     check_count(AT_LEAST_ONE, num_betas=num_betas)
     return Mechanize(base_optimizer, weight_decay, eps, s_init, num_betas).as_transformation()
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Add up the products of the elements, of the parts of complex ones, in single precision at least."""
-    product = (x.conj() * y).real if x.is_complex() else x * y
-    return product.to(torch.promote_types(product.dtype, torch.float32)).sum()

@@ -217,6 +217,14 @@ def _stacked(norms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(norms))
 
 
+def dot_of_leaves(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+    """Add up the products of the elements, of the parts of complex ones, in float32 at least."""
+    products = [(x.conj() * y).real if x.is_complex() else x * y for x, y in zip(xs, ys)]
+    if not products:
+        return torch.zeros(())
+    return _stacked([x.to(torch.promote_types(x.dtype, torch.float32)).sum() for x in products]).sum()
+
+
 def add_in_dtype(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:
     """Add two tensors, in the dtype of the first, and in its memory if ``inplace``."""
     return param.add_(increment) if inplace else (param + increment).to(param.dtype)

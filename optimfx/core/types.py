@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,3 +39,16 @@ Key: TypeAlias = Hashable
 DType: TypeAlias = torch.dtype
 BFLOAT16 = torch.bfloat16
 FLOAT32 = torch.float32
+
+
+class StatefulSchedule(Protocol):
+    """A hyperparameter that is computed from a state of its own; all methods take the further arguments of a step."""
+
+    def init(self) -> State:
+        """Return the state before the first step."""
+
+    def update(self, state: State, **extra: Any) -> State:
+        """Return the state after a step."""
+
+    def __call__(self, state: State, **extra: Any) -> Scalar:
+        """Return the value for a step; without further arguments where a transformation is begun."""

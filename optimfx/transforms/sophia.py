@@ -28,6 +28,7 @@ from optimfx.core import (
     check_count,
     check_transformation,
     factory,
+    objective,
     state_class,
     tracing,
     tree,
@@ -82,21 +83,13 @@ class Hutchinson(Described):
             raise ValueError(
                 "the estimate of the Hessian needs params and obj_fn: update(updates, state, params, obj_fn=...)."
             )
-        column, spec = tree.flatten(params)
-        places = [i for i, p in enumerate(column) if p is not None]
-        point = [column[i].detach() for i in places]
+        function, point = objective.of_tensors(obj_fn, params)
+        point = [p.detach() for p in point]
         signs = [normal_like(p, self.seed, state.step, i).sign() for i, p in enumerate(point)]
-
-        def objective(tensors: list[Tensor]) -> Tensor:
-            leaves: list[Array] = [None] * len(column)
-            for place, tensor in zip(places, tensors):
-                leaves[place] = tensor
-            return obj_fn(tree.unflatten(spec, leaves))
-
-        products: list[Tensor] = torch.func.jvp(torch.func.grad(objective), (point,), (signs,))[1]
-        estimate: list[Array] = [None] * len(column)
-        for place, sign, product in zip(places, signs, products):
-            estimate[place] = sign * product
+        products: list[Tensor] = torch.func.jvp(torch.func.grad(function), (point,), (signs,))[1]
+        estimates = (sign * product for sign, product in zip(signs, products))
+        column, spec = tree.flatten(params)
+        estimate = [None if p is None else next(estimates) for p in column]
         return tree.unflatten(spec, estimate), HutchinsonState(state.step + 1)
 
     def description(self) -> Description:

@@ -46,7 +46,7 @@ ROOMS = {
     "surgery": {"core"},
     "combinators": {"core", "execution", "ops"},
     "rules": {"core", "execution", "ops"},
-    "transforms": {"combinators", "core", "execution", "ops", "rules", "schedules"},
+    "transforms": {"combinators", "core", "execution", "ops", "rules", "schedules", "surgery"},
     "describe": {"core", "execution"},
     "optim.adapter": {"combinators", "core", "execution", "ops"},
     "optim.lr_scheduler": {"core", "schedules"},
@@ -212,6 +212,10 @@ def test_every_algorithm_and_link_is_in_the_catalogue():
         "differentially_private_aggregate",
         "dpsgd",
         "normalize",
+        "flatten",
+        "scale_by_lbfgs",
+        "scale_by_backtracking_linesearch",
+        "scale_by_zoom_linesearch",
         *CHAINS,
     }
     returns = {

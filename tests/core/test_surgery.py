@@ -100,3 +100,30 @@ def test_a_state_without_rows_is_refused():
         fx.take_rows(params, tx.init(params), torch.tensor([0]))
     with pytest.raises(ValueError, match="rows is not a prefix"):
         fx.take_rows(params, tx.init(params), {"v": torch.tensor([0])})
+
+
+def test_a_function_is_mapped_over_what_is_like_a_parameter():
+    tx = fx.chain(fx.clip_by_global_norm(1.0), fx.inject_hyperparams(fx.adamw)(lr=0.1), fx.scale_by_factored_rms())
+    params = {"layers": [torch.zeros(200, 130), torch.zeros(3)], "none": None}
+    state, names = tx.init(params), {"layers": ["first", "second"], "none": None}
+    named = fx.tree_map_params(tx, lambda x, name: (name, tuple(x.shape)), state, names)
+    assert named[1].inner_state.exp_avg == {"layers": [("first", (200, 130)), ("second", (3,))], "none": ()}
+    assert named[1].inner_state.step is not None and named[1].hyperparams == state[1].hyperparams
+    assert_equal(named[1].inner_state.step, state[1].inner_state.step)
+    zeroed = fx.tree_map_params(tx, lambda x: x + 1, state, transform_non_params=lambda x: "other")
+    assert zeroed[1].hyperparams == {"lr": "other", **dict.fromkeys(zeroed[1].hyperparams, "other")} | {
+        "betas": ("other", "other")
+    }
+    assert zeroed[1].inner_state.step == {"layers": ["other", "other"], "none": ()}
+    assert (zeroed[1].inner_state.exp_avg["layers"][1] == 1).all()
+
+
+def test_a_state_of_one_tensor_is_mapped_too():
+    tx, params = fx.sgd(0.1, momentum=0.9), torch.zeros(3)
+    assert fx.tree_map_params(tx, lambda x: x.shape, tx.init(params)).momentum_buffer == (3,)
+
+
+def test_other_trees_must_be_like_the_parameters():
+    tx, params = fx.adam(0.1), {"w": torch.zeros(3)}
+    with pytest.raises(ValueError, match="rest does not have the structure of the parameters"):
+        fx.tree_map_params(tx, lambda x, y: y, tx.init(params), {"v": 1})

@@ -25,7 +25,8 @@ from optimfx.core import (
 )
 from optimfx.core.hyperparams import as_step_number, resolve
 from optimfx.execution import check_state
-from optimfx.execution.memory.dtypes import cast_state, compute_dtype, real
+from optimfx.execution.memory.dtypes import cast_state, real
+from optimfx.execution.memory.vector import join, split
 from optimfx.execution.step import tensor_like
 
 Evaluation = tuple[Any, Tensor]
@@ -56,7 +57,7 @@ class Minimizer(StructuredUpdate):
         for i, leaf in enumerate(leaves):
             if leaf is not None:
                 tree.check_leaf(leaf, spec, i, "params")
-        x = _join(leaves, leaves)
+        x = join(leaves, leaves)
         state = self.begin(x, **self.hyper)
         return type(state)(*[self._kept(field, x) for field in state])
 
@@ -79,10 +80,10 @@ class Minimizer(StructuredUpdate):
                 f"with f(params) -> (value, grads)."
             )
         leaves, spec = tree.flatten(params)
-        x = _join(leaves, leaves)
+        x = join(leaves, leaves)
 
         def evaluate(x: Tensor) -> Evaluation:
-            return _evaluation(value_and_grad_fn(tree.unflatten(spec, _split(x, leaves))), leaves, spec)
+            return _evaluation(value_and_grad_fn(tree.unflatten(spec, split(x, leaves))), leaves, spec)
 
         given = value is not None
         first = _evaluation((value, updates), leaves, spec) if given else evaluate(x)
@@ -90,7 +91,7 @@ class Minimizer(StructuredUpdate):
         loaded = type(state)(*[v.to(x.dtype) if v.dim() else tracing.read_number(v) for v in state])
         new_x, after = self.minimize(x, first, evaluate, loaded, **hyper)
         # Copy each leaf: a view would keep the whole vector alive.
-        results = [None if r is None else r.clone() for r in _split(new_x if stepping else new_x - x, leaves)]
+        results = [None if r is None else r.clone() for r in split(new_x if stepping else new_x - x, leaves)]
         kept = [v.to(old.device, old.dtype) if old.dim() else tensor_like(v, old) for v, old in zip(after, state)]
         if inplace:
             with tracing.no_grad_if_inplace(inplace, leaves):
@@ -124,7 +125,7 @@ class Minimizer(StructuredUpdate):
 
     def explain(self, params: Params) -> list[ExecutionRow]:
         leaves = [leaf for leaf in tree.flatten(params)[0] if leaf is not None]
-        x = _join(leaves, leaves)
+        x = join(leaves, leaves)
         dtype = str(x.dtype).removeprefix("torch.")
         return [
             ExecutionRow(self.name, "eager", len(leaves), x.numel(), dtype, str(x.device), "one vector for all leaves")
@@ -152,7 +153,7 @@ def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:
         )
     columns = tree.flatten_as(spec, grads, "grads", "params")
     _check_grads(columns, leaves, spec, "grads")
-    return tracing.read_number(value), _join(columns, leaves)
+    return tracing.read_number(value), join(columns, leaves)
 
 
 def _check_grads(grads: Sequence[Any], leaves: Sequence[Any], spec: Any, name: str) -> None:
@@ -160,32 +161,6 @@ def _check_grads(grads: Sequence[Any], leaves: Sequence[Any], spec: Any, name: s
         if grad is not None:
             tree.check_leaf(grad, spec, i, name)
             tree.check_counterpart(leaf, grad, spec, i, ("params", name))
-
-
-def _join(leaves: Sequence[Any], likes: Sequence[Any]) -> Tensor:
-    """Join the leaves to one vector, complex numbers as pairs of reals; 0 for a leaf that is not there."""
-    there = [like for like in likes if like is not None]
-    if not there:
-        return torch.empty(0, device="cpu")
-    dtype = compute_dtype(there)
-    parts = [torch.zeros_like(like) if leaf is None else leaf for leaf, like in zip(leaves, likes) if like is not None]
-    return torch.cat([real(p.to_dense() if p.is_sparse else p).reshape(-1).to(dtype) for p in parts])
-
-
-def _split(x: Tensor, likes: Sequence[Any]) -> list[Any]:
-    """Split the vector into leaves like these."""
-    sizes = [0 if like is None else real(like).numel() for like in likes]
-    return [None if like is None else _shaped(part, like) for part, like in zip(torch.split(x, sizes), likes)]
-
-
-def _shaped(part: Tensor, like: Tensor) -> Tensor:
-    if like.numel() == 0:
-        return like  # a part without elements would come out of Inductor (2.13) with other strides
-    part = part.to(real(like).dtype)
-    if like.is_complex():
-        # view_as_complex needs pairs at even offsets.
-        return torch.view_as_complex(part.reshape(*like.shape, 2).clone())
-    return part.reshape(like.shape)
 
 
 def _reuse(buffer: Any, result: Any) -> Any:
