@@ -26,6 +26,18 @@ from optimfx.optim.classes.extra import (
     StableAdamW,
     Yogi,
 )
+from optimfx.optim.classes.injected import (
+    COCOB,
+    MADGRAD,
+    SM3,
+    DAdaptAdamW,
+    DoG,
+    DoWG,
+    MoMo,
+    MoMoAdam,
+    PolyakSGD,
+    Prodigy,
+)
 from optimfx.optim.classes.lbfgs import LBFGS
 from optimfx.optim.classes.muon import Muon
 from optimfx.optim.classes.sgd import ASGD, SGD, Rprop
@@ -43,6 +55,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "Dion", "Scion", "SOAP", "Shampoo",
     "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
     "StableAdamW", "AdamMini", "Fromage",
+    "Prodigy", "DAdaptAdamW", "DoG", "DoWG", "MoMo", "MoMoAdam", "PolyakSGD", "COCOB", "MADGRAD", "SM3",
 ]
 # fmt: on
 

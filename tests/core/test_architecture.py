@@ -52,7 +52,11 @@ ROOMS = {
     "optim.lr_scheduler": {"core", "schedules"},
     "optim.swa_utils": {"core", "ops", "optim.lr_scheduler", "schedules", "transforms"},
     "optim.optimizer": {"core", "execution", "optim.adapter"},
-    "optim.classes": {"optim.adapter", "optim.optimizer", "rules"},
+    "optim.transform_optimizer": {"combinators", "core", "execution", "optim.adapter", "optim.optimizer"},
+    "optim.classes": {
+        *("combinators", "core", "ops", "rules", "transforms"),
+        *("optim.adapter", "optim.optimizer", "optim.transform_optimizer"),
+    },
     "optim": {"combinators", "core", "execution"},
 }
 
