@@ -68,6 +68,7 @@ from optimfx.rules.sparse_adam import sparse_adam
 from optimfx.rules.stable_adamw import stable_adamw
 from optimfx.rules.yogi import yogi
 from optimfx.surgery import append_rows, take_rows, tree_get, tree_get_all_with_path, tree_map_params, tree_set
+from optimfx.transforms.apollo import scale_by_apollo
 from optimfx.transforms.apply_every import apply_every
 from optimfx.transforms.average import ema_params, swa_params
 from optimfx.transforms.backtracking_linesearch import scale_by_backtracking_linesearch
@@ -79,6 +80,7 @@ from optimfx.transforms.cocob import cocob, scale_by_cocob
 from optimfx.transforms.distance import dog, dowg, scale_by_dog, scale_by_dowg
 from optimfx.transforms.factored_rms import scale_by_factored_rms
 from optimfx.transforms.freeze import freeze, selective_transform
+from optimfx.transforms.galore import galore, scale_by_galore
 from optimfx.transforms.leaf_distance import scale_by_distance_over_gradients
 from optimfx.transforms.linesearch import value_and_grad_from_state
 from optimfx.transforms.lookahead import lookahead
@@ -149,7 +151,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # algorithms that are chains of links, or options of another
     "amsgrad", "nadamw", "adamaxw", "acprop", "simplified_ademamix", "optimistic_gradient_descent",
     "optimistic_adam_v2", "dog", "dowg", "polyak_sgd", "signum", "sm3", "madgrad", "cocob",
-    "noisy_sgd", "dpsgd",
+    "noisy_sgd", "dpsgd", "galore",
     # links
     "identity", "set_to_zero", "stateless", "maximize",
     "scale", "scale_by_lr", "scale_by_schedule", "scale_by_trust_ratio",
@@ -167,6 +169,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "zero_nans", "kahan", "master_params", "stochastic_rounding", "monitor", "snapshot", "measure_with_ema",
     "scale_by_sophia", "hutchinson_estimator_diag_hessian",
     "scale_by_lbfgs", "scale_by_backtracking_linesearch", "scale_by_zoom_linesearch",
+    "scale_by_galore", "scale_by_apollo",
     # combinators
     "chain", "named_chain", "masked", "partition", "is_matrix", "as_matrices", "kernel_as_matrix", "freeze",
     "selective_transform", "flatten", "inject_hyperparams", "inject_stateful_hyperparams",

@@ -141,7 +141,7 @@ OPTAX = {
         sm3 | sm3 |
         optimistic_adam | optimistic_adam_v2 | The name that Optax deprecates.
         lookahead LookaheadState | lookahead | The slow parameters are in the state.
-        LookaheadParams | |
+        LookaheadParams | | The slow parameters are in the state of `lookahead`.
         identity | identity |
         set_to_zero | set_to_zero |
         stateless stateless_with_tree_map | stateless | The function gets whole trees.
@@ -275,12 +275,15 @@ OPTAX = {
         mechanize MechanicState | mechanize |
         sophia SophiaState | sophia scale_by_sophia | `b1, b2` are `betas`.
         hutchinson_estimator_diag_hessian HutchinsonState | hutchinson_estimator_diag_hessian | Other random signs.
-        * | |
+        galore GaLoreState | galore | The base optimizer sees stacks of matrices, too.
+        scale_by_galore GaLoreDimensionNumbers | scale_by_galore as_matrices | `as_matrices` says which dimensions are \
+            a matrix.
+        * | | Names of the modules above.
     """,
     "optax.schedules": """
         StatefulSchedule | typing.StatefulSchedule | For `inject_stateful_hyperparams`.
     """,
-    "optax.transforms": "* | |",
+    "optax.transforms": "* | | The same.",
     "optax.microbatching": "* | | Sum up gradients in the loop, or with `fx.multi_steps`.",
     "optax.losses": "* | | `torch.nn.functional` has losses.",
     "optax.tree": """
@@ -313,7 +316,7 @@ OPTAX = {
     """,
     "optax.second_order": "* | | `torch.func.jvp` of `torch.func.grad`.",
     "optax.assignment": "* | | `scipy.optimize.linear_sum_assignment`.",
-    "optax.perturbations": "* | |",
+    "optax.perturbations": "* | | Perturbed functions: no optimization; write them with `torch.func.vmap`.",
 }
 
 TORCHOPT = {
@@ -379,19 +382,19 @@ TORCHOPT = {
         polynomial_schedule | schedules.polynomial | Down to 0.
         exponential_decay | schedules.exponential schedules.step_decay | `step_decay` is the staircase.
     """,
-    "torchopt.hook": "* | |",
+    "torchopt.hook": "* | | torch's hooks: `Tensor.register_hook`.",
     "torchopt.diff.implicit": "* | | No implicit differentiation.",
     "torchopt.diff.zero_order": "* | | No gradients by evaluation.",
     "torchopt.nn": "* | | Modules of meta-gradients: `torch.func.functional_call`.",
-    "torchopt.linalg": "* | |",
-    "torchopt.linear_solve": "* | |",
-    "torchopt.visual": "* | |",
+    "torchopt.linalg": "* | | `torch.linalg`.",
+    "torchopt.linear_solve": "* | | `torch.linalg.solve`.",
+    "torchopt.visual": "* | | Graphs of autograd: torchviz draws them.",
     "torchopt.distributed": "* | | `torch.distributed`; FSDP2 shards the classes.",
-    "torchopt.utils": "ModuleState | |",
+    "torchopt.utils": "ModuleState | | A dict of parameters.",
     "torchopt.typing": """
         Params Updates OptState Scalar Schedule ScalarOrSchedule | typing.Params typing.Updates \
             typing.State typing.Scalar typing.Schedule typing.Hyper |
-        * | |
+        * | | `optimfx.typing` has the types to annotate with.
     """,
     "torchopt.pytree": "* | | `optree`, which both libraries are built on.",
 }
