@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from kernel_aot import Compiled, compiled
-from kernel_inventory import kernels, source
+from kernel_inventory import kernels, source, totals
 
 from optimfx.execution.executors.triton.codegen.generate import norm_source
 from optimfx.execution.executors.triton.runtime import build
@@ -38,8 +38,9 @@ Rules have their default hyperparameters and step in place; parameters, gradient
 kernel: the bytes that it reads and writes for an element; the 128-bit loads and stores of a thread, which takes
 {elements} elements of a block of {block} (half as many, where an element has more than {many} bytes), and which are as
 many as these bytes ask for; and the registers of a thread.
-No kernel spills more than {spilled} bytes of registers, and only those that measure norms use shared memory. `norm` is
-that of all gradients; the norms of a rule's leaves have a kernel of their own, which runs before.
+No kernel spills more than {spilled} bytes of registers, and only those that measure norms or sums use shared memory.
+`norm` is that of all gradients; the norms of a rule's leaves, and sums over all of them, have a kernel of their own,
+which runs before.
 
 | kernel | dtype | reads, bytes | writes, bytes | loads | stores | {archs} |
 |---|---|---|---|---|---|{rule}|
@@ -54,7 +55,7 @@ class Entry(NamedTuple):
     reads: int  # columns
     writes: int
     made: dict[int, Compiled]
-    measures: bool  # a norm, across the threads of a program
+    measures: bool  # norms or sums, across the threads of a program
     block: int  # elements that a program takes at once
 
     @property
@@ -88,6 +89,8 @@ def entries(capabilities: list[int], dtypes: list[str]) -> Iterator[Entry]:
     """Every kernel, compiled."""
     for name, links in kernels().items():
         for dtype in dtypes:
+            if links[0].rule.totals:
+                yield from entries_of(f"{name}: sums", totals(links[0], DTYPES[dtype]), dtype, capabilities)
             yield from entries_of(name, source(links, DTYPES[dtype]), dtype, capabilities)
     for dtype in dtypes:
         yield from entries_of("norm", norm_source(DTYPES[dtype]), dtype, capabilities)
@@ -99,7 +102,7 @@ def entries_of(name: str, text: str, dtype: str, capabilities: list[int]) -> Ite
     for function, body in parts:
         made = {capability: compiled(text, capability, function) for capability in capabilities}
         measures = function != "kernel"
-        title = f"{name}: norms" if measures and name != "norm" else name
+        title = f"{name}: norms" if measures and len(parts) > 1 else name
         block = block_of(build.namespace(text)["READS"])
         yield Entry(title, dtype, body.count("tl.load(a"), body.count("tl.store(a"), made, measures, block)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 import optimfx as fx
 from optimfx.core import Locality
 from optimfx.execution.executors.triton.codegen.generate import source as made_for
+from optimfx.execution.executors.triton.codegen.generate import totals_source
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.dtypes import cast_state
 from optimfx.execution.program.specialize import dynamic_values, static_form
@@ -45,12 +46,21 @@ def kernels() -> dict[str, Any]:
     return shipped | {name: [link.update for link in make().update.links] for name, make in CHAINS.items()}
 
 
+def totals(link: Any, dtype: torch.dtype) -> str:
+    """The kernels of what a rule adds up over all leaves, of parameters and gradients of this dtype."""
+    step, slots = probe_step(link), _slots_of(link, torch.empty(0, dtype=dtype))
+    known = {"step": step.count, **step.hyper}
+    hyper = [known[name] for name in link.rule.measure_names]
+    dtypes = (dtype, dtype, *[None if slot is None else slot.dtype for slot in slots])
+    text, refusal = totals_source(link.name, link.rule, hyper, dtypes)
+    assert refusal is None, refusal
+    return text
+
+
 def source(links: list[Any], dtype: torch.dtype) -> str:
     """The kernel of links that run as one, on parameters and gradients of this dtype."""
-    param, slots = torch.empty(0, dtype=dtype), []
-    for link in links:
-        begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
-        slots += [[cast_state(slot, link.state_dtype)] for slot in begun]
+    param = torch.empty(0, dtype=dtype)
+    slots = [[slot] for link in links for slot in _slots_of(link, param)]
     steps = tuple([_as_on_a_device(probe_step(link)) for link in links])
     leaves = Leaves([param], [param], slots)
     forms = list(map(static_form, steps))
@@ -58,6 +68,12 @@ def source(links: list[Any], dtype: torch.dtype) -> str:
     text, refusal = made_for(steps, forms, on_host, leaves, stepping=True, inplace=True)
     assert refusal is None, refusal
     return text
+
+
+def _slots_of(link: Any, param: Tensor) -> list[Any]:
+    """The slots of a parameter."""
+    begun = link.rule.init(param, **{name: link.hyper[name] for name in link.rule.init_names})
+    return [cast_state(slot, link.state_dtype) for slot in begun]
 
 
 def _as_on_a_device(step: Step) -> Step:

@@ -13,7 +13,9 @@ from optimfx.core import tracing
 from optimfx.core.hyperparams import as_step_number
 from optimfx.core.link import Link
 from optimfx.core.types import Array, Column, Key, Value
+from optimfx.execution.dispatch import dispatch_totals
 from optimfx.execution.executors.custom_op.scalars import join_scalars, split_scalars
+from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.dtypes import compute_dtype, load
 from optimfx.execution.memory.packing import PackedView
 from optimfx.execution.plan.columns import Columns
@@ -115,7 +117,7 @@ def steps_of(
 
 
 def measure(link: Link, columns: Columns, *, has_params: bool, traced: bool) -> list[tuple[Tensor, ...]]:
-    """Return what the link measures of each leaf, given what it shares in these columns, and its slots."""
+    """Return what the link measures of each leaf, or of several together, given what it shares, and its slots."""
     rule = link.rule
     params, grads, slots = columns.leaves
     shared = columns.shared[:1]
@@ -126,6 +128,11 @@ def measure(link: Link, columns: Columns, *, has_params: bool, traced: bool) -> 
     for run, (each,) in zip([range(len(grads))] if runs is None else runs, counts):
         (step,) = steps_of(link, [each])
         known = {"step": step.count, **step.hyper}
+        together = Leaves(params, grads, slots[: len(rule.slots)]).take(run)
+        totals = dispatch_totals(link.name, rule, together, [known[name] for name in rule.measure_names])
+        if totals is not None:
+            measured.append(tuple(totals.unbind()))
+            continue
         for i in run:
             tensors = [params[i], grads[i], *[column[i] for column in slots[: len(rule.slots)]]]
             dtype = compute_dtype([t for t in tensors if t is not None])

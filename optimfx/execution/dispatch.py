@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from optimfx.core import tracing, tree
-from optimfx.core.types import Column
+from optimfx.core.rule import Rule
+from optimfx.core.types import Column, Value
 from optimfx.execution.executors.aten import ATen
 from optimfx.execution.executors.base import Executor, symbolic_reason
 from optimfx.execution.executors.batched import Batched
@@ -108,6 +109,15 @@ def dispatch_global_norm(grads: Column) -> Tensor:
     elif measurable and not tracing.active():
         return norm.global_norm(dense)
     return tree.norm_of_leaves(dense)
+
+
+def dispatch_totals(name: str, rule: Rule, leaves: Leaves, hyper: Sequence[Value]) -> Tensor | None:
+    """Add up what a rule measures of these leaves, by the kernels of the executor that steps them if it has any."""
+    if tracing.active() or not has_kernels(leaves.grads):
+        return None
+    if tracing.requires_autograd(*[t for column in leaves.columns() for t in column]):
+        return None
+    return norm.totals(name, rule, leaves, hyper)
 
 
 def has_kernels(leaves: Column) -> bool:

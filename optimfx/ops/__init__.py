@@ -237,7 +237,7 @@ def nonfinite(x: Array) -> Array:
 
 def total(x: Array) -> Array:
     """Add up the elements of a leaf, as a 0-d float64 tensor, without synchronizing."""
-    return x.sum().to(torch.float64)
+    return torch.sum(x) if has_torch_function_unary(x) else torch.sum(x).to(torch.float64)
 
 
 def max_abs(x: Array) -> Array:

@@ -116,6 +116,55 @@ def test_norms_whose_squares_overflow(dtype):
     assert_agrees(fx.lars(1.0, momentum=0.0), params, "triton")
 
 
+OF_ALL = {
+    "prodigy": fx.prodigy(estim_lr0=0.1),
+    "dadapt_adamw": fx.dadapt_adamw(estim_lr0=0.1),
+    "momo": fx.momo(),
+    "momo_adam": fx.momo_adam(),
+    "dog": fx.scale_by_dog(),
+    "dowg": fx.scale_by_dowg(),
+}
+
+
+@pytest.mark.parametrize("name", OF_ALL)
+def test_sums_over_all_leaves_are_measured_by_kernels(name, monkeypatch):
+    """Of leaves of several dtypes and orders, one of which takes other steps."""
+    measured, of = [], norm.totals
+    monkeypatch.setattr(norm, "totals", lambda *given: measured.append(of(*given)) or measured[-1])
+    tx = OF_ALL[name]
+    start = {
+        "w": randn(7, 9),
+        "late": randn(2 * BLOCK + 1),
+        "empty": randn(0),
+        "turned": randn(6, 5).t(),
+        "complex": torch.randn(5, dtype=torch.complex64),
+        "half": randn(20, dtype=BF16),
+    }
+    runs = {executor: (clone(start), tx.init(start)) for executor in ("triton", "eager")}
+    for i in range(3):
+        grads = {k: None if k == "late" and i == 1 else (i + 1) * x for k, x in start.items()}
+        for executor, (params, state) in runs.items():
+            with fx.execution.use(executor):
+                runs[executor] = fx.step(tx, clone(grads), state, params, value=torch.tensor(3.0))
+    assert len(measured) == 4 and None not in measured  # in the last step, of two runs
+    for key in start:
+        # Kernels add up in float64.
+        rtol = 1e-2 if key == "half" else 1e-5
+        torch.testing.assert_close(runs["triton"][0][key], runs["eager"][0][key], rtol=rtol, atol=1e-6)
+
+
+def test_sums_that_kernels_cannot_measure(monkeypatch):
+    """A count on the device is a tensor, and a subclass is not read; both are added up leaf by leaf."""
+    tx, params = fx.momo(), [randn(3), randn(2, 2)]
+    state = tx.init(params)
+    moved = state._replace(step=[torch.tensor(2.0) for _ in params])
+    with fx.execution.use("triton"):
+        leaves = norm.Leaves(params, params, [state.exp_avg])
+        assert norm.totals("momo", tx.update.rule, leaves, (torch.tensor(1.0), 0.9)) is None
+        assert norm.totals("momo", tx.update.rule, leaves, (1, 0.9)).shape == (3,)
+        fx.step(tx, params, moved, params, value=1.0)
+
+
 def test_the_global_norm_is_measured_by_kernels_where_these_step(monkeypatch):
     measured = []
     of = norm.global_norm

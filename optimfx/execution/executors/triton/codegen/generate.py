@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from optimfx.core.types import Key
+from optimfx.core.rule import Rule
+from optimfx.core.types import Key, Value
 from optimfx.execution.executors.triton.codegen.layout import Layout
-from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, record
+from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, record, record_totals
 from optimfx.execution.executors.triton.codegen.template import module
 from optimfx.execution.executors.triton.runtime import build
 from optimfx.execution.leaves import Leaves
 from optimfx.execution.memory.dtypes import compute_dtype_of
 from optimfx.execution.program.tape import Tape
-from optimfx.execution.step import Steps
+from optimfx.execution.step import NUMBERS, Steps, flat_scalars
 
 
 @cache
@@ -27,7 +28,23 @@ def norm_source(dtype: torch.dtype) -> str:
     torch.linalg.vector_norm(grad)
     recording = Recording(tape.calls, [None, grad], [], [], [])
     layout = Layout((None, dtype), compute_dtype_of([dtype]), stepping=False, inplace=True)
-    return module(["norm"], recording, layout, build.INTERPRETED)
+    return module(["norm"], recording, layout, build.INTERPRETED, stores=False)
+
+
+def totals_source(
+    name: str, rule: Rule, hyper: Sequence[Value], dtypes: tuple[torch.dtype | None, ...]
+) -> tuple[str, str | None]:
+    """Write the source of the kernels that add up what a rule measures, or say why there are none."""
+    form = tuple(None if type(x) in NUMBERS else x for x in flat_scalars(hyper))
+    key = (rule, form, dtypes)
+    if key not in _sources:
+        layout = Layout(dtypes, compute_dtype_of([d for d in dtypes if d is not None]), stepping=True, inplace=True)
+        try:
+            recording = record_totals(rule, [dtype is not None for dtype in dtypes], hyper)
+            _sources[key] = module([name], recording, layout, build.INTERPRETED, stores=False), None
+        except LoweringError as reason:
+            _sources[key] = "", str(reason)
+    return _sources[key]
 
 
 _sources: dict[Key, tuple[str, str | None]] = {}

@@ -91,8 +91,10 @@ class Printer:
         return word and word(*operands, **options)
 
     def power(self, uniform: bool, exact: bool, x: Any, exponent: Any) -> str | None:
-        """One of the powers that are products and roots."""
+        """Write one of the powers that are products and roots, or of numbers at least 0 any."""
         known = isinstance(exponent, (int, float)) and exponent in POWERS
+        if uniform and not known:  # a decay to the power of a step
+            return f"tl.exp2({self.operand(exponent, uniform)} * tl.log2({self.operand(x, uniform)}))"
         return POWERS[exponent].format(x=self.operand(x, uniform), exact=exact) if known else None
 
     def choice(self, uniform: bool, condition: Value, x: Any, y: Any) -> str:

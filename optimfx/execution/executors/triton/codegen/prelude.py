@@ -65,6 +65,14 @@ def squares(x, mask):
 
 
 @triton.jit
+def terms(x, mask):
+    x = x.to(tl.float64)
+    if mask is not None:
+        x = tl.where(mask, x, 0.0)
+    return tl.sum(tl.reshape(x, [x.shape[0] // 4, 4]), axis=1)
+
+
+@triton.jit
 def rounded(x, dtype: tl.constexpr):
     return narrowed(x, dtype).to(x.dtype)
 

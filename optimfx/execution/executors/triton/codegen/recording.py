@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optimfx.core.rule import Rule
 from optimfx.execution.program.apply import apply_rules
 from optimfx.execution.program.specialize import Dynamic, bind_values
 from optimfx.execution.program.tape import Call, Tape, Value
-from optimfx.execution.step import Step, Steps
+from optimfx.execution.step import NUMBERS, Step, Steps
 
-NORM = torch.linalg.vector_norm
+NORM, SUM = torch.linalg.vector_norm, torch.sum
+MEASURES = (NORM, SUM)
+"""The functions that are measured before the kernel that stores runs."""
 
 
 class LoweringError(Exception):
@@ -20,7 +23,7 @@ class LoweringError(Exception):
 
 
 class Recording(NamedTuple):
-    """The calls of a rule on one element, and the norms of whole leaves that it needs."""
+    """The calls of a rule on one element, and the measures of whole leaves that it needs."""
 
     calls: Sequence[Call]
     columns: Sequence[Value | None]  # param, grad, slots
@@ -39,13 +42,13 @@ class Recording(NamedTuple):
         return len(self.on_host) - self.numbers
 
     @property
-    def norms(self) -> list[list[Call]]:
-        """The norms by stage; those of one stage are independent of each other."""
+    def measures(self) -> list[list[Call]]:
+        """The norms or sums by stage; those of one stage are independent of each other."""
         stages: list[list[Call]] = []
         stage_of: dict[int, int] = {}
         for call in self.calls:
             stage = max([stage_of.get(x.index, 0) for x in values_in(call)], default=0)
-            if call.function is NORM:
+            if call.function in MEASURES:
                 stages += [[]] if stage == len(stages) else []
                 stages[stage].append(call)
                 stage += 1
@@ -53,11 +56,11 @@ class Recording(NamedTuple):
         return stages
 
     def calls_for(self, targets: Iterable[Value]) -> list[Call]:
-        """Return what has to be computed for these values, without norms, which are measured before."""
+        """Return what has to be computed for these values, without what is measured before."""
         wanted = {value.index for value in targets}
         calls = []
         for call in reversed(self.calls):
-            if call.result in wanted and call.function is not NORM:
+            if call.result in wanted and call.function not in MEASURES:
                 calls.append(call)
                 wanted |= {x.index for x in values_in(call)}
         return calls[::-1]
@@ -86,14 +89,42 @@ def record(
     return Recording(tape.calls, columns, scalars, on_host, results)
 
 
-def operand(norm: Call) -> Value:
+def record_totals(rule: Rule, kept: Sequence[bool], hyper: Sequence[Value]) -> Recording:
+    """Record what a rule adds up over columns, of which some are not kept; its results are the sums.
+
+    Raises:
+        LoweringError: it adds up something else than what it makes of elements.
+    """
+    tape = Tape()
+    columns = [tape.value() if there else None for there in kept]
+    scalars: list[Value] = []
+
+    def given(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(given, x))
+        if type(x) not in NUMBERS:
+            return x
+        scalars.append(tape.value())
+        return scalars[-1]
+
+    try:
+        measured: Sequence[Any] = rule.measure(*columns, *map(given, hyper))
+    except Exception as error:  # a rule may be any Python; eager will raise its errors
+        raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
+    sums = {call.result for call in tape.calls if call.function is SUM}
+    if not all(isinstance(value, Value) and value.index in sums for value in measured):
+        raise LoweringError("the rule measures something else than sums")
+    return Recording(tape.calls, columns, scalars, [True] * len(scalars), measured)
+
+
+def operand(measure: Call) -> Value:
     """Return what is measured.
 
     Raises:
-        LoweringError: it is measured otherwise than by the 2-norm of a whole leaf.
+        LoweringError: it is measured otherwise than by the 2-norm of a whole leaf, or by its sum.
     """
-    x, *order = norm.args
-    if not isinstance(x, Value) or order not in ([], [2]) or norm.kwargs:
+    x, *order = measure.args
+    if not isinstance(x, Value) or order not in ([], [2]) or measure.kwargs:
         raise LoweringError("unsupported norm: a kernel measures only the 2-norm of a whole leaf")
     return x
 

@@ -80,10 +80,10 @@ def total(hyper, begins, width, tensors, programs, first, stride, BLOCK: tl.cons
     sums = norms + {norms} * tensors + norm * programs
     begin = tl.load(begins + tensor * stride)
     end = tl.load(begins + (tensor + 1) * stride)
-    squares = tl.zeros([BLOCK], tl.float64)
+    parts = tl.zeros([BLOCK], tl.float64)
     while begin < end:
         places = begin + tl.arange(0, BLOCK)
-        squares += tl.load(sums + places, mask=places < end, other=0.0)
+        parts += tl.load(sums + places, mask=places < end, other=0.0)
         begin += BLOCK
-    tl.store(norms + (first + norm) * tensors + tensor, tl.sqrt(tl.sum(squares)))
+    tl.store(norms + (first + norm) * tensors + tensor, {root}(tl.sum(parts)))
 """

@@ -4,8 +4,8 @@ A program takes a chunk of one tensor of each column. Which, it finds in tables 
 any number of tensors of any size. Scalars that are numbers on the host are its arguments; tensors are in the hyper
 vector.
 
-Norms of whole leaves are measured before: a kernel of the same kind adds up the squares in each chunk, block by block,
-another adds up these sums, and the hyper vector, behind the scalars, has room for both.
+Norms and sums of whole leaves are measured before: a kernel of the same kind adds up squares, or terms, in each chunk,
+block by block, another adds up these sums, and the hyper vector, behind the scalars, has room for both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from optimfx.execution.executors.triton.codegen.layout import Layout
 from optimfx.execution.executors.triton.codegen.lower import Printer
 from optimfx.execution.executors.triton.codegen.op_table import DTYPES, HALF
 from optimfx.execution.executors.triton.codegen.prelude import INTERPRETED_NARROWED, NARROWED, PRELUDE
-from optimfx.execution.executors.triton.codegen.recording import LoweringError, Recording, operand, values_in
+from optimfx.execution.executors.triton.codegen.recording import (
+    NORM,
+    LoweringError,
+    Recording,
+    operand,
+    values_in,
+)
 from optimfx.execution.executors.triton.codegen.skeleton import BEGIN, CHUNK, HEAD, ONCE, PLACE, REPEATEDLY, TOTAL
 from optimfx.execution.program.tape import Call, Value
 
@@ -25,9 +31,22 @@ ARGUMENTS = ("table", "tensor_of", "chunk_of", "numels", "hyper", "width", "tens
 """The arguments of every kernel; after them come the scalars that are numbers on the host."""
 
 
-def module(names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool) -> str:
-    """Write the source of a module with the function ``kernel`` and, for each stage of norms, ``norms_0`` and so on."""
-    stages = recording.norms
+def module(
+    names: Sequence[str], recording: Recording, layout: Layout, interpreted: bool, *, stores: bool = True
+) -> str:
+    """Write the source of a module with the function ``kernel``, and for each stage of measures ``norms_0`` and so on.
+
+    Args:
+        names: of the rules.
+        recording: what they do.
+        layout: of the table.
+        interpreted: whether the kernels will be.
+        stores: whether there is something to store, and not only to measure.
+
+    Raises:
+        LoweringError: Triton has no word for something, or there are norms and sums.
+    """
+    stages = recording.measures
     parts = [
         HEAD.format(names=" + ".join(map(repr, names)), stages=tuple(map(len, stages)), reads=layout.bytes_read),
         INTERPRETED_NARROWED if interpreted else NARROWED,
@@ -36,9 +55,13 @@ def module(names: Sequence[str], recording: Recording, layout: Layout, interpret
     ]
     for at, stage in enumerate(stages):
         parts += Statements(recording, layout).sums(f"norms_{at}", stage)
+    functions = {call.function for stage in stages for call in stage}
+    if len(functions) > 1:
+        raise LoweringError("a kernel measures norms or sums, not both")
     if stages:
-        parts.append(TOTAL.format(tensors=recording.tensors, norms=sum(map(len, stages))))
-    if recording.results:
+        root = "tl.sqrt" if NORM in functions else ""
+        parts.append(TOTAL.format(tensors=recording.tensors, norms=sum(map(len, stages)), root=root))
+    if stores:
         parts += Statements(recording, layout).stores("kernel")
     return "".join(parts)
 
@@ -53,7 +76,9 @@ class Statements:
 
     def __init__(self, recording: Recording, layout: Layout) -> None:
         self.recording, self.layout = recording, layout
-        self.places = {call.result: at for at, call in enumerate(call for stage in recording.norms for call in stage)}
+        self.places = {
+            call.result: at for at, call in enumerate(call for stage in recording.measures for call in stage)
+        }
         self.printer = Printer(DTYPES[layout.compute])
 
     def stores(self, kernel: str) -> list[str]:
@@ -71,15 +96,16 @@ class Statements:
             self.printer.lines.append(f"tl.store(a{out_rows[column]} + offsets, {stored}, mask=mask)")
         return self._functions(kernel, ONCE)
 
-    def sums(self, kernel: str, norms: Sequence[Call]) -> list[str]:
-        """Write the kernel that stores the sums of the squares of what these are the norms of."""
-        of = [operand(call) for call in norms]
+    def sums(self, kernel: str, measures: Sequence[Call]) -> list[str]:
+        """Write the kernel that stores the sums of what these add up, or of the squares of what they are norms of."""
+        of = [operand(call) for call in measures]
         stored = [self.layout.dtypes[column] for column in self.layout.written]
         self._compute(of, [] if set(stored) <= {None, *HALF} else of, {})
         if any(value.index in self.printer.uniform for value in of):
             raise LoweringError("norm() needs a tensor, but the rule passes a scalar")
-        squares = [f"squares({self.printer.operand(value, uniform=False)}, mask)" for value in of]
-        self.printer.lines.append(f"return {', '.join(squares)}")
+        partial = "squares" if measures[0].function is NORM else "terms"
+        words = [f"{partial}({self.printer.operand(value, uniform=False)}, mask)" for value in of]
+        self.printer.lines.append(f"return {', '.join(words)}")
         every = range(len(of))
         return self._functions(
             kernel,

@@ -142,16 +142,17 @@ class BoundKernels:
 
 
 @lru_cache(maxsize=tables.PLANS)
-def _launcher_of_norm(kernels: Kernels, sizes: tuple[int, ...], device: torch.device) -> Launcher:
+def _launcher_of_all(kernels: Kernels, sizes: tuple[int, ...], device: torch.device) -> Launcher:
     return Launcher(kernels, sizes, device, together=True)
 
 
-def measure_norm(kernels: Kernels, column: Sequence[Tensor]) -> Tensor:
-    """Measure the norm of all tensors of a column together, as a float64 scalar on their device."""
-    straight = column if is_plain(column) else straighten([column], [], positional=True)[0][0]
-    launcher = _launcher_of_norm(kernels, tuple(numels(column)), column[0].device)
-    hyper = launcher.launch([straight], (), ())
-    return column[0].new_zeros((), dtype=torch.float64) if hyper is None else hyper[0]
+def measure(kernels: Kernels, columns: Sequence[Sequence[Tensor]], numbers: Sequence[Value] = ()) -> Tensor:
+    """Measure all tensors of the columns together: norms or sums, as a float64 vector on their device."""
+    straight = columns if all(map(is_plain, columns)) else straighten(columns, [], positional=False)[0]
+    launcher = _launcher_of_all(kernels, tuple(numels(columns[0])), columns[0][0].device)
+    (count,), stride = kernels.stages, launcher.tensors
+    hyper = launcher.launch(straight, numbers, ())
+    return columns[0][0].new_zeros(count, dtype=torch.float64) if hyper is None else hyper[: count * stride : stride]
 
 
 def block_of(reads: int) -> int:
