@@ -11,10 +11,11 @@ NOTICED := adamw or nadam or lamb or AdamW or NAdam or plans or classes or parti
 
 .PHONY: demo test test-thorough test-clients test-oldest matrix lint docs notebooks bench audit gpu clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.installed
+	@echo "All tests: about 20 minutes on two cores."
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # The cases too that others nearly cover: mostly compiling every option of every algorithm. Before a release.
@@ -85,12 +86,22 @@ clean:
 	rm -rf $(VENV) $(OLDEST)
 
 # torch comes first and pinned, so that no dependency pulls in another build of it.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.torch: pyproject.toml
+	@echo "Installing $(TORCH) into $(VENV), once: from PyPI for Linux about 3 GB, with CUDA; elsewhere less than 1 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch
+	@echo "Installing what the examples need: about 0.3 GB."
+	$(BIN)/python -m pip install -q -e ".[examples]"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch
+	@echo "Installing what tests, docs and linters need: about 2 GB, a minute or two."
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@ $(VENV)/.demo
 
 $(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)

@@ -5,12 +5,13 @@
 (c) gradient, clipping, schedule and update in one graph of ``torch.compile(fullgraph=True)``.
 
 The three start from the same weights and see the same batches, so (c) and the member of (b) that has (a)'s learning
-rate must end where (a) ends, which is checked. Run it with ``make demo``; it writes ``digits.png``.
+rate must end where (a) ends, which is checked. Run it with ``make demo``: half a minute, and it writes ``digits.png``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from pathlib import Path
@@ -93,6 +94,8 @@ def batches(digits: Digits) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def train(step: Any, lr: Any, params: Any, state: Any, data: Any, progress: Progress, name: str) -> Result:
     """Run every batch through ``step``. Time is counted from the second call on: the first may compile."""
+    if not progress.console.is_terminal:
+        print(f"{name}: {len(data)} steps", flush=True)
     losses, begin = [], time.perf_counter()
     for i, (x, y) in enumerate(progress.track(data, description=name)):
         params, state, value = step(lr, state, params, x, y)
@@ -125,7 +128,16 @@ def plot(
     figure.savefig(path, dpi=120)
 
 
+def warn_if_busy() -> None:
+    """Say that speeds mean nothing where other programs take the cores."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"This machine is busy (a load of {load:.1f} on {cores} cores): what follows says little about speed.")
+
+
 def main(path: Path) -> None:
+    print("Three trainings of a small network: about half a minute on two cores.", flush=True)
+    warn_if_busy()
     digits = load()
     data = batches(digits)
     params = {name: p.detach() for name, p in network.named_parameters()}

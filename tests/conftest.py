@@ -1,5 +1,6 @@
 import gc
 import os
+from collections import Counter
 
 import conformance
 import hypothesis
@@ -43,6 +44,14 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say why tests were skipped, once for each reason."""
+    reports = terminalreporter.stats.get("skipped", ())
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason}")
 
 
 def pytest_unconfigure():

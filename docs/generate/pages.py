@@ -88,12 +88,25 @@ title: {name}
 {steps} steps of `fx.{name}(lr={lr:.2g})` on Beale's function, {fitted}in float64. Of 26 learning rates from 1e-4 to 10,
 this is the one whose path stays in the picture and ends lowest; all else is as by default. `make docs` draws it.
 
+## As it is written
+
+{source(name)}
+
 ## Conformance
 
 What `make matrix` found ([all algorithms](../conformance.md)).{as_class}
 
 {conformance(name)}
 """
+
+
+def source(name: str) -> str:
+    """The mathematics of an algorithm, as its file has them."""
+    path = Path(str(inspect.getsourcefile(inspect.unwrap(getattr(fx, name))))).relative_to(ROOT)
+    text = (ROOT / path).read_text()
+    begin = text.index("\nclass ") if "\nclass " in text else text.index("\ndef ")
+    rule = text[begin : text.index("\n@factory")].strip()
+    return f"`{path}`:\n\n```python\n{rule}\n```"
 
 
 def algorithms_page() -> str:
