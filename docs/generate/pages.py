@@ -101,7 +101,7 @@ What `make matrix` found ([all algorithms](../conformance.md)).{as_class}
 
 
 def source(name: str) -> str:
-    """The mathematics of an algorithm, as its file has them."""
+    """Take the mathematics of an algorithm from its file."""
     path = Path(str(inspect.getsourcefile(inspect.unwrap(getattr(fx, name))))).relative_to(ROOT)
     text = (ROOT / path).read_text()
     begin = text.index("\nclass ") if "\nclass " in text else text.index("\ndef ")

@@ -20,6 +20,22 @@ def test_migration():
     run("migration.py", ("torch.optim", "optimfx.optim", "of the average", "largest difference"))
 
 
+def test_convnet():
+    """With groups, a schedule, a scaler and an average, a resumed run equals one that was not stopped."""
+    run("convnet.py", ("as trained", "the average, resumed", "150 losses after the checkpoint are the same"))
+
+
+def test_many_models():
+    """Rates of their own, a start learned through steps, and four batches as one."""
+    run("many_models.py", ("32 rates: the best is", "after three steps on a new wave", "of four times the size"))
+
+
+def test_one_graph():
+    """A transformer's step is compiled once, resumed bit for bit, and the optimizer exported."""
+    rows = "240 steps in one graph", "resumed in the middle", "and its updates are the same"
+    run("one_graph.py", rows, "--backend", "aot_eager")  # Inductor would take a minute
+
+
 def test_gpt_char(tmp_path):
     """A resumed run equals one that was not killed."""
     rows = "as trained", "their average", "steps were taken twice, with the same losses"
