@@ -204,3 +204,25 @@ def test_state_of_no_parameter_is_loaded(match):
     source.state["of all"] = {"seen": torch.tensor(3.0)}
     target.load_state_dict(source.state_dict(), match=match)
     assert target.state["of all"]["seen"] == 3
+
+
+@pytest.mark.parametrize("name", ["ASGD", "NAdam"])
+def test_carried_scalars_after_a_load_are_torchs(name):
+    """torch casts them to float64 with the parameters; ASGD's new ones are rounded to float32 all the same."""
+    runs = []
+    for cls in (getattr(torch.optim, name), getattr(optim, name)):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(5, dtype=torch.float64))
+        optimizer = cls([p], lr=0.01)
+        for step in range(6):
+            p.grad = torch.randn_like(p)
+            optimizer.step()
+            if step == 2:
+                loaded = cls([p], lr=0.01)
+                loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+                optimizer = loaded
+        runs.append((p.detach(), optimizer.state[p]))
+    (p, state), (q, ours) = runs
+    torch.testing.assert_close(q, p, rtol=1e-14, atol=1e-14)
+    for key, value in state.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-14, atol=1e-14)

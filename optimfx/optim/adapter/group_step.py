@@ -51,8 +51,11 @@ def begin_state(update: RuleUpdate, param: Tensor, *, counts: bool, on_device: b
 
 def scalar(value: Any, param: Tensor, *, on_device: bool) -> Tensor:
     """Make of a number what torch keeps for a parameter: in the default dtype, if that is not narrower than float32."""
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    return torch.as_tensor(value, dtype=dtype, device=param.device if on_device else "cpu")
+    return torch.as_tensor(value, dtype=_scalar_dtype(), device=param.device if on_device else "cpu")
+
+
+def _scalar_dtype() -> torch.dtype:
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 def split_repeats(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
@@ -256,6 +259,9 @@ def step(plan: BatchPlan, batch: Batch, columns: StateColumns, before: Any, *, s
     for name, each in zip(rule.carries, carried):
         for run, done in zip([None] if runs is None else runs, taken):
             value = getattr(done.scalars, name)
+            # torch makes a tensor of a number that it computes anew, of default dtype even where a loaded one is wider.
+            if type(value) in NUMBERS and not rounds:
+                value = torch.tensor(value, dtype=_scalar_dtype(), device="cpu").item()
             if differentiable:
                 own = columns[name] if run is None else [columns[name][i] for i in run]
                 _copy(own, list(to_exact_tensor(value).expand(len(own))))
