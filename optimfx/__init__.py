@@ -45,6 +45,7 @@ from optimfx.rules.asgd import asgd
 from optimfx.rules.dadapt_adamw import dadapt_adamw
 from optimfx.rules.dion import dion
 from optimfx.rules.fromage import fromage
+from optimfx.rules.kron import kron
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lbfgs import lbfgs
@@ -145,7 +146,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     # algorithms
     "sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam", "sparse_adam", "rmsprop", "adagrad", "adadelta",
     "adafactor", "rprop", "lbfgs",
-    "muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo",
+    "muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo", "kron",
     "signsgd", "lars", "lamb", "novograd", "lion", "adabelief", "yogi", "adan", "ademamix", "adopt",
     "sophia", "prodigy", "dadapt_adamw", "momo", "momo_adam", "stable_adamw", "adam_mini", "fromage",
     # algorithms that are chains of links, or options of another

@@ -8,7 +8,7 @@ from docstrings import at, documented, markdown, public_names
 
 import optimfx as fx
 
-OF_MATRICES = ("muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo")
+OF_MATRICES = ("muon", "normuon", "adamuon", "dion", "scion", "soap", "shampoo", "kron")
 """Algorithms that step nothing else."""
 
 DOCS = Path(__file__).parent.parent

@@ -17,6 +17,7 @@ from optimfx.optim.classes.extra import (
     AdEMAMix,
     Dion,
     Fromage,
+    Kron,
     Lion,
     NorMuon,
     NovoGrad,
@@ -52,7 +53,7 @@ __all__ = [  # noqa: RUF022 - in the order of a table of contents
     "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "RMSprop", "Adagrad", "Adadelta",
     "Adafactor", "Rprop", "LBFGS", "Muon",
     # beyond it
-    "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "Dion", "Scion", "SOAP", "Shampoo",
+    "SignSGD", "LARS", "LAMB", "NorMuon", "AdaMuon", "Dion", "Scion", "SOAP", "Shampoo", "Kron",
     "NovoGrad", "Lion", "AdaBelief", "Yogi", "Adan", "AdEMAMix", "ADOPT",
     "StableAdamW", "AdamMini", "Fromage",
     "Prodigy", "DAdaptAdamW", "DoG", "DoWG", "MoMo", "MoMoAdam", "PolyakSGD", "COCOB", "MADGRAD", "SM3",

@@ -351,6 +351,15 @@ ALGORITHMS = [
         reasons=OF_FACTORS,
     ),
     Row(
+        "kron",
+        [
+            {},
+            *product(lr=[0.1], momentum=[0.8], precond_lr=[0.3], precondition_frequency=[2], **MAXIMIZE_AND_DECAY),
+        ],
+        dims=2,
+        reasons={"complex": OF_FACTORS["complex"]},
+    ),
+    Row(
         "lbfgs",
         product(lr=[0.5], max_iter=[1, 3], history_size=[2], tolerance_grad=[1e-12], tolerance_change=[1e-12]),
         torch.optim.LBFGS,  # compared in test_lbfgs.py

@@ -9,7 +9,7 @@ import optimfx as fx
 import optimfx.optim as optim
 
 NAMES = [name for name in optim.__all__ if name[0].isupper() and "Optimizer" not in name]
-NOT_SHARDED = ("LBFGS", "SparseAdam", "Dion", "SOAP", "Shampoo")  # closures; sparse gradients; whole matrices
+NOT_SHARDED = ("LBFGS", "SparseAdam", "Dion", "SOAP", "Shampoo", "Kron")  # closures; sparse gradients; whole matrices
 CLASSES = [name for name in NAMES if name not in NOT_SHARDED]
 TRANSFORMS = {
     "the norm of all": fx.chain(fx.clip_by_global_norm(0.1), fx.adamw(lr=0.1)),

@@ -96,6 +96,31 @@ def soap(param, grads, lr, beta1, beta2, beta, decay, eps, every):
     return param
 
 
+def kron(param, grads, lr, momentum, decay, rate, every, longest=10_000):
+    """PSGD's whitening with symmetric roots of both sides, without noise."""
+    sides = [side <= longest for side in param.shape]
+    roots = [torch.eye(side, dtype=F64) for side in param.shape]
+    bounds, m = [0.0, 0.0], torch.zeros_like(param)
+    for t, g in enumerate(grads, 1):
+        if t == 1:
+            scale = g.square().mean() ** (-1 / 4 / max(1, sum(sides)))
+            roots = [scale * q if there else q for q, there in zip(roots, sides)]
+        if (t - 1) % every == 0:
+            white = roots[0] @ roots[0] @ g @ roots[1] @ roots[1]
+            for i, w in enumerate((white, white.T)):
+                if sides[i]:
+                    gram, identity = w @ w.T, torch.eye(len(w), dtype=F64)
+                    x = gram[gram.norm(dim=1).argmax()]
+                    top = (gram @ x).norm() / x.norm() + w.shape[1]
+                    bounds[i] = max(0.9 * bounds[i] + 0.1 * top, top)
+                    half = identity - rate / 2 / bounds[i] * (gram - w.shape[1] * identity)
+                    roots[i] = half @ roots[i] @ half
+        m = momentum * m + (1 - momentum) * g
+        step = roots[0] @ roots[0] @ (m / (1 - momentum**t)) @ roots[1] @ roots[1]
+        param = param - lr * decay * param - lr * step
+    return param
+
+
 def shampoo(param, grads, lr, beta1, beta2, decay, eps, every, grafting):
     """Gupta et al., 2018, on averages, with the norms of another algorithm (Anil et al., 2020)."""
     rows, columns = param.shape
@@ -141,6 +166,14 @@ RUNS = {
         for norm in ("spectral", "sign")
         for constrained in (False, True)
     },
+    "kron": (
+        fx.kron(lr=0.1, momentum=0.8, weight_decay=0.2, precond_lr=0.4),
+        lambda param, grads: kron(param, grads, 0.1, 0.8, 0.2, 0.4, 1),
+    ),
+    "kron of a side, now and then": (
+        fx.kron(lr=0.1, weight_decay=0.2, precondition_frequency=3, max_precond_dim=4),
+        lambda param, grads: kron(param, grads, 0.1, 0.9, 0.2, 0.1, 3, 4),
+    ),
     "soap": (
         fx.soap(lr=0.1, betas=(0.9, 0.8), shampoo_beta=0.7, weight_decay=0.2, eps=1e-4, precondition_frequency=3),
         lambda param, grads: soap(param, grads, 0.1, 0.9, 0.8, 0.7, 0.2, 1e-4, 3),
@@ -191,7 +224,7 @@ def test_one_side_alone_has_a_square_root():
     torch.testing.assert_close(update, -left @ right, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("factory", [fx.soap, fx.shampoo])
+@pytest.mark.parametrize("factory", [fx.soap, fx.shampoo, fx.kron])
 def test_gradients_that_vanish_or_are_not_finite(factory):
     """No step is taken along zeros, and what is not finite shows in the parameters, not in an error of LAPACK's."""
     tx, params = factory(0.1, weight_decay=0.0), torch.randn(3, 2)
@@ -224,7 +257,7 @@ def test_fewer_steps_than_adamw_to_a_small_loss_of_an_ill_conditioned_regression
                 weight, state = fx.step(tx, error.T @ inputs / 256, state, weight)
         return list(fewest.values())
 
-    matrix_rules = (fx.muon, fx.normuon, fx.adamuon, fx.soap, fx.shampoo)
+    matrix_rules = (fx.muon, fx.normuon, fx.adamuon, fx.soap, fx.shampoo, fx.kron)
     few = {factory.__name__: steps_to((1e-4, 1e-2), factory) for factory in (fx.adamw, *matrix_rules)}
     small, large = few.pop("adamw")
     assert all(steps[0] < small for steps in few.values()), few

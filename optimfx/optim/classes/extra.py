@@ -18,6 +18,7 @@ from optimfx.rules.ademamix import ademamix
 from optimfx.rules.adopt import adopt
 from optimfx.rules.dion import dion
 from optimfx.rules.fromage import fromage
+from optimfx.rules.kron import kron
 from optimfx.rules.lamb import lamb
 from optimfx.rules.lars import lars
 from optimfx.rules.lion import lion
@@ -155,6 +156,15 @@ class Shampoo(FromFactory):
     """
 
     factory = staticmethod(shampoo)
+
+
+class Kron(FromFactory):
+    """PSGD with a Kronecker-factored preconditioner, for matrices only.
+
+    Arguments: see :func:`optimfx.kron`. Flags: see :class:`~optimfx.optim.Optimizer`.
+    """
+
+    factory = staticmethod(kron)
 
 
 class NovoGrad(FromFactory):

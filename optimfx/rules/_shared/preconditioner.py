@@ -69,3 +69,18 @@ def inverse_root(factor: Array, order: int, eps: Scalar) -> Array:
     values, vectors = ops.eigh(factor)
     values = ops.maximum(values, eps * ops.maximum(values[..., :1], TINY))
     return (vectors * values[..., None, :] ** (-1 / order)) @ ops.transpose(vectors)
+
+
+def square(root: Array) -> Array:
+    """Multiply a matrix with itself; ``None`` stays."""
+    return None if root is None else root @ root
+
+
+def greatest_eigenvalue(gram: Array) -> Array:
+    """Estimate it from below: by a step of the power iteration, which begins with the longest rows."""
+    if gram.shape[-1] == 0:
+        return ops.zeros(gram, (*gram.shape[:-2], 1, 1))
+    lengths = ops.norm(gram, dim=-1)
+    longest = ops.where(lengths >= ops.norm(lengths, dim=(-2, -1), ord=float("inf")), 1.0, lengths * 0)
+    vector = gram @ longest
+    return ops.norm(gram @ vector, dim=(-2, -1)) / ops.maximum(ops.norm(vector, dim=(-2, -1)), TINY)
