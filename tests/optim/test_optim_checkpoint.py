@@ -212,17 +212,18 @@ def test_carried_scalars_after_a_load_are_torchs(name):
     runs = []
     for cls in (getattr(torch.optim, name), getattr(optim, name)):
         torch.manual_seed(0)
-        p = torch.nn.Parameter(torch.randn(5, dtype=torch.float64))
-        optimizer = cls([p], lr=0.01)
+        params = [torch.nn.Parameter(torch.randn(5, dtype=torch.float64)) for _ in range(2)]
+        optimizer = cls(params, lr=0.01)
         for step in range(6):
-            p.grad = torch.randn_like(p)
+            for p in params[: 1 + (step > 2)]:  # the second begins after the load, in float32
+                p.grad = torch.randn_like(p)
             optimizer.step()
             if step == 2:
-                loaded = cls([p], lr=0.01)
+                loaded = cls(params, lr=0.01)
                 loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
                 optimizer = loaded
-        runs.append((p.detach(), optimizer.state[p]))
-    (p, state), (q, ours) = runs
-    torch.testing.assert_close(q, p, rtol=1e-14, atol=1e-14)
-    for key, value in state.items():
-        torch.testing.assert_close(ours[key], value, rtol=1e-14, atol=1e-14)
+        runs.append([(p.detach(), optimizer.state[p]) for p in params])
+    for (p, state), (q, ours) in zip(*runs):
+        torch.testing.assert_close(q, p, rtol=1e-14, atol=1e-14)
+        for key, value in state.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-14, atol=1e-14)

@@ -230,14 +230,15 @@ def step(plan: BatchPlan, batch: Batch, columns: StateColumns, before: Any, *, s
             one = step_with(first.update, int(done) + 1, hyper, {})
             plan.one_pass.run(Leaves(params, grads, slots), (one,), first.like if plan.is_simple else None)
             return one.count
-    runs, counts, leaders = _runs(before, carried, plan)
+    # torch rounds what it carries before it uses it, to the dtype in which it is kept: a loaded one may be wider.
+    dtypes = [x.dtype for x in carried[0].column] if "carry_dtype" in rule.scalar_names else None
+    runs, counts, leaders = _runs(before, carried, plan, dtypes)
     # A graph would bake numbers in; it calls the update, which looks them up.
     compiling = plan.one_pass.traced and torch.compiler.is_compiling()
-    # torch rounds what it carries before it uses it.
-    rounds = {"carry_dtype": carried[0].column[0].dtype} if "carry_dtype" in rule.scalar_names else {}
+    rounds = [{"carry_dtype": dtypes[run[0]]} if dtypes else {} for run in runs or [[0]] * len(leaders)]
     taken = [
-        steps_of(leader.update, [count], None if compiling else {**_hyper(leader), **rounds})[0]
-        for leader, count in zip(leaders, counts)
+        steps_of(leader.update, [count], None if compiling else {**_hyper(leader), **rounded})[0]
+        for leader, count, rounded in zip(leaders, counts, rounds)
     ]
     leaves = Leaves(params, grads, slots)
     if plan.guard is None and rule.elementwise and not leaves.plain:
@@ -260,7 +261,7 @@ def step(plan: BatchPlan, batch: Batch, columns: StateColumns, before: Any, *, s
         for run, done in zip([None] if runs is None else runs, taken):
             value = getattr(done.scalars, name)
             # torch makes a tensor of a number that it computes anew, of default dtype even where a loaded one is wider.
-            if type(value) in NUMBERS and not rounds:
+            if type(value) in NUMBERS and dtypes is None:
                 value = torch.tensor(value, dtype=_scalar_dtype(), device="cpu").item()
             if differentiable:
                 own = columns[name] if run is None else [columns[name][i] for i in run]
@@ -321,9 +322,11 @@ def _copy(old: Sequence[Any], new: Sequence[Any]) -> None:
 
 
 def _runs(
-    before: Any, carried: Sequence[ScalarColumn], plan: BatchPlan
+    before: Any, carried: Sequence[ScalarColumn], plan: BatchPlan, dtypes: Sequence[torch.dtype] | None
 ) -> tuple[list[list[int]] | None, list[tuple[Any, ...]], list[Settings]]:
-    """Group the parameters in runs of equal hyperparameters, step and carried scalars; for each, return what these are.
+    """Group the parameters in runs of equal hyperparameters, step, carried scalars and dtype of these, if it matters.
+
+    Return for each the step, what is carried, and the settings.
 
     ``None`` is one run of all. Tensors are runs by themselves; a vector of steps is one run, with vectors of what is
     carried.
@@ -333,13 +336,14 @@ def _runs(
         vectors = [torch.stack(list(each.column)) if each.vector is None else each.vector for each in carried]
         return None, [(before + 1, *vectors)], leaders
     values = [before, *[each.read() for each in carried]]
-    if all(type(column[0]) in NUMBERS and column.count(column[0]) == len(column) for column in values):
+    mixed = dtypes is not None and len(set(dtypes)) > 1
+    if not mixed and all(type(column[0]) in NUMBERS and column.count(column[0]) == len(column) for column in values):
         first, *others = [column[0] for column in values]
         return plan.runs, [(first + 1, *others)] * len(leaders), leaders
     leader_of = {i: k for k, run in enumerate(plan.runs or [range(len(before))]) for i in run}
-    every = [(leader_of[i], step + 1, *rest) for i, (step, *rest) in enumerate(zip(*values))]
+    every = [(leader_of[i], dtypes and dtypes[i], step + 1, *rest) for i, (step, *rest) in enumerate(zip(*values))]
     runs, places = _merge_equal([[i] for i in range(len(every))], every)
-    return runs, [every[place][1:] for place in places], [leaders[every[place][0]] for place in places]
+    return runs, [every[place][2:] for place in places], [leaders[every[place][0]] for place in places]
 
 
 def _merge_equal(runs: list[list[int]], values: Sequence[tuple[Any, ...]]) -> tuple[list[list[int]], list[int]]:
