@@ -55,14 +55,12 @@ class BesideTorch(RuleBasedStateMachine):
     def begin(self, kind, flags):
         torch.manual_seed(0)
         self.kind = kind
-        # torch's ASGD over lists computes its rates in float32 (its loop does not): it is compared with the loop.
-        torchs = {"foreach": False} if kind == "ASGD" else {}
-        self.options = {**KINDS[kind], **flags, **torchs}, {**KINDS[kind], **flags}
+        # torch's ASGD over lists computes its rates in float32, where its loop does in float64.
+        self.options = {**KINDS[kind], **({} if kind == "ASGD" else flags)}
         self.classes = getattr(torch.optim, kind), getattr(ours, kind)
         params = [torch.randn(shape, dtype=torch.float64) for shape in SHAPES[:2]]
         self.params = [[torch.nn.Parameter(p.clone()) for p in params] for _ in self.classes]
-        of_each = zip(self.classes, self.params, self.options)
-        self.optimizers = [cls(own, **options) for cls, own, options in of_each]
+        self.optimizers = [cls(own, **self.options) for cls, own in zip(self.classes, self.params)]
         self.schedulers = []
         self.count = 0
 
@@ -106,9 +104,9 @@ class BesideTorch(RuleBasedStateMachine):
     def reload(self):
         """A new optimizer of the same groups, from the checkpoint."""
         made = []
-        for cls, optimizer, options in zip(self.classes, self.optimizers, self.options):
+        for cls, optimizer in zip(self.classes, self.optimizers):
             groups = [{"params": list(group["params"])} for group in optimizer.param_groups]
-            new = cls(groups, **options)
+            new = cls(groups, **self.options)
             new.load_state_dict(copy.deepcopy(optimizer.state_dict()))
             made.append(new)
         self.optimizers, self.schedulers = made, []
