@@ -165,6 +165,22 @@ def test_sums_that_kernels_cannot_measure(monkeypatch):
         fx.step(tx, params, moved, params, value=1.0)
 
 
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda param, grad: (fx.ops.total(grad), fx.ops.total(param))[::-1],
+        lambda param, grad: (fx.ops.total(grad), fx.ops.total(grad * fx.ops.total(param))),
+        lambda param, grad: (fx.ops.norm(grad), fx.ops.total(grad)),
+        lambda param, grad: (3.0, fx.ops.total(grad)),
+    ],
+    ids=["in another order", "of a sum", "a norm", "a number"],
+)
+def test_other_measures_have_no_kernel(measure):
+    rule = fx.Rule(lambda base, param, grad, s: (grad,), lambda step, a, b: None, measure=measure, totals=("a", "b"))
+    params = [randn(3), randn(2, 2)]
+    assert norm.totals("other", rule, norm.Leaves(params, params, []), ()) is None
+
+
 def test_the_global_norm_is_measured_by_kernels_where_these_step(monkeypatch):
     measured = []
     of = norm.global_norm

@@ -111,10 +111,11 @@ def record_totals(rule: Rule, kept: Sequence[bool], hyper: Sequence[Value]) -> R
         measured: Sequence[Any] = rule.measure(*columns, *map(given, hyper))
     except Exception as error:  # a rule may be any Python; eager will raise its errors
         raise LoweringError(f"the rule does not run on a stand-in for a tensor: {error}") from error
-    sums = {call.result for call in tape.calls if call.function is SUM}
-    if not all(isinstance(value, Value) and value.index in sums for value in measured):
-        raise LoweringError("the rule measures something else than sums")
-    return Recording(tape.calls, columns, scalars, [True] * len(scalars), measured)
+    found = Recording(tape.calls, columns, scalars, [True] * len(scalars), measured)
+    sums = [call.result for stage in found.measures for call in stage if call.function is SUM]
+    if len(found.measures) != 1 or sums != [getattr(value, "index", None) for value in measured]:
+        raise LoweringError("a kernel measures sums of what is made of elements, in their order")
+    return found
 
 
 def operand(measure: Call) -> Value:
