@@ -4,6 +4,7 @@ from importlib.metadata import files as files_of
 from typing import Any
 
 import coming_from
+import life_of_a_step
 import pages
 import paths
 import programs
@@ -41,6 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         made[f"assets/paths/{name}.svg"] = paths.drawing(path)
         made[f"algorithms/{name}.md"] = pages.algorithm_page(name, path.lr, paths.STEPS)
     made["assets/schedules.svg"] = rates.drawing()
+    made["assets/life_of_a_step.svg"] = life_of_a_step.drawing()
     made["algorithms/index.md"] = pages.algorithms_page()
     reference = pages.reference()
     made["reference/index.md"] = pages.reference_index(reference)

@@ -130,7 +130,12 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=paste.ROOT, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    for asset in ("assets/mathjax/tex-chtml.js", "assets/paths/adamw.svg", "assets/schedules.svg"):
+    for asset in (
+        "assets/mathjax/tex-chtml.js",
+        "assets/paths/adamw.svg",
+        "assets/schedules.svg",
+        "assets/life_of_a_step.svg",
+    ):
         assert Path(tmp_path / asset).stat().st_size > 10_000
     page = (tmp_path / "algorithms" / "adamw" / "index.html").read_text()
     assert '<div class="arithmatex">' in page and "paths/adamw.svg" in page
