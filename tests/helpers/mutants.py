@@ -217,6 +217,46 @@ MUTANTS = [
         "lr_scheduler",
         ("min(end - 1, self.last_epoch) - begin", "self.last_epoch - begin"),
     ),
+    *mutants(
+        "optim/adapter/group_step.py",
+        "optim/test_optim_checkpoint.py",
+        ("if type(value) in NUMBERS and dtypes is None:", "if False:"),
+        ("mixed = dtypes is not None and len(set(dtypes)) > 1", "mixed = False"),
+    ),
+    *mutants(
+        "transforms/zoom_linesearch.py",
+        "transforms/test_linesearch.py",
+        ("high=ops.select_tree(is_high, here, ops.select_tree(has_turned, low, high))", "high=high"),
+        ("is_safe & (trial.value < now.safe.value)", "is_safe & (trial.value > now.safe.value)"),
+        ("((now.safe.lr > 0) | now.decrease_error.isinf())", "(now.safe.lr > 0)"),
+    ),
+    *mutants(
+        "transforms/galore.py",
+        "transforms/test_low_rank.py",
+        ("state.step % self.update_proj_gap == 0", "state.step == 0"),
+    ),
+    *mutants(
+        "transforms/apollo.py",
+        "transforms/test_low_rank.py",
+        ("max_growth * norms[i]", "norms[i]"),
+        ("state.step // self.update_proj_gap", "state.step"),
+    ),
+    *mutants(
+        "rules/kron.py",
+        "rules/test_matrix_rules.py",
+        ("rate = s.rate / new_bound", "rate = s.rate / top"),
+        ("ops.where(rms == 0, 1.0, rms)", "rms"),
+    ),
+    *mutants(
+        "combinators/inject_stateful.py",
+        "transforms/test_flatten.py",
+        ("self.injected[name].update(before, **extra)", "before"),
+    ),
+    *mutants(
+        "surgery.py",
+        "core/test_surgery.py",
+        ("or of_marker.shape != marker.shape", ""),
+    ),
 ]
 
 

@@ -126,8 +126,8 @@ def test_stateful_schedules_run_as_optax():
         tx = inject(sgd)(**{name: LeastSoFar(xp)}, momentum=0.9)
         params = {"w": xp.asarray([1.0, -2.0])}
         state = tx.init(params)
-        for _ in range(6):
-            value = (params["w"] ** 2).sum()
+        for i in range(6):
+            value = (params["w"] ** 2).sum() * (1 + 5 * (i % 2))  # not always the least so far
             updates, state = tx.update({"w": 2 * params["w"]}, state, params, value=value)
             params = apply(params, updates)
         return np.asarray(params["w"]), float(state.hyperparams[name])
@@ -136,7 +136,7 @@ def test_stateful_schedules_run_as_optax():
     with jax.numpy_dtype_promotion("standard"):
         theirs = run(optax.inject_hyperparams, optax.sgd, jnp, optax.apply_updates, "learning_rate")
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
-    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5)  # of losses in float32
 
 
 def test_without_stateful_schedules_it_is_inject_hyperparams():
