@@ -9,12 +9,14 @@ import optimfx as fx
 import optimfx.optim as optim
 
 NAMES = [name for name in optim.__all__ if name[0].isupper() and "Optimizer" not in name]
-NOT_SHARDED = ("LBFGS", "SparseAdam", "Dion", "SOAP", "Shampoo", "Kron")  # closures; sparse gradients; whole matrices
+# Closures, sparse gradients, whole matrices.
+NOT_SHARDED = ("LBFGS", "MoMo", "MoMoAdam", "PolyakSGD", "SparseAdam", "Dion", "SOAP", "Shampoo", "Kron")
 CLASSES = [name for name in NAMES if name not in NOT_SHARDED]
 TRANSFORMS = {
     "the norm of all": fx.chain(fx.clip_by_global_norm(0.1), fx.adamw(lr=0.1)),
     "injected": fx.inject_hyperparams(fx.lion)(lr=0.01),
     "norms of leaves": fx.lamb(lr=0.1),
+    "sums over all": fx.prodigy(estim_lr0=0.1),
     "a trust ratio": fx.chain(fx.scale_by_adam(), fx.scale_by_trust_ratio(), fx.scale_by_lr(0.1)),
     "averages": fx.chain(fx.ema(0.9), fx.monitor(), fx.scale_by_lr(0.1), fx.ema_params(0.9)),
     "a partition": fx.partition({"muon": fx.muon(lr=0.1, ns_dtype=None), "adan": fx.adan(lr=0.1)}, ["muon", "adan"]),
