@@ -218,11 +218,18 @@ def _stacked(norms: Sequence[Tensor]) -> Tensor:
 
 
 def dot_of_leaves(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
-    """Add up the products of the elements, of the parts of complex ones, in float32 at least."""
+    """Add up the products of elements, of the parts of complex ones, in float32 at least, and over all processes."""
     products = [(x.conj() * y).real if x.is_complex() else x * y for x, y in zip(xs, ys)]
     if not products:
         return torch.zeros(())
-    return _stacked([x.to(torch.promote_types(x.dtype, torch.float32)).sum() for x in products]).sum()
+    total = _stacked([x.to(torch.promote_types(x.dtype, torch.float32)).sum() for x in products]).sum()
+    summed: Tensor = whole(total)
+    return summed
+
+
+def whole(total: Array) -> Array:
+    """Return a sum over all processes: a DTensor's is of each one's part, until it is asked for."""
+    return total.full_tensor() if hasattr(total, "full_tensor") else total
 
 
 def add_in_dtype(param: Tensor, increment: Tensor, inplace: bool) -> Tensor:

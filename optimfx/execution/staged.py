@@ -205,12 +205,8 @@ class StagedPlan:
         taken = [segment.take(columns, grads) for segment in stage]
         traced = stage[0].one_pass.traced
         rows = [row for own in taken for row in measure(first, own, has_params=self.has_params, traced=traced)]
-        return {name: tracing.read_number(_whole(sum(values))) for name, values in zip(first.rule.totals, zip(*rows))}
-
-
-def _whole(total: Value) -> Value:
-    """Return a sum over all processes: that of a DTensor is of each one's part, until it is asked for."""
-    return total.full_tensor() if hasattr(total, "full_tensor") else total
+        totals = [tracing.read_number(tree.whole(sum(values))) for values in zip(*rows)]
+        return dict(zip(first.rule.totals, totals))
 
 
 def _are_host_numbers(column: Column) -> bool:

@@ -17,6 +17,7 @@ TRANSFORMS = {
     "injected": fx.inject_hyperparams(fx.lion)(lr=0.01),
     "norms of leaves": fx.lamb(lr=0.1),
     "sums over all": fx.prodigy(estim_lr0=0.1),
+    "a dot product": fx.mechanize(fx.adam(1.0), s_init=1e-2),
     "a trust ratio": fx.chain(fx.scale_by_adam(), fx.scale_by_trust_ratio(), fx.scale_by_lr(0.1)),
     "averages": fx.chain(fx.ema(0.9), fx.monitor(), fx.scale_by_lr(0.1), fx.ema_params(0.9)),
     "a partition": fx.partition({"muon": fx.muon(lr=0.1, ns_dtype=None), "adan": fx.adan(lr=0.1)}, ["muon", "adan"]),
