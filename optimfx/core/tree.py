@@ -223,11 +223,11 @@ def dot_of_leaves(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
     if not products:
         return torch.zeros(())
     total = _stacked([x.to(torch.promote_types(x.dtype, torch.float32)).sum() for x in products]).sum()
-    summed: Tensor = whole(total)
+    summed: Tensor = add_up_processes(total)
     return summed
 
 
-def whole(total: Array) -> Array:
+def add_up_processes(total: Array) -> Array:
     """Return a sum over all processes: a DTensor's is of each one's part, until it is asked for."""
     return total.full_tensor() if hasattr(total, "full_tensor") else total
 

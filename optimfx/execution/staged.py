@@ -205,7 +205,7 @@ class StagedPlan:
         taken = [segment.take(columns, grads) for segment in stage]
         traced = stage[0].one_pass.traced
         rows = [row for own in taken for row in measure(first, own, has_params=self.has_params, traced=traced)]
-        totals = [tracing.read_number(tree.whole(sum(values))) for values in zip(*rows)]
+        totals = [tracing.read_number(tree.add_up_processes(sum(values))) for values in zip(*rows)]
         return dict(zip(first.rule.totals, totals))
 
 
