@@ -179,7 +179,11 @@ MUTANTS = [
         ("for column in slots[: len(rule.slots)]", "for column in slots[:0]"),
         ("scalars_at(known[name], i)", "known[name]"),
     ),
-    *mutants("execution/staged.py", "execution/test_totals.py", ("read_number(sum(values))", "read_number(values[0])")),
+    *mutants(
+        "execution/staged.py",
+        "execution/test_totals.py",
+        ("add_up_processes(sum(values))", "add_up_processes(values[0])"),
+    ),
     *mutants("ops/random.py", "transforms/test_noise.py", ("^ leaf) ^ place", ") ^ place")),
     *mutants(
         "surgery.py",
