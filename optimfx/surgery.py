@@ -88,7 +88,7 @@ def tree_set(state: PyTree, /, **values: Any) -> PyTree:
 
 
 MARKER = "optimfx: in place of the parameters"
-"""The only key of the tree for which a state is begun to find where parameters stand in it."""
+"""The key of a placeholder tree: where it appears in a new state, the real state has a tree like the parameters."""
 
 
 def tree_map_params(

@@ -24,12 +24,12 @@ ROWS = {
         "unflatten,\ncount",
     ],
 }
-"""What stands in each row, from left to right."""
+"""The boxes of each row, from left to right."""
 
 WIDTH, HEIGHT, RIGHT, DOWN = 2.1, 0.8, 2.55, 1.5
 """Of a box, and from one to the next."""
 LEADS = [((0, 1), (1, 0), ""), ((1, 2), (2, 3), ""), ((2, 1), (1, 0), "if not")]
-"""Arrows between rows, each from a box (row, column) to another, and what stands beside it."""
+"""The arrows between rows: from a box (row, column), to a box, with a label."""
 
 
 def drawing(form: str = "svg") -> bytes:

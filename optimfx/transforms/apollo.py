@@ -41,9 +41,7 @@ class ApolloState(NamedTuple):
 
     step: Tensor  # shape=(): updates taken
     base_optimizer_state: State  # for leaves of the shapes of the projections
-    update_norm: (
-        PyTree  # shape=(..., 1, 1): norm of the last update, without scale; () for a leaf that is not projected
-    )
+    update_norm: PyTree  # shape=(..., 1, 1): norm of the last update, unscaled; () for a leaf that is not projected
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,7 +260,7 @@ def step(plan: BatchPlan, batch: Batch, columns: StateColumns, before: Any, *, s
     for name, each in zip(rule.carries, carried):
         for run, done in zip([None] if runs is None else runs, taken):
             value = getattr(done.scalars, name)
-            # torch makes a tensor of a number that it computes anew, of default dtype even where a loaded one is wider.
+            # torch rounds a new number to the default dtype, even where the loaded state is wider.
             if type(value) in NUMBERS and dtypes is None:
                 value = torch.tensor(value, dtype=_scalar_dtype(), device="cpu").item()
             if differentiable:
