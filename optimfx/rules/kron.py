@@ -142,8 +142,8 @@ def kron(
             \theta_t = (1 - \gamma \lambda) \, \theta_{t-1} - \frac{\gamma}{1 - \mu^t} Q_L^2 \, m_t \, Q_R^2
 
     for a :math:`p \times q` matrix. :math:`\lVert E \rVert` is bounded by the greatest eigenvalue of the product
-    (:math:`W W^T` or :math:`W^T W`) plus :math:`q` or :math:`p`. Nothing is inverted or decomposed, so it is as good in single precision. The roots
-    :math:`Q` begin as multiples of the identity, with which the first gradient has a mean square of 1.
+    (:math:`W W^T` or :math:`W^T W`) plus :math:`q` or :math:`p`. Nothing is inverted or decomposed. The roots :math:`Q`
+    begin as multiples of the identity, with which the first gradient has a mean square of 1.
 
     Args:
         lr: learning rate :math:`\gamma \ge 0`, in parameter units: a step's elements are about as large.
