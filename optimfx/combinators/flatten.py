@@ -58,11 +58,7 @@ class Flatten(StructuredUpdate):
 
     def _vectors(self, updates: Updates, column: Column, spec: tree.Structure) -> tuple[Column, Tensor]:
         """Return the updates, one by one and as one vector."""
-        given: list[Any] = tree.flatten_as(spec, updates, "updates", "params")
-        for i, (leaf, like) in enumerate(zip(given, column)):
-            if leaf is not None:
-                tree.check_leaf(leaf, spec, i, "updates")
-                tree.check_counterpart(like, leaf, spec, i, ("params", "updates"))
+        given = tree.flatten_like(spec, updates, column, "updates")
         return given, join(given, column, _dtype(column))
 
     def check(self, updates: Updates, state: State, params: Params | None) -> None:

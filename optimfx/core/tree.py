@@ -118,6 +118,20 @@ def flatten_as(spec: Structure, tree: PyTree, name: str, like: str) -> list[Arra
         ) from None
 
 
+def flatten_like(spec: Structure, tree: PyTree, likes: Sequence[Array], name: str) -> list[Array]:
+    """Return the leaves of a tree like the parameters, of which some may be ``None``, once they fit these.
+
+    Raises:
+        ValueError, TypeError: the structures differ, or a leaf does not fit its parameter.
+    """
+    leaves = flatten_as(spec, tree, name, "params")
+    for i, (leaf, like) in enumerate(zip(leaves, likes)):
+        if leaf is not None:
+            check_leaf(leaf, spec, i, name)
+            check_counterpart(like, leaf, spec, i, ("params", name))
+    return leaves
+
+
 def unflatten(spec: Structure, leaves: Iterable[Any]) -> PyTree:
     """Build the tree that has this structure and these leaves."""
     return spec.unflatten(leaves)

@@ -64,11 +64,7 @@ class ScaleByLBFGS(Described):
         if params is None:
             raise ValueError(f"{NAME} needs params: update(updates, state, params).")
         column, spec = tree.flatten(params)
-        given: list[Array] = tree.flatten_as(spec, updates, "updates", "params")
-        for i, leaf in enumerate(given):
-            if leaf is not None:
-                tree.check_leaf(leaf, spec, i, "updates")
-                tree.check_counterpart(column[i], leaf, spec, i, ("params", "updates"))
+        given = tree.flatten_like(spec, updates, column, "updates")
         x, grad = join(column, column), join(given, column)
         if x.numel() != state.prev_flat_params.numel():
             raise ValueError(

@@ -115,7 +115,7 @@ class Minimizer(StructuredUpdate):
                     f"must come from init on parameters like these."
                 )
         if updates is not None:
-            _check_grads(tree.flatten_as(spec, updates, "updates", "params"), leaves, spec, "updates")
+            tree.flatten_like(spec, updates, leaves, "updates")
 
     def _kept(self, field: Any, x: Tensor) -> Tensor | None:
         """Make a field of a new state: a count, a scalar in float64, or a vector or matrix."""
@@ -151,16 +151,7 @@ def _evaluation(returned: Any, leaves: Sequence[Any], spec: Any) -> Evaluation:
             f"value_and_grad_fn must return (value, grads) with a scalar value; got a {type(value).__name__} first. "
             f"torch.func.grad_and_value returns (grads, value): swap them."
         )
-    columns = tree.flatten_as(spec, grads, "grads", "params")
-    _check_grads(columns, leaves, spec, "grads")
-    return tracing.read_number(value), join(columns, leaves)
-
-
-def _check_grads(grads: Sequence[Any], leaves: Sequence[Any], spec: Any, name: str) -> None:
-    for i, (grad, leaf) in enumerate(zip(grads, leaves)):
-        if grad is not None:
-            tree.check_leaf(grad, spec, i, name)
-            tree.check_counterpart(leaf, grad, spec, i, ("params", name))
+    return tracing.read_number(value), join(tree.flatten_like(spec, grads, leaves, "grads"), leaves)
 
 
 def _reuse(buffer: Any, result: Any) -> Any:
